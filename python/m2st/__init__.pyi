@@ -1,0 +1,13 @@
+from . import datasets as datasets
+from . import io as io
+from . import metrics as metrics
+from . import pl as pl
+from . import pp as pp
+from . import tl as tl
+from ._autoencoder import MaskedGraphAutoencoder as MaskedGraphAutoencoder
+from ._clustering import MultiScaleClustering as MultiScaleClustering
+from ._params import AutoencoderParams as AutoencoderParams
+from ._params import ClusteringParams as ClusteringParams
+from ._run import run as run
+
+__version__: str

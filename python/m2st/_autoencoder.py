@@ -1,0 +1,241 @@
+"""The multi-scale masked graph autoencoder (paper, part A)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from scipy import sparse
+from torch import Tensor, nn
+from torch.nn import functional
+
+from m2st._attention import Edges, GraphAttention
+from m2st._checks import check_adjacency, check_features
+from m2st._params import AutoencoderParams
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Run torch on one thread, so that sums are the same bits on any machine load or size.
+
+    Several runs side by side use the cores better than one run on several threads, which on graphs
+    of a few thousand observations is slower than on one.
+    """
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+class MaskedGraphAutoencoder(nn.Module):
+    r"""Shared graph attention encoder, M encoders of different width, one decoder for each.
+
+    .. math::
+        h = \mathrm{PReLU}(\mathrm{GAT}(\tilde x)), \quad
+        h^m = \mathrm{PReLU}(\mathrm{GAT}_m(h)), \quad
+        z^m = \mathrm{GAT}'_m(\tilde h^m)
+
+    where in training the features of the masked observations are replaced by one learnable vector
+    (:math:`\tilde x`, equation 1) and so are, per scale, their embeddings before decoding
+    (:math:`\tilde h^m`, equation 8).
+
+    Parameters
+    ----------
+    n_features
+        Number of features of an observation.
+    params
+        Architecture; the settings of the training are ignored here.
+
+    Shapes
+    ------
+    Features (n_obs, n_features); embeddings (n_obs, d_m) and reconstructions (n_obs, n_features),
+    one of each per scale.
+
+    Notes
+    -----
+    Features are divided by one number, their root mean square at training, so that neither the
+    optimisation nor the settings depend on their unit; directions and proportions stay as they are.
+    """
+
+    feature_scale: Tensor
+
+    def __init__(self, n_features: int, params: AutoencoderParams | None = None) -> None:
+        super().__init__()
+        self.n_features = n_features
+        self.params = params or AutoencoderParams()
+        self.register_buffer("feature_scale", torch.ones(()))
+        self.mask_token = nn.Parameter(torch.zeros(n_features))
+        self.remask_tokens = nn.ParameterList(
+            nn.Parameter(torch.zeros(width)) for width in self.params.scale_dims
+        )
+        hidden = self.params.hidden_dim
+        self.shared_encoder = self._attention(n_features, hidden)
+        self.shared_activation = nn.PReLU()
+        self.encoders = nn.ModuleList(self._attention(hidden, d) for d in self.params.scale_dims)
+        self.activations = nn.ModuleList(nn.PReLU() for _ in self.params.scale_dims)
+        self.decoders = nn.ModuleList(
+            self._attention(d, n_features, n_heads=1) for d in self.params.scale_dims
+        )
+
+    def _attention(
+        self, in_dim: int, out_dim: int, *, n_heads: int | None = None
+    ) -> GraphAttention:
+        """Build one attention layer with the common settings."""
+        return GraphAttention(
+            in_dim,
+            out_dim,
+            n_heads=n_heads or self.params.n_heads,
+            negative_slope=self.params.negative_slope,
+            attention_dropout=self.params.attention_dropout,
+        )
+
+    def _dropout(self, x: Tensor) -> Tensor:
+        return functional.dropout(x, self.params.feature_dropout, self.training)
+
+    def encode(self, x: Tensor, edges: Edges) -> list[Tensor]:
+        """Embeddings of each scale, equations (2) to (7); `x` is divided by `feature_scale`."""
+        hidden = self.shared_activation(self.shared_encoder(self._dropout(x), edges))
+        return [
+            activation(encoder(self._dropout(hidden), edges))
+            for encoder, activation in zip(self.encoders, self.activations, strict=True)
+        ]
+
+    def forward(self, x: Tensor, edges: Edges, masked: Tensor) -> list[Tensor]:
+        """Reconstructions of each scale with the observations `masked` (indices) hidden."""
+        hidden = masked.new_zeros(len(x), dtype=torch.bool).index_fill(0, masked, 1)[:, None]
+        embeddings = self.encode(torch.where(hidden, self.mask_token, x), edges)
+        return [
+            decoder(torch.where(hidden, token, embedding), edges)
+            for decoder, token, embedding in zip(
+                self.decoders, self.remask_tokens, embeddings, strict=True
+            )
+        ]
+
+    def loss(self, x: Tensor, edges: Edges, masked: Tensor) -> Tensor:
+        """Error on the masked observations, averaged over scales, equation (10).
+
+        With nothing masked the error is taken over all observations.
+        """
+        scored = masked if len(masked) else torch.arange(len(x), device=x.device)
+        target = x[scored]
+        errors = []
+        for reconstruction in self(x, edges, masked):
+            found = reconstruction[scored]
+            if self.params.gamma is None:
+                errors.append(functional.mse_loss(found, target))
+            else:
+                # Rounding can take 1 - cos just below 0, where a power is not defined.
+                distance = (1 - functional.cosine_similarity(found, target)).clamp(min=0)
+                errors.append(distance.pow(self.params.gamma).mean())
+        return torch.stack(errors).mean()
+
+    @torch.no_grad()
+    def transform(
+        self, features: NDArray[Any], adjacency: sparse.spmatrix
+    ) -> list[NDArray[np.float32]]:
+        """Embed observations, of the training section or of a new one, without masking.
+
+        Parameters
+        ----------
+        features
+            Array of shape (n_obs, n_features): the same features as at training.
+        adjacency
+            Symmetric sparse graph of shape (n_obs, n_obs); weights are ignored.
+
+        Returns
+        -------
+        One array of shape (n_obs, d_m) per scale.
+
+        Raises
+        ------
+        ValueError
+            If features or graph do not fit the model or each other.
+        """
+        features = np.asarray(features, dtype=np.float32)
+        check_features(features)
+        check_adjacency(adjacency, n_obs=len(features))
+        if features.shape[1] != self.n_features:
+            msg = (
+                f"Expected the {self.n_features} features that the model was trained on, "
+                f"found {features.shape[1]}."
+            )
+            raise ValueError(msg)
+        device = self.mask_token.device
+        was_training = self.training
+        self.eval()
+        with one_thread():
+            x = torch.tensor(features, device=device) / self.feature_scale
+            embeddings = self.encode(x, Edges.from_adjacency(adjacency).to(device))
+        self.train(was_training)
+        return [embedding.cpu().numpy() for embedding in embeddings]
+
+    def save(self, path: str | Path) -> None:
+        """Write weights and settings to one safetensors file, whole or not at all.
+
+        Parameters
+        ----------
+        path
+            File to write; an existing one is replaced.
+        """
+        header = {"n_features": self.n_features, "params": self.params.to_dict()}
+        write_tensors(Path(path), self.state_dict(), header)
+
+    @classmethod
+    def load(cls, path: str | Path) -> MaskedGraphAutoencoder:
+        """Read a model that `save` wrote.
+
+        Parameters
+        ----------
+        path
+            File to read.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            If there is no such file, or it is not a model of this package.
+        """
+        tensors, header = read_tensors(Path(path))
+        try:
+            model = cls(header["n_features"], AutoencoderParams.from_dict(header["params"]))
+            model.load_state_dict(tensors)
+        except (KeyError, RuntimeError) as error:
+            msg = f"Expected a saved m2ST model in {path}, found another file: {error}"
+            raise ValueError(msg) from error
+        return model
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Write tensors with a JSON header as safetensors; the file appears whole or not at all."""
+    cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        partial.write_bytes(save(cpu, metadata={"m2st": json.dumps(header)}))
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `write_tensors` wrote."""
+    if not path.is_file():
+        msg = f"Expected a safetensors file at {path}, found none."
+        raise FileNotFoundError(msg)
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            header = json.loads((file.metadata() or {})["m2st"])
+    except (SafetensorError, KeyError, ValueError) as error:
+        msg = f"Expected a safetensors file written by m2ST in {path}, found another: {error}"
+        raise ValueError(msg) from error
+    return tensors, header

@@ -1,0 +1,163 @@
+"""Validators with one phrasing: what was expected, what was found, what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+
+def check_int(name: str, value: object, *, minimum: int) -> None:
+    """Require a whole number of at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        msg = f"Expected `{name}` to be a whole number, found {value!r} ({type(value).__name__})."
+        raise TypeError(msg)
+    if int(value) < minimum:
+        msg = f"Expected `{name}` to be at least {minimum}, found {value}."
+        raise ValueError(msg)
+
+
+def check_interval(
+    name: str, value: object, low: float, high: float, *, closed: tuple[bool, bool] = (True, True)
+) -> None:
+    """Require a real number between `low` and `high`; `closed` says which ends are allowed."""
+    left, right = "[" if closed[0] else "(", "]" if closed[1] else ")"
+    interval = f"{left}{low:g}, {high:g}{right}"
+    if isinstance(value, bool) or not isinstance(value, Real):
+        msg = f"Expected `{name}` in {interval}, found {value!r} ({type(value).__name__})."
+        raise TypeError(msg)
+    number = float(value)
+    above = number >= low if closed[0] else number > low
+    below = number <= high if closed[1] else number < high
+    if not (above and below):
+        msg = f"Expected `{name}` in {interval}, found {value}."
+        raise ValueError(msg)
+
+
+def check_choice(name: str, value: object, choices: Collection[str]) -> None:
+    """Require one of a few strings."""
+    if value not in choices:
+        msg = f"Expected `{name}` to be one of {', '.join(map(repr, choices))}, found {value!r}."
+        raise ValueError(msg)
+
+
+def check_key(key: str, slot: Mapping[str, Any] | Any, *, where: str, hint: str = "") -> None:
+    """Require `key` in a mapping such as ``adata.obsm``; the message lists what is there."""
+    if key not in slot:
+        found = ", ".join(map(str, slot.keys())) or "nothing"
+        msg = f"Expected {key!r} in `{where}` (found: {found}).{' ' + hint if hint else ''}"
+        raise KeyError(msg)
+
+
+def check_features(features: NDArray[Any], *, name: str = "features") -> None:
+    """Require a matrix of finite numbers with at least one row and one column."""
+    if features.ndim != 2 or 0 in features.shape:
+        msg = f"Expected `{name}` of shape (n_obs, n_features), found {features.shape}."
+        raise ValueError(msg)
+    bad = int((~np.isfinite(features)).any(axis=1).sum())
+    if bad:
+        msg = (
+            f"Expected `{name}` to be finite, found NaN or infinity in {bad} of {len(features)} "
+            "observations. Remove these observations or repair their values."
+        )
+        raise ValueError(msg)
+
+
+def check_coordinates(coordinates: NDArray[Any], *, name: str = "coordinates") -> None:
+    """Require finite coordinates in the plane or in space, not all of them in one place."""
+    if coordinates.ndim != 2 or coordinates.shape[1] not in (2, 3):
+        msg = f"Expected `{name}` of shape (n_obs, 2) or (n_obs, 3), found {coordinates.shape}."
+        raise ValueError(msg)
+    bad = int((~np.isfinite(coordinates)).any(axis=1).sum())
+    if bad:
+        msg = (
+            f"Expected finite `{name}`, found NaN or infinity in {bad} of {len(coordinates)} "
+            "observations. Remove them first: `adata[np.isfinite(adata.obsm['spatial']).all(1)]`."
+        )
+        raise ValueError(msg)
+    if len(coordinates) > 1 and np.ptp(coordinates, axis=0).max() == 0:
+        msg = (
+            f"Expected `{name}` that differ between observations, found all {len(coordinates)} at "
+            f"{coordinates[0].tolist()}. Check that the coordinates were read into the right slot."
+        )
+        raise ValueError(msg)
+
+
+def _stored(matrix: NDArray[Any] | sparse.spmatrix) -> NDArray[Any]:
+    """Values of a matrix, without the zeros that a sparse one leaves out."""
+    return np.asarray(matrix.data if sparse.issparse(matrix) else matrix)
+
+
+def check_expression(matrix: NDArray[Any] | sparse.spmatrix, *, name: str) -> None:
+    """Require finite, non-negative expression values."""
+    values = _stored(matrix)
+    if not np.isfinite(values).all():
+        bad = int((~np.isfinite(values)).sum())
+        msg = (
+            f"Expected finite expression in `{name}`, found {bad} NaN or infinite values. "
+            "Repair or remove the observations and genes concerned."
+        )
+        raise ValueError(msg)
+    if values.size and values.min() < 0:
+        msg = (
+            f"Expected non-negative expression in `{name}`, found values down to {values.min():g}. "
+            "Scaled or centred data cannot be prepared again: give the raw counts with `layer=`, "
+            "or pass ready features with `use_rep=`."
+        )
+        raise ValueError(msg)
+
+
+def check_counts(matrix: NDArray[Any] | sparse.spmatrix, *, name: str) -> None:
+    """Require raw counts: finite, non-negative whole numbers."""
+    check_expression(matrix, name=name)
+    values = _stored(matrix)
+    broken = values[values != np.floor(values)]
+    if broken.size:
+        msg = (
+            f"Expected raw counts (whole numbers) in `{name}`, found values such as "
+            f"{broken.flat[0]:.4g}. Name the layer that holds the counts with `layer=`, or pass "
+            "`normalized=True` if the values are already normalised and on a log scale."
+        )
+        raise ValueError(msg)
+
+
+def check_adjacency(adjacency: Any, *, n_obs: int, name: str = "adjacency") -> None:
+    """Require a symmetric sparse graph over `n_obs` observations with finite weights."""
+    if not sparse.issparse(adjacency):
+        msg = f"Expected `{name}` to be a scipy sparse matrix, found {type(adjacency).__name__}."
+        raise TypeError(msg)
+    if adjacency.shape != (n_obs, n_obs):
+        msg = (
+            f"Expected `{name}` of shape ({n_obs}, {n_obs}), found {adjacency.shape}. The graph "
+            "belongs to other observations: build it again with `m2st.pp.spatial_graph(adata)`."
+        )
+        raise ValueError(msg)
+    pattern = adjacency.tocsr().astype(bool)
+    one_way = int((pattern != pattern.T).nnz)
+    if one_way:
+        msg = (
+            f"Expected `{name}` to be symmetric, found {one_way} edges in one direction only. "
+            "Symmetrise it with `graph.maximum(graph.T)`, or build it with "
+            "`m2st.pp.spatial_graph(adata)`."
+        )
+        raise ValueError(msg)
+
+
+def check_unique_names(names: Collection[str], *, name: str, fix: str) -> None:
+    """Require names that are unique."""
+    doubled = len(names) - len(set(names))
+    if doubled:
+        msg = f"Expected unique `{name}`, found {doubled} repeated. Call `{fix}` first."
+        raise ValueError(msg)
+
+
+def check_n_domains(n_domains: int, *, n_obs: int) -> None:
+    """Require at least one domain and no more domains than observations."""
+    check_int("n_domains", n_domains, minimum=1)
+    if n_domains > n_obs:
+        msg = f"Expected no more `n_domains` than observations, {n_obs}, found {n_domains}."
+        raise ValueError(msg)

@@ -1,0 +1,35 @@
+"""The names under which results are stored: each stands here once, and in the README's table."""
+
+DOMAIN = "m2st_domain"
+"""``obs``: the domain of each observation, categorical ``"1"`` .. ``"K"`` in numeric order."""
+
+EMBEDDING = "X_m2st"
+"""``obsm``: the representation common to all scales."""
+
+RECORD = "m2st"
+"""``uns``: parameters, seed, versions, histories and the graph report of a run."""
+
+FEATURES = "X_pca"
+"""``obsm``: the features that the autoencoder is trained on."""
+
+COORDINATES = "spatial"
+"""``obsm``: coordinates of the observations."""
+
+CONNECTIVITIES = "spatial_connectivities"
+"""``obsp``: the spatial graph, binary, symmetric, without self-loops."""
+
+DISTANCES = "spatial_distances"
+"""``obsp``: length of each edge of the spatial graph, in the units of the coordinates."""
+
+NEIGHBORS = "spatial_neighbors"
+"""``uns``: where the graph is stored and how it was built, in squidpy's layout."""
+
+
+def scale_embedding(scale: int | str) -> str:
+    """``obsm``: key of the embedding of one scale, counted from 1; their prefix, given ``""``."""
+    return f"{EMBEDDING}_scale{scale}"
+
+
+def colors(key: str) -> str:
+    """``uns``: key of the colours of a categorical column, scanpy's convention."""
+    return f"{key}_colors"

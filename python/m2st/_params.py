@@ -1,0 +1,174 @@
+"""The settings of the two halves of the method, each written, checked and defaulted once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+from m2st._checks import check_int, check_interval
+
+
+class _Params:
+    """Conversion to and from plain values, for JSON and for ``uns``."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values by name; settings that are None are left out, as h5ad cannot hold them."""
+        values = asdict(self)  # type: ignore[call-overload]
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+            if value is not None
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Inverse of `to_dict`; a setting that was None is absent there and None again here."""
+        names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+        unknown = sorted(set(values) - set(names))
+        if unknown:
+            msg = f"Expected settings among {', '.join(names)}, found {', '.join(unknown)}."
+            raise ValueError(msg)
+        return cls(**{name: values.get(name) for name in names})
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderParams(_Params):
+    """Architecture and training of the multi-scale masked graph autoencoder (paper, part A).
+
+    Parameters
+    ----------
+    scale_dims
+        Width d_m of each of the M ≥ 1 scales, equations (6) and (7). A multiple of `n_heads` each.
+    hidden_dim
+        Width of the shared encoder, equations (2) to (5). A multiple of `n_heads`.
+    n_heads
+        Attention heads of the encoders; their outputs are concatenated. Decoders have one head.
+    negative_slope
+        Slope ε of the LeakyReLU in the attention logits, in [0, 1).
+    feature_dropout
+        Probability with which an input of a layer is zeroed in training, in [0, 1).
+    attention_dropout
+        Probability with which an attention weight is zeroed in training, in [0, 1).
+    mask_rate
+        Share of the observations that is masked in each epoch, equation (1), in [0, 1). With 0
+        nothing is masked and the error is taken over all observations (ablations m2ST1, m2ST2).
+    gamma
+        Exponent γ ≥ 1 of the scaled cosine error, equation (10). None replaces that error by the
+        mean squared error (ablation m2ST4).
+    n_epochs
+        Most epochs to train.
+    learning_rate
+        Step size of Adam.
+    weight_decay
+        L2 penalty of Adam.
+    settle_window
+        Training ends early once the mean loss over this many epochs is no longer lower, by the
+        share `settle_tol`, than over as many epochs before.
+    settle_tol
+        Relative decrease of the loss under which training has settled; 0 trains all `n_epochs`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a setting is out of its range.
+
+    Notes
+    -----
+    The defaults are one configuration for all data. They differ from the published code, which has
+    no shared encoder, slope 0.2, dropout 0.2 on features and 0.1 on attention, and scales 256 and
+    128 wide; all of that can be set here.
+    """
+
+    scale_dims: tuple[int, ...] = (64, 32)
+    hidden_dim: int = 128
+    n_heads: int = 4
+    negative_slope: float = 0.01
+    feature_dropout: float = 0.0
+    attention_dropout: float = 0.0
+    mask_rate: float = 0.5
+    gamma: float | None = 2.0
+    n_epochs: int = 300
+    learning_rate: float = 2e-3
+    weight_decay: float = 5e-4
+    settle_window: int = 25
+    settle_tol: float = 2e-3
+
+    def __post_init__(self) -> None:
+        check_int("n_heads", self.n_heads, minimum=1)
+        if not self.scale_dims:
+            msg = "Expected `scale_dims` to name at least one scale, found none."
+            raise ValueError(msg)
+        for name, width in [("hidden_dim", self.hidden_dim)] + [
+            ("scale_dims", width) for width in self.scale_dims
+        ]:
+            check_int(name, width, minimum=1)
+            if width % self.n_heads:
+                msg = f"Expected `{name}` in multiples of `n_heads`, {self.n_heads}, found {width}."
+                raise ValueError(msg)
+        object.__setattr__(self, "scale_dims", tuple(int(width) for width in self.scale_dims))
+        for name in ("negative_slope", "feature_dropout", "attention_dropout", "mask_rate"):
+            check_interval(name, getattr(self, name), 0, 1, closed=(True, False))
+        if self.gamma is not None:
+            check_interval("gamma", self.gamma, 1, float("inf"), closed=(True, False))
+        check_int("n_epochs", self.n_epochs, minimum=1)
+        check_interval("learning_rate", self.learning_rate, 0, 1, closed=(False, True))
+        check_interval("weight_decay", self.weight_decay, 0, 1)
+        check_int("settle_window", self.settle_window, minimum=1)
+        check_interval("settle_tol", self.settle_tol, 0, 1, closed=(True, False))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusteringParams(_Params):
+    """Entropy-weighted multi-scale clustering (paper, part B, equation 12).
+
+    Parameters
+    ----------
+    common_dim
+        Width d_c of the representation common to all scales; None takes the number of domains, as
+        published.
+    specific_dim
+        Width d_s of the representation specific to each scale; at most the scale's own width.
+    ridge
+        β > 0, weight of the squared norms of the representations.
+    orthogonality
+        λ ≥ 0 per observation, weight of the near-orthogonality of the domain centres.
+    entropy
+        δ > 0 per observation, weight of the entropy: small trusts one scale, large all alike.
+    n_init
+        Number of starts. Each takes `short_iter` iterations; the best then runs to its end.
+    short_iter
+        Iterations by which the starts are compared.
+    max_iter
+        Most iterations.
+    tol
+        Decrease of the objective per iteration and observation, in units of the mean squared norm
+        of a scale, under which the descent has converged.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a setting is out of its range.
+    """
+
+    common_dim: int | None = None
+    specific_dim: int = 8
+    ridge: float = 0.1
+    orthogonality: float = 0.003
+    entropy: float = 0.3
+    n_init: int = 10
+    short_iter: int = 10
+    max_iter: int = 500
+    tol: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if self.common_dim is not None:
+            check_int("common_dim", self.common_dim, minimum=1)
+        check_int("specific_dim", self.specific_dim, minimum=1)
+        check_interval("ridge", self.ridge, 0, float("inf"), closed=(False, False))
+        check_interval("orthogonality", self.orthogonality, 0, float("inf"), closed=(True, False))
+        check_interval("entropy", self.entropy, 0, float("inf"), closed=(False, False))
+        check_int("n_init", self.n_init, minimum=1)
+        check_int("short_iter", self.short_iter, minimum=1)
+        check_int("max_iter", self.max_iter, minimum=1)
+        check_interval("tol", self.tol, 0, 1, closed=(True, False))

@@ -1,0 +1,143 @@
+"""From counts to domains in one call."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from m2st import _keys
+from m2st._checks import check_key, check_n_domains
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anndata import AnnData
+
+    from m2st._params import AutoencoderParams, ClusteringParams
+    from m2st._training import Callback
+
+logger = logging.getLogger(__name__)
+
+
+def run(
+    adata: AnnData,
+    n_domains: int,
+    *,
+    use_rep: str | None = None,
+    layer: str | None = None,
+    normalized: bool = False,
+    sample_key: str | None = None,
+    autoencoder: AutoencoderParams | None = None,
+    clustering: ClusteringParams | None = None,
+    random_state: int = 0,
+    device: str = "auto",
+    progress: bool = True,
+    callback: Callback | None = None,
+    checkpoint: str | Path | None = None,
+) -> None:
+    """Prepare, build the spatial graph, embed and cluster, in place.
+
+    Parameters
+    ----------
+    adata
+        n_obs observations with coordinates in ``obsm["spatial"]`` and raw counts. A graph that is
+        already in ``obsp["spatial_connectivities"]`` is used as it is.
+    n_domains
+        Number of domains.
+    use_rep
+        Ready features to use instead of preparing the counts: a key of ``obsm``, or ``"X"``.
+    layer
+        Layer that holds the counts; None takes ``X``.
+    normalized
+        The expression is already normalised and on a log scale.
+    sample_key
+        Column of ``obs`` that names the tissue section; no edge joins two sections.
+    autoencoder
+        Settings of `m2st.tl.embed`; None takes the defaults.
+    clustering
+        Settings of `m2st.tl.cluster`; None takes the defaults.
+    random_state
+        Seed of all stages. On a CPU the same seed gives the same bits, whatever the number of
+        threads.
+    device
+        ``"auto"``, or a device as torch names it.
+    progress
+        Show a progress bar.
+    callback
+        Called after each epoch of the training with the epoch, the most epochs, and the loss;
+        returning False ends the training.
+    checkpoint
+        File from which an interrupted training resumes.
+
+    Writes
+    ------
+    What `m2st.pp.prepare` (unless `use_rep` is given), `m2st.pp.spatial_graph` (unless there is a
+    graph), `m2st.tl.embed` and `m2st.tl.cluster` write: ``obs["m2st_domain"]``,
+    ``obsm["X_m2st"]``, ``obsm["X_m2st_scale<m>"]``, ``obsm["X_pca"]``, the graph in ``obsp``, and
+    the record in ``uns["m2st"]``.
+
+    Raises
+    ------
+    KeyError, ValueError, TypeError
+        If something is missing or unfit, with what to do about it; as far as can be told, before
+        any work is done.
+
+    Notes
+    -----
+    An interrupt from the keyboard ends the training, not the run: domains are found from what has
+    been learned, and the record says so. A second one ends the run.
+
+    Examples
+    --------
+    >>> import m2st
+    >>> adata = m2st.datasets.simulate_cortex(n_obs=300, n_genes=200)
+    >>> m2st.run(adata, n_domains=7, progress=False)
+    >>> adata.obs["m2st_domain"].cat.categories.tolist()
+    ['1', '2', '3', '4', '5', '6', '7']
+    """
+    from m2st import pp, tl
+
+    check_n_domains(n_domains, n_obs=adata.n_obs)
+    if use_rep is not None and (layer is not None or normalized):
+        msg = (
+            f"Expected either ready features or expression to prepare, found `use_rep={use_rep!r}` "
+            "together with `layer` or `normalized`. Leave one of them out."
+        )
+        raise ValueError(msg)
+    if sample_key is not None:
+        check_key(sample_key, adata.obs, where="adata.obs")
+    if _keys.CONNECTIVITIES in adata.obsp:
+        logger.info("Using the spatial graph found in obsp[%r]", _keys.CONNECTIVITIES)
+        if sample_key is not None:
+            _check_sections(adata, sample_key)
+    else:
+        pp.spatial_graph(adata, sample_key=sample_key)
+    if use_rep is None:
+        pp.prepare(adata, layer=layer, normalized=normalized, random_state=random_state)
+    tl.embed(
+        adata,
+        autoencoder,
+        use_rep=use_rep or _keys.FEATURES,
+        random_state=random_state,
+        device=device,
+        progress=progress,
+        callback=callback,
+        checkpoint=checkpoint,
+    )
+    tl.cluster(adata, n_domains, clustering, random_state=random_state)
+
+
+def _check_sections(adata: AnnData, sample_key: str) -> None:
+    """Require that the graph at hand has no edge between sections."""
+    source, target = adata.obsp[_keys.CONNECTIVITIES].nonzero()
+    sections = adata.obs[sample_key].astype("category").cat.codes.to_numpy()
+    crossing = int(np.count_nonzero(sections[source] != sections[target]))
+    if crossing:
+        msg = (
+            f"Expected no edge between the sections of `adata.obs[{sample_key!r}]`, found "
+            f"{crossing} in the spatial graph. Build it again with "
+            f"`m2st.pp.spatial_graph(adata, sample_key={sample_key!r})`."
+        )
+        raise ValueError(msg)

@@ -1,0 +1,273 @@
+"""Training of the autoencoder on arrays."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from m2st._attention import Edges
+from m2st._autoencoder import MaskedGraphAutoencoder, one_thread, read_tensors, write_tensors
+from m2st._checks import check_adjacency, check_features, check_int
+from m2st._params import AutoencoderParams
+
+logger = logging.getLogger(__name__)
+
+Callback = Callable[[int, int, float], object]
+Stopped = Literal["finished", "settled", "interrupted"]
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What `train` returns.
+
+    Attributes
+    ----------
+    model
+        The trained autoencoder.
+    embeddings
+        One array of shape (n_obs, d_m) per scale.
+    loss
+        Loss of each epoch, equation (10).
+    stopped
+        ``"finished"`` after all epochs, ``"settled"`` when the loss no longer fell,
+        ``"interrupted"`` by the keyboard or the callback: usable, but trained for less.
+    device
+        Where it was trained.
+    """
+
+    model: MaskedGraphAutoencoder
+    embeddings: list[NDArray[np.float32]]
+    loss: NDArray[np.float64]
+    stopped: Stopped
+    device: str
+
+
+def choose_device(device: str = "auto") -> torch.device:
+    """Resolve ``"auto"`` to CUDA, MPS or the CPU, in this order, when called."""
+    if device != "auto":
+        try:
+            return torch.empty(0, device=device).device
+        except (RuntimeError, AssertionError) as error:
+            msg = f"Expected a `device` that torch can use here, found {device!r}: {error}"
+            raise ValueError(msg) from error
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+@contextlib.contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch inside the context; the caller's random streams are left as found."""
+    devices = [torch.cuda.current_device()] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)  # noqa: TID251
+        yield
+
+
+def train(
+    features: NDArray[Any],
+    adjacency: sparse.spmatrix,
+    params: AutoencoderParams | None = None,
+    *,
+    random_state: int = 0,
+    device: str = "auto",
+    progress: bool = False,
+    callback: Callback | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 50,
+) -> TrainingResult:
+    """Train the autoencoder by masked reconstruction with Adam on the whole graph.
+
+    Parameters
+    ----------
+    features
+        Array of shape (n_obs, n_features), finite, such as principal component scores.
+    adjacency
+        Symmetric sparse graph of shape (n_obs, n_obs). Weights are ignored, self-loops are added:
+        an isolated observation is embedded from its own features.
+    params
+        Architecture and training; None takes the defaults.
+    random_state
+        Seed of weights, masks and dropout. The same seed gives the same bits on the CPU.
+    device
+        ``"auto"``, or a device as torch names it.
+    progress
+        Show a progress bar.
+    callback
+        Called after each epoch with the epoch counted from 1, the most epochs, and the loss.
+        Returning False ends the training; an exception passes through.
+    checkpoint
+        File that holds the state of the training. If it exists, training resumes from it and ends
+        in the same bits as an undisturbed one.
+    checkpoint_every
+        Epochs between two writes of `checkpoint`; it is also written at the end.
+
+    Returns
+    -------
+    TrainingResult
+
+    Raises
+    ------
+    ValueError
+        If features or graph are unfit, the device cannot be used, or `checkpoint` belongs to other
+        data, settings or another seed.
+    FloatingPointError
+        If the loss is no longer finite.
+    """
+    params = params or AutoencoderParams()
+    features = np.asarray(features, dtype=np.float32)
+    check_features(features)
+    check_adjacency(adjacency, n_obs=len(features))
+    check_int("random_state", random_state, minimum=0)
+    check_int("checkpoint_every", checkpoint_every, minimum=1)
+    where = choose_device(device)
+    path = None if checkpoint is None else Path(checkpoint)
+    with one_thread(), _seeded(random_state, where):
+        run = _Run(features, Edges.from_adjacency(adjacency), params, random_state, where)
+        if path is not None and path.exists():
+            run.restore(path)
+            logger.info("Resumed from %s at epoch %d", path, len(run.loss))
+        stopped: Stopped = "finished"
+        bar = tqdm(
+            total=params.n_epochs, initial=len(run.loss), disable=not progress, desc="Training"
+        )
+        with bar:
+            try:
+                while len(run.loss) < params.n_epochs:
+                    if run.settled():
+                        stopped = "settled"
+                        break
+                    loss = run.epoch()
+                    epoch = len(run.loss)
+                    bar.update()
+                    bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+                    if path is not None and epoch % checkpoint_every == 0:
+                        run.save(path)
+                    if callback is not None and callback(epoch, params.n_epochs, loss) is False:
+                        stopped = "interrupted"
+                        break
+            except KeyboardInterrupt:
+                # The epoch may be half done: an earlier checkpoint is exact, this state is not.
+                stopped, path = "interrupted", None
+        if stopped == "interrupted":
+            logger.warning(
+                "Training was interrupted after %d of %d epochs", len(run.loss), params.n_epochs
+            )
+        if path is not None:
+            run.save(path)
+    return TrainingResult(
+        model=run.model,
+        embeddings=run.model.transform(features, adjacency),
+        loss=np.array(run.loss),
+        stopped=stopped,
+        device=str(where),
+    )
+
+
+class _Run:
+    """State of one training: model, optimiser, loss history, random stream."""
+
+    def __init__(
+        self,
+        features: NDArray[np.float32],
+        edges: Edges,
+        params: AutoencoderParams,
+        random_state: int,
+        device: torch.device,
+    ) -> None:
+        self.params = params
+        self.device = device
+        self.model = MaskedGraphAutoencoder(features.shape[1], params).to(device)
+        # A matrix of zeros has no scale; dividing by 1 leaves it as it is.
+        scale = float(np.sqrt(np.mean(np.square(features, dtype=np.float64)))) or 1.0
+        self.model.feature_scale.fill_(scale)
+        self.x = torch.tensor(features, device=device) / self.model.feature_scale
+        self.edges = edges.to(device)
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay
+        )
+        self.loss: list[float] = []
+        digest = hashlib.blake2b(np.ascontiguousarray(features).tobytes(), digest_size=16)
+        digest.update(edges.edge_index.numpy().tobytes())
+        digest.update(json.dumps([params.to_dict(), random_state, device.type]).encode())
+        self.fingerprint = digest.hexdigest()
+
+    def draw_mask(self) -> Tensor:
+        """Indices of a random set of observations, equation (1); drawn on the CPU on any device."""
+        n_obs = len(self.x)
+        n_masked = round(self.params.mask_rate * n_obs)
+        if self.params.mask_rate > 0:
+            n_masked = max(n_masked, 1)
+        return torch.randperm(n_obs)[:n_masked].to(self.device)
+
+    def epoch(self) -> float:
+        """Take one step of Adam with a new mask."""
+        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.model.loss(self.x, self.edges, self.draw_mask())
+        value = float(loss.detach())
+        if not np.isfinite(value):
+            msg = (
+                f"The loss became {value} in epoch {len(self.loss) + 1}. "
+                "Lower `learning_rate`, or look for extreme values among the features."
+            )
+            raise FloatingPointError(msg)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.loss.append(value)
+        return value
+
+    def settled(self) -> bool:
+        """Whether the mean loss of the last window is hardly lower than that of the one before."""
+        window, tol = self.params.settle_window, self.params.settle_tol
+        if tol == 0 or len(self.loss) < 2 * window:
+            return False
+        before = np.mean(self.loss[-2 * window : -window])
+        return bool(np.mean(self.loss[-window:]) > (1 - tol) * before)
+
+    def save(self, path: Path) -> None:
+        """Write everything that the next epoch depends on."""
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"adam.{index}.{name}": value for name, value in state.items()}
+        tensors["loss"] = torch.tensor(self.loss, dtype=torch.float64)
+        tensors["random"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            tensors["random_cuda"] = torch.cuda.get_rng_state()
+        write_tensors(path, tensors, {"fingerprint": self.fingerprint})
+
+    def restore(self, path: Path) -> None:
+        """Continue from what `save` wrote."""
+        tensors, header = read_tensors(path)
+        if header.get("fingerprint") != self.fingerprint:
+            msg = (
+                f"Expected {path} to be a checkpoint of this run, found one of other features, "
+                "graph, settings, seed or kind of device. Delete it or name another file."
+            )
+            raise ValueError(msg)
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith("adam."):
+                _, index, entry = name.split(".", 2)
+                state.setdefault(int(index), {})[entry] = value
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
+        self.model.load_state_dict(
+            {name[6:]: value for name, value in tensors.items() if name.startswith("model.")}
+        )
+        self.loss = tensors["loss"].tolist()
+        torch.set_rng_state(tensors["random"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(tensors["random_cuda"])

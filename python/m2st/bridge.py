@@ -1,0 +1,299 @@
+"""What R calls through reticulate: plain values and raw buffers in, the same out.
+
+No array and no Python object crosses, so it works with every reticulate and every NumPy. A request
+is a dictionary as the R package's ``R/bridge.R`` writes it; an answer never raises: it carries
+``"error"`` or ``"interrupted"`` instead, because an exception would cross as several messages.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import platform
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from numpy.typing import NDArray
+from scipy import sparse
+
+from m2st import _keys
+from m2st._params import AutoencoderParams, ClusteringParams
+
+__all__ = ["cluster", "info", "run"]
+
+# R prints what concerns its user; without a handler logging would write to the terminal.
+logging.getLogger("m2st").addHandler(logging.NullHandler())
+
+_FEATURES = "features"
+_SAMPLE = "sample"
+_CONFIDENCE = "m2st_confidence"
+_R_INTEGER = 2**31 - 1
+
+Request = Mapping[str, Any]
+Answer = dict[str, Any]
+Callback = Callable[[int, int, float], object]
+
+
+class _Stopped(Exception):
+    """The user of R has interrupted the run."""
+
+
+def run(request: Request, callback: Callback | None = None) -> Answer:
+    """Prepare, build the spatial graph, embed and, if asked to, cluster: `m2st.run` on buffers.
+
+    Parameters
+    ----------
+    request
+        ``shape``: n_obs and n_vars. ``data`` (float32), ``indices`` and ``indptr`` (int32): counts
+        as CSR of that shape, or ``dense`` (float32): the same in C order, or ``features``
+        (float64, Fortran order, n_obs × n_vars): ready features. ``coordinates``: float64, Fortran
+        order, n_obs × ``n_axes``. ``sample``: int32 codes from 0, and ``sample_names``; both
+        optional. ``n_domains``: None embeds only. ``autoencoder``, ``clustering``: settings.
+        ``normalized``, ``random_state``, ``device``.
+    callback
+        Called after each epoch with the epoch, the most epochs, and the loss; False stops the run.
+
+    Returns
+    -------
+    ``labels``: int32, 0 where missing; ``confidence``, float64, if there is one; ``embedding`` and
+    ``scales``: ``data`` (float32, Fortran order) and ``shape``; ``record``: plain values;
+    ``warnings``: texts. Or ``error``, or ``interrupted``.
+    """
+
+    def compute() -> Answer:
+        from m2st import pp, tl
+
+        adata = _read_expression(request)
+        sample_key = _read_place(adata, request)
+        autoencoder, clustering = _read_params(request)
+        random_state = int(request["random_state"])
+        pp.spatial_graph(adata, sample_key=sample_key)
+        _check_sections(adata, sample_key)
+        use_rep = _FEATURES if _FEATURES in adata.obsm else _keys.FEATURES
+        if use_rep == _keys.FEATURES:
+            normalized = bool(request.get("normalized", False))
+            pp.prepare(adata, normalized=normalized, random_state=random_state)
+        tl.embed(
+            adata,
+            autoencoder,
+            use_rep=use_rep,
+            random_state=random_state,
+            device=str(request.get("device", "auto")),
+            progress=False,
+            callback=None if callback is None else _stopping(callback),
+        )
+        if adata.uns[_keys.RECORD]["embed"]["stopped"] == "interrupted":
+            raise _Stopped  # the training catches an interrupt from the keyboard itself
+        if request.get("n_domains") is not None:
+            tl.cluster(adata, int(request["n_domains"]), clustering, random_state=random_state)
+        return _results(adata)
+
+    return _answer(compute)
+
+
+def cluster(request: Request, callback: Callback | None = None) -> Answer:
+    """Find domains from embeddings that R has kept: `m2st.tl.cluster` on buffers.
+
+    Parameters
+    ----------
+    request
+        ``scales``: embeddings, each with ``data`` (float64, Fortran order) and ``shape``, NaN
+        where missing. ``n_domains``, ``clustering``, ``random_state`` as in `run`.
+    callback
+        Not called; `run` and `cluster` are called alike.
+
+    Returns
+    -------
+    As `run`, without ``scales``.
+    """
+
+    def compute() -> Answer:
+        from m2st import tl
+
+        scales = [_matrix(scale["data"], scale["shape"]) for scale in request["scales"]]
+        adata = AnnData(obs=_names(len(scales[0])))
+        for number, scale in enumerate(scales, start=1):
+            adata.obsm[_keys.scale_embedding(number)] = scale.astype(np.float32)
+        _, clustering = _read_params(request)
+        tl.cluster(
+            adata,
+            int(request["n_domains"]),
+            clustering,
+            random_state=int(request["random_state"]),
+        )
+        answer = _results(adata)
+        del answer["scales"]
+        return answer
+
+    return _answer(compute)
+
+
+def info() -> Answer:
+    """Versions of Python and of what `m2st` needs, None where missing; and the device."""
+
+    def compute() -> Answer:
+        torch = sys.modules["torch"]
+        versions = {name: _version(name) for name in ("m2st", "torch", "numpy", "scanpy")}
+        cuda = bool(torch.cuda.is_available())
+        return {
+            "python": platform.python_version(),
+            "versions": versions,
+            "device": "cuda" if cuda else "cpu",
+        }
+
+    return _answer(compute)
+
+
+def _version(package: str) -> str | None:
+    """Installed version of a package."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _load_torch() -> None:
+    """Load torch with its own BLAS, which within R would otherwise be R's: slower, other bits."""
+    if "torch" in sys.modules or find_spec("torch") is None:
+        return
+    if not hasattr(os, "RTLD_DEEPBIND"):  # glibc only
+        return
+    flags = sys.getdlopenflags()
+    sys.setdlopenflags(flags | os.RTLD_DEEPBIND)
+    try:
+        importlib.import_module("torch")
+    finally:
+        sys.setdlopenflags(flags)
+
+
+def _answer(compute: Callable[[], Answer]) -> Answer:
+    """What `compute` returns, or how it ended; the user's warnings are collected, each once."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            _load_torch()
+            answer = compute()
+        except (KeyboardInterrupt, _Stopped):
+            answer = {"interrupted": True}
+        except (KeyError, TypeError, ValueError, FloatingPointError) as error:
+            answer = {"error": str(error.args[0]) if error.args else repr(error)}
+        except Exception as error:  # noqa: BLE001  # R raises it again
+            answer = {"error": f"{type(error).__name__}: {error}"}
+    texts = [str(warning.message) for warning in caught if warning.category is UserWarning]
+    return {**answer, "warnings": list(dict.fromkeys(texts))}
+
+
+def _stopping(callback: Callback) -> Callback:
+    """Stop the run, rather than only the training, when the callback says so."""
+
+    def report(epoch: int, n_epochs: int, loss: float) -> None:
+        if callback(epoch, n_epochs, loss) is False:
+            raise _Stopped
+
+    return report
+
+
+def _names(n_obs: int) -> pd.DataFrame:
+    """Unique names of observations; R keeps its own."""
+    return pd.DataFrame(index=[str(number) for number in range(n_obs)])
+
+
+def _matrix(data: Any, shape: Any) -> NDArray[np.float64]:
+    """Matrix of doubles as R stores it."""
+    n_rows, n_columns = (int(size) for size in shape)
+    values = np.frombuffer(data, dtype=np.float64)
+    return np.ascontiguousarray(values.reshape((n_rows, n_columns), order="F"))
+
+
+def _read_expression(request: Request) -> AnnData:
+    """Object with counts or ready features."""
+    n_obs, n_vars = (int(size) for size in request["shape"])
+    if "features" in request:
+        features = _matrix(request["features"], (n_obs, n_vars)).astype(np.float32)
+        return AnnData(obs=_names(n_obs), obsm={_FEATURES: features})
+    matrix: Any
+    if "dense" in request:
+        matrix = np.frombuffer(request["dense"], dtype=np.float32).reshape(n_obs, n_vars)
+    else:
+        data = np.frombuffer(request["data"], dtype=np.float32)
+        indices, indptr = (
+            np.frombuffer(request[part], dtype=np.int32) for part in ("indices", "indptr")
+        )
+        matrix = sparse.csr_matrix((data, indices, indptr), shape=(n_obs, n_vars))
+    return AnnData(matrix, obs=_names(n_obs))
+
+
+def _read_place(adata: AnnData, request: Request) -> str | None:
+    """Add coordinates and sections; return the column of the sections if there are any."""
+    adata.obsm[_keys.COORDINATES] = _matrix(
+        request["coordinates"], (adata.n_obs, request["n_axes"])
+    )
+    if request.get(_SAMPLE) is None:
+        return None
+    codes = np.frombuffer(request[_SAMPLE], dtype=np.int32)
+    names = request["sample_names"]
+    adata.obs[_SAMPLE] = pd.Categorical.from_codes(codes, categories=[str(name) for name in names])
+    return _SAMPLE
+
+
+def _read_params(request: Request) -> tuple[AutoencoderParams, ClusteringParams]:
+    """Settings of both halves; what is not given keeps its default."""
+    given = dict(request.get("autoencoder") or {})
+    if "scale_dims" in given:
+        given["scale_dims"] = tuple(given["scale_dims"])
+    return AutoencoderParams(**given), ClusteringParams(**(request.get("clustering") or {}))
+
+
+def _check_sections(adata: AnnData, sample_key: str | None) -> None:
+    """Count the edges between sections, of which there must be none, for the record."""
+    crossing = 0
+    if sample_key is not None:
+        source, target = adata.obsp[_keys.CONNECTIVITIES].nonzero()
+        codes = adata.obs[sample_key].cat.codes.to_numpy()
+        crossing = int(np.count_nonzero(codes[source] != codes[target]))
+    adata.uns[_keys.RECORD]["graph"]["n_between_samples"] = crossing
+    if crossing:
+        msg = f"Expected no edge between sections, found {crossing} in the spatial graph."
+        raise ValueError(msg)
+
+
+def _results(adata: AnnData) -> Answer:
+    """Results of an object as plain values and buffers."""
+    answer: Answer = {"record": _plain(adata.uns[_keys.RECORD]), "scales": []}
+    while (key := _keys.scale_embedding(len(answer["scales"]) + 1)) in adata.obsm:
+        answer["scales"].append(_buffer(adata.obsm[key]))
+    if _keys.DOMAIN in adata.obs:
+        codes = adata.obs[_keys.DOMAIN].cat.codes.to_numpy()
+        answer["labels"] = bytearray((codes.astype(np.int32) + 1).tobytes())
+        answer["embedding"] = _buffer(adata.obsm[_keys.EMBEDDING])
+    if _CONFIDENCE in adata.obs:
+        confidence = adata.obs[_CONFIDENCE].to_numpy(dtype=np.float64)
+        answer["confidence"] = bytearray(confidence.tobytes())
+    return answer
+
+
+def _buffer(matrix: NDArray[Any]) -> Answer:
+    """Single precision values in R's order, and the shape."""
+    values = np.asarray(matrix, dtype=np.float32)
+    return {"data": bytearray(values.tobytes(order="F")), "shape": list(values.shape)}
+
+
+def _plain(value: Any) -> Any:
+    """Value in Python's own types; whole numbers that R's do not hold become real."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, int) and abs(value) > _R_INTEGER:
+        return float(value)
+    return str(value) if isinstance(value, str) else value

@@ -1,0 +1,258 @@
+"""The command ``m2st``."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import platform
+import shutil
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it; a result that was saved all the same says so."""
+
+app = typer.Typer(
+    help="Spatial domains from spatial transcriptomics.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed; the same seed, the same result.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+
+
+def main() -> None:
+    """Entry point of the command line."""
+    app()
+
+
+@app.command("run")
+def run_command(
+    input_path: Annotated[
+        Path,
+        typer.Argument(metavar="INPUT", help="h5ad, SpatialData zarr, or Space Ranger folder."),
+    ],
+    domains: Annotated[int, typer.Option("--domains", "-k", min=1, help="Number of domains.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="h5ad file to write.")],
+    plots: Annotated[Path | None, typer.Option(help="Folder for pictures (PNG).")] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer that holds the counts.")] = None,
+    use_rep: Annotated[
+        str | None, typer.Option(help="Ready features: a key of obsm, or X. No preparation then.")
+    ] = None,
+    normalized: Annotated[
+        bool, typer.Option("--normalized", help="Expression is normalised and on a log scale.")
+    ] = False,
+    sample_key: Annotated[
+        str | None, typer.Option(help="Column of obs that names the tissue section.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Most epochs to train.")] = None,
+    scale_dims: Annotated[
+        str | None, typer.Option(help="Widths of the scales, such as 64,32.")
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="File from which an interrupted training resumes.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace OUTPUT if it exists.")
+    ] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Find the spatial domains of a data set and save it with the results."""
+    with _one_line_errors(debug=debug, quiet=quiet):
+        import m2st
+
+        _check_output(input_path, output, overwrite=overwrite)
+        autoencoder = m2st.AutoencoderParams()
+        if epochs is not None:
+            autoencoder = replace(autoencoder, n_epochs=epochs)
+        if scale_dims is not None:
+            autoencoder = replace(autoencoder, scale_dims=_widths(scale_dims))
+        adata = m2st.io.read(input_path)
+        m2st.run(
+            adata,
+            domains,
+            use_rep=use_rep,
+            layer=layer,
+            normalized=normalized,
+            sample_key=sample_key,
+            autoencoder=autoencoder,
+            random_state=seed,
+            device=device,
+            progress=sys.stderr.isatty() and not quiet,
+            checkpoint=checkpoint,
+        )
+        if plots is not None:
+            _save_plots(adata, plots, sample_key=sample_key)
+        m2st.io.write(adata, output, overwrite=overwrite)
+        _say(f"{_summary(adata)}\nSaved {output}", quiet=quiet)
+        if adata.uns["m2st"]["embed"]["stopped"] == "interrupted":
+            raise typer.Exit(INTERRUPTED)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write into.")] = Path(
+        "demo"
+    ),
+    seed: Seed = 0,
+    device: Device = "auto",
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Find the planted layers of a simulated cortex and compare with simpler methods."""
+    with _one_line_errors(debug=debug, quiet=quiet):
+        from sklearn.cluster import KMeans
+
+        import m2st
+        from m2st._graph import smooth
+
+        adata = m2st.datasets.simulate_cortex(random_state=seed)
+        truth = adata.obs["domain"]
+        n_domains = truth.nunique()
+        m2st.run(
+            adata,
+            n_domains,
+            random_state=seed,
+            device=device,
+            progress=sys.stderr.isatty() and not quiet,
+        )
+        features = adata.obsm["X_pca"]
+        smoothed = smooth(features, adata.obsp["spatial_connectivities"], n_hops=3)
+        kmeans = KMeans(n_domains, n_init=10, random_state=seed)
+        scores = {
+            "k-means without space": kmeans.fit_predict(features),
+            "k-means on smoothed PCA": kmeans.fit_predict(smoothed),
+            "m2ST": adata.obs["m2st_domain"],
+        }
+        lines = ["ARI against the planted layers", ""]
+        lines += [
+            f"  {name:<26}{m2st.metrics.ari(truth, found):.3f}" for name, found in scores.items()
+        ]
+        lines += ["", _summary(adata)]
+        output.mkdir(parents=True, exist_ok=True)
+        _save_plots(adata, output, truth="domain")
+        m2st.io.write(adata, output / "cortex.h5ad", overwrite=True)
+        (output / "summary.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        lines += [f"Saved cortex.h5ad, summary.txt and pictures in {output}/"]
+        _say("\n".join(lines), quiet=quiet)
+
+
+@app.command()
+def info(debug: Debug = False) -> None:
+    """Show versions, the device that would be used, and whether R is there."""
+    with _one_line_errors(debug=debug, quiet=False):
+        from m2st._training import choose_device
+
+        rows = {name: version(name) for name in ("m2st", "torch", "torch-geometric", "scanpy")}
+        rows |= {
+            "python": f"{platform.python_version()} ({sys.executable})",
+            "device": str(choose_device()),
+            "R": shutil.which("R") or "not found",
+        }
+        _say("\n".join(f"{name:<17}{value}" for name, value in rows.items()), quiet=False)
+
+
+@contextlib.contextmanager
+def _one_line_errors(*, debug: bool, quiet: bool) -> Iterator[None]:
+    """Turn log records, warnings and errors into single lines on standard error."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING if quiet else logging.INFO)
+    for name in ("scanpy", "numba", "matplotlib", "h5py"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    with warnings.catch_warnings(record=False):
+        warnings.showwarning = lambda message, *_, **__: typer.echo(f"Warning: {message}", err=True)
+        try:
+            yield
+        except typer.Exit:
+            raise
+        except KeyboardInterrupt:
+            typer.echo("m2st: interrupted, nothing was saved", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+        except Exception as error:
+            if debug:
+                traceback.print_exc()
+            text = error.args[0] if isinstance(error, KeyError) and error.args else error
+            typer.echo(f"m2st: {text or type(error).__name__}", err=True)
+            raise typer.Exit(1) from None
+
+
+def _check_output(input_path: Path, output: Path, *, overwrite: bool) -> None:
+    """Refuse, before any work, an output that could not or should not be written."""
+    if output.resolve() == input_path.resolve():
+        msg = f"Expected an output other than the input, found {output} for both."
+        raise ValueError(msg)
+    if output.suffix != ".h5ad":
+        msg = f"Expected an output that ends in .h5ad, found {output}."
+        raise ValueError(msg)
+    if output.exists() and not overwrite:
+        msg = f"{output} exists. Name another file, or replace it with --overwrite."
+        raise FileExistsError(msg)
+    if not output.resolve().parent.is_dir():
+        msg = f"Expected the folder {output.parent} to exist, found none. Create it first."
+        raise FileNotFoundError(msg)
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    """Read the widths of the scales."""
+    try:
+        return tuple(int(width) for width in text.split(","))
+    except ValueError as error:
+        msg = f"Expected `--scale-dims` such as 64,32, found {text!r}."
+        raise ValueError(msg) from error
+
+
+def _save_plots(
+    adata: AnnData, folder: Path, *, sample_key: str | None = None, truth: str | None = None
+) -> None:
+    """Write the pictures of a run."""
+    import m2st
+
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = {
+        "domains": m2st.pl.domains(adata, sample_key=sample_key, truth=truth),
+        "training": m2st.pl.training(adata),
+        "scale_weights": m2st.pl.scale_weights(adata),
+    }
+    for name, figure in figures.items():
+        figure.savefig(folder / f"{name}.png", dpi=150, bbox_inches="tight")
+
+
+def _summary(adata: AnnData) -> str:
+    """Say in words what was found and how."""
+    record = adata.uns["m2st"]
+    embedding, clustering = record["embed"], record["cluster"]
+    sizes = adata.obs["m2st_domain"].value_counts(sort=False)
+    weights = ", ".join(f"{weight:.2f}" for weight in clustering["scale_weights"])
+    lines = [
+        f"{clustering['n_domains']} domains in {adata.n_obs} observations: "
+        + ", ".join(f"{name} ({size})" for name, size in sizes.items()),
+        f"Graph: {record['graph'].get('reason', record['graph']['method'])}",
+        f"Training: {embedding['stopped']} after {len(embedding['loss'])} epochs on "
+        f"{embedding['device']}, loss {embedding['loss'][-1]:.4f}",
+        f"Weights of the scales and of what they share: {weights}",
+    ]
+    if clustering["n_unplaced"]:
+        lines.append(f"{clustering['n_unplaced']} observations without counts have no domain")
+    return "\n".join(lines)
+
+
+def _say(text: str, *, quiet: bool) -> None:
+    if not quiet:
+        typer.echo(text)

@@ -1,0 +1,594 @@
+"""Pictures of results: each function returns a matplotlib Figure, and shows or saves nothing.
+
+Figures are made without pyplot: no window opens, no backend is chosen, no global state changes.
+``figure.savefig("domains.png", dpi=300)`` writes one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial import cKDTree
+
+from m2st import _keys
+from m2st._checks import check_coordinates, check_interval, check_key
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["domains", "scale_weights", "training"]
+
+MAX_DOMAINS = 100
+MISSING_COLOR = "#dcdcdc"
+# Okabe & Ito without black, yellow last: apart for colour-blind readers, and on white.
+FIRST_COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")
+FONT = 8.0  # points; lengths on the page below are inches
+GAP = 0.15  # between panels
+TITLE = 0.25  # above a panel
+SCALE_BAR = 0.25  # below a panel
+LEGEND_LINE = 0.175
+
+
+def domains(
+    adata: AnnData,
+    *,
+    key: str = _keys.DOMAIN,
+    truth: str | None = None,
+    sample_key: str | None = None,
+    spatial_key: str = _keys.COORDINATES,
+    panel_size: float = 3.0,
+) -> Figure:
+    """Draw the domains in space: every observation at its true place, size and shape.
+
+    There is one panel per sample, y pointing down as in images, and, with `truth`, a second one
+    beside or below it. Truth is coloured by the domains that overlap it most (the assignment of
+    classes to domains with the greatest total overlap), so that equal colours mean agreement.
+
+    Parameters
+    ----------
+    adata
+        Annotated data with domains and coordinates.
+    key
+        Column of ``obs`` with the domains, at most 100; missing ones are drawn light grey.
+    truth
+        Column of ``obs`` with the reference to draw as well, at most 100 classes.
+    sample_key
+        Column of ``obs`` with the section of each observation. All one section if None.
+    spatial_key
+        Key of ``obsm`` with the coordinates, of which the first two columns are drawn.
+    panel_size
+        Inches, the longer side of a panel.
+
+    Returns
+    -------
+    The figure.
+
+    Writes
+    ------
+    ``uns[f"{key}_colors"]``
+        List of hexadecimal colours, one per category, as scanpy keeps them. Colours that are there
+        already are used if there is one for each category, and replaced otherwise. Nothing is
+        written to a view, nor for `truth`.
+
+    Raises
+    ------
+    KeyError
+        If a column or the coordinates are missing.
+    ValueError
+        If coordinates are not finite, a sample is missing, or there are more than 100 categories.
+
+    Notes
+    -----
+    Circles have the diameter that ``uns["spatial"]`` holds in full-resolution pixels (entry of the
+    sample's name, or the only entry). Where none is recorded, observations on a lattice are
+    circles of 0.55 of its pitch, the proportion of Visium; on an exactly square one, squares that
+    fill it, as bins do; and cells anywhere are circles of the median distance to the second nearest
+    neighbour, so that tissue looks filled. All sizes are in the unit of the coordinates.
+    A scale bar is drawn where ``uns["spatial"]`` says how many micrometres a pixel has.
+    Above 10,000 observations the points, not the text, are rasterised in vector formats.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd
+    >>> from anndata import AnnData
+    >>> adata = AnnData(
+    ...     obs=pd.DataFrame({"m2st_domain": ["1", "2"] * 8}, index=list("abcdefghijklmnop")),
+    ...     obsm={"spatial": np.random.default_rng(0).random((16, 2))},
+    ... )
+    >>> figure = domains(adata)
+    >>> len(figure.axes), len(adata.uns["m2st_domain_colors"])
+    (1, 2)
+    """
+    from matplotlib.figure import Figure
+
+    check_interval("panel_size", panel_size, 0.5, 50)
+    if adata.n_obs == 0:
+        msg = "Expected at least one observation to draw, found none."
+        raise ValueError(msg)
+    hint = "Run `m2st.tl.cluster(adata, n_domains)` or `m2st.run(adata, n_domains)` first."
+    result = _categories(adata, key, hint=hint if key == _keys.DOMAIN else "")
+    reference = None if truth is None else _categories(adata, truth)
+    hint = "Name the key of the coordinates with `spatial_key=`."
+    check_key(spatial_key, adata.obsm, where="adata.obsm", hint=hint)
+    coordinates = np.asarray(adata.obsm[spatial_key], dtype=np.float64)
+    check_coordinates(coordinates, name=f"adata.obsm[{spatial_key!r}]")
+    sections = [
+        _section(adata, name, rows, coordinates[rows, :2])
+        for name, rows in _samples(adata, sample_key)
+    ]
+
+    colors = _kept_colors(adata, key, len(result.categories))
+    layers = [(key, result, colors)]
+    if truth is not None and reference is not None:
+        layers.append((truth, reference, _matched_colors(reference, result, colors)))
+
+    # Everything is placed in inches and the page is cut to it: nothing overlaps or is cut off.
+    width, height = panel_size * np.max([s.extent / s.extent.max() for s in sections], axis=0)
+    below = SCALE_BAR if any(section.micrometres for section in sections) else 0.0
+    above = TITLE if sample_key is not None or truth is not None else 0.0
+    slot = np.array([width + GAP, above + height + below])
+    n_rows, n_columns, across = _arrange(len(sections), len(layers), slot)
+    figure = Figure(facecolor="white", dpi=150)
+    panels = slot * [n_columns, n_rows] + [GAP, 2 * GAP]
+    legends = [_legend(figure, *layer, sections[0], height=panels[1]) for layer in layers]
+    sizes = [np.array(legend.get_window_extent().size) / figure.dpi + GAP for legend in legends]
+    below_each_other = sum(size[1] for size in sizes) <= panels[1] - GAP
+    step = np.array([0, 1] if below_each_other else [1, 0])
+    corners = [np.array([panels[0], 1.5 * GAP])]
+    corners += [corners[0] + size * step for size in sizes[:-1]]
+    ends = [corner + size for corner, size in zip(corners, sizes, strict=True)]
+    page = np.max([panels, *ends], axis=0)
+    figure.set_size_inches(*page)
+    for legend, corner in zip(legends, corners, strict=True):
+        legend.set_bbox_to_anchor([corner[0] / page[0], 1 - corner[1] / page[1]])
+
+    for number, section in enumerate(sections):
+        for layer, (name, values, layer_colors) in enumerate(layers):
+            if across:
+                row, column = divmod(number * len(layers) + layer, n_columns)
+            else:
+                row, column = divmod(number, n_columns)
+                row = row * len(layers) + layer
+            left, top = slot * [column, row] + [GAP, GAP + above]
+            box = (left / page[0], 1 - (top + height) / page[1], width / page[0], height / page[1])
+            axes = figure.add_axes(box)
+            axes.set_anchor("NW")
+            _draw(
+                axes, section, np.array([*layer_colors, MISSING_COLOR])[values.codes[section.rows]]
+            )
+            title = " · ".join(filter(None, [section.name, name if len(layers) > 1 else ""]))
+            axes.set_title(_shorten(title, int(13 * width)), fontsize=FONT + 1, loc="left", pad=4)
+    return figure
+
+
+def training(adata: AnnData) -> Figure:
+    """Draw the training loss per epoch, and where and why training stopped.
+
+    Parameters
+    ----------
+    adata
+        Annotated data after `m2st.tl.embed`.
+
+    Returns
+    -------
+    The figure.
+
+    Raises
+    ------
+    KeyError
+        If there is no record of a training.
+
+    Examples
+    --------
+    >>> from anndata import AnnData
+    >>> record = {"loss": [0.9, 0.5, 0.4], "stopped": "settled", "params": {"gamma": 2.0}}
+    >>> figure = training(AnnData(uns={"m2st": {"embed": record}}))
+    >>> figure.axes[0].get_ylabel()
+    'scaled cosine error'
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    record = _record(adata, "embed", "loss", call="m2st.tl.embed(adata)")
+    loss = np.asarray(record["loss"], dtype=np.float64).ravel()
+    params = record.get("params", {})
+    cosine = not pd.isna(params.get("gamma"))
+    planned = params.get("n_epochs")
+    stopped = str(record.get("stopped", ""))
+
+    figure = Figure(figsize=(4.5, 3.0), facecolor="white", dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    epochs = np.arange(1, len(loss) + 1)
+    axes.plot(epochs, loss, color=FIRST_COLORS[0], linewidth=1.2)
+    if stopped and len(loss):
+        axes.plot(epochs[-1:], loss[-1:], "o", color=FIRST_COLORS[5], markersize=5)
+        axes.annotate(
+            f"{stopped}, {loss[-1]:.3g}",
+            (epochs[-1], loss[-1]),
+            xytext=(0, 8),
+            textcoords="offset points",
+            ha="right",
+            fontsize=FONT,
+        )
+    of_planned = "" if planned is None or planned == len(loss) else f" of at most {planned}"
+    plural = "" if len(loss) == 1 and not of_planned else "s"
+    axes.set_title(f"Training: {len(loss)}{of_planned} epoch{plural}", fontsize=FONT + 1)
+    axes.set_xlabel("epoch", fontsize=FONT)
+    axes.set_ylabel("scaled cosine error" if cosine else "mean squared error", fontsize=FONT)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axes.margins(y=0.12)
+    _tidy(axes)
+    return figure
+
+
+def scale_weights(adata: AnnData) -> Figure:
+    """Draw the weight of each scale, and of what all scales share, in the clustering.
+
+    Parameters
+    ----------
+    adata
+        Annotated data after `m2st.tl.cluster`.
+
+    Returns
+    -------
+    The figure. The dashed line is the weight that all would have if none told more than another.
+
+    Raises
+    ------
+    KeyError
+        If there is no record of a clustering.
+
+    Examples
+    --------
+    >>> from anndata import AnnData
+    >>> record = {"scale_weights": [0.2, 0.3, 0.5]}
+    >>> figure = scale_weights(AnnData(uns={"m2st": {"cluster": record}}))
+    >>> [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    ['scale 1', 'scale 2', 'common']
+    """
+    from matplotlib.figure import Figure
+
+    call = "m2st.tl.cluster(adata, n_domains)"
+    record = _record(adata, "cluster", "scale_weights", call=call)
+    weights = np.asarray(record["scale_weights"], dtype=np.float64).ravel()
+    n_scales = len(weights) - 1
+    params = adata.uns[_keys.RECORD].get("embed", {}).get("params", {})
+    widths = np.ravel(params.get("scale_dims", [])).tolist()
+    labels = [f"scale {scale}" for scale in range(1, n_scales + 1)]
+    if len(widths) == n_scales:
+        labels = [f"{label}\n({width})" for label, width in zip(labels, widths, strict=True)]
+
+    size = (max(3.0, 1.2 + 0.55 * len(weights)), 3.0)
+    figure = Figure(figsize=size, facecolor="white", dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    bar_colors = [FIRST_COLORS[0]] * n_scales + [FIRST_COLORS[1]]
+    bars = axes.bar([*labels, "common"], weights, width=0.7, color=bar_colors)
+    on_white = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+    axes.bar_label(bars, fmt="{:.2f}", fontsize=FONT, padding=3, bbox=on_white)
+    axes.axhline(1 / len(weights), color="black", linewidth=0.8, linestyle="--", label="uniform")
+    axes.set_ylim(0, 1.25 * max(weights.max(), 1 / len(weights)))
+    axes.set_ylabel("weight", fontsize=FONT)
+    axes.legend(fontsize=FONT, frameon=False, loc="upper right")
+    _tidy(axes)
+    return figure
+
+
+def _record(adata: AnnData, step: str, entry: str, *, call: str) -> Mapping[str, Any]:
+    """Return the record of one step of a run."""
+    hint = f"Run `{call}` or `m2st.run(adata, n_domains)` first."
+    where = f"adata.uns[{_keys.RECORD!r}]"
+    check_key(_keys.RECORD, adata.uns, where="adata.uns", hint=hint)
+    check_key(step, adata.uns[_keys.RECORD], where=where, hint=hint)
+    record: Mapping[str, Any] = adata.uns[_keys.RECORD][step]
+    check_key(entry, record, where=f"{where}[{step!r}]", hint=hint)
+    return record
+
+
+def _tidy(axes: Axes) -> None:
+    """Take away the frame's upper and right side, and set the size of the tick labels."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=FONT)
+
+
+# sections and spots -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Section:
+    """One sample: its rows, and the places and the shape of its spots in the coordinates' unit."""
+
+    name: str
+    rows: NDArray[np.intp]
+    points: NDArray[np.float64]
+    size: float
+    square: bool
+    angle: float
+    micrometres: float | None
+
+    @property
+    def extent(self) -> NDArray[np.float64]:
+        """Width and height, spots at the border and a narrow margin included."""
+        return np.ptp(self.points, axis=0) + 1.5 * self.size  # type: ignore[no-any-return]
+
+
+def _categories(adata: AnnData, key: str, *, hint: str = "") -> pd.Categorical:
+    """Return a column of labels as categories."""
+    check_key(key, adata.obs, where="adata.obs", hint=hint)
+    values = pd.Categorical(adata.obs[key])
+    if len(values.categories) > MAX_DOMAINS:
+        msg = (
+            f"Expected at most {MAX_DOMAINS} categories in `adata.obs[{key!r}]`, found "
+            f"{len(values.categories)}. Name a column of domains."
+        )
+        raise ValueError(msg)
+    return values
+
+
+def _samples(adata: AnnData, sample_key: str | None) -> list[tuple[str, NDArray[np.intp]]]:
+    """Return the name and the rows of each sample."""
+    if sample_key is None:
+        return [("", np.arange(adata.n_obs))]
+    check_key(sample_key, adata.obs, where="adata.obs", hint="Name the column with `sample_key=`.")
+    values = pd.Categorical(adata.obs[sample_key]).remove_unused_categories()
+    n_missing = int((values.codes < 0).sum())
+    if n_missing:
+        msg = (
+            f"Expected a sample for each observation in `adata.obs[{sample_key!r}]`, found none "
+            f"for {n_missing} of {adata.n_obs}. Fill them in or leave these observations out."
+        )
+        raise ValueError(msg)
+    return [
+        (str(name), np.flatnonzero(values.codes == code))
+        for code, name in enumerate(values.categories)
+    ]
+
+
+def _section(
+    adata: AnnData, name: str, rows: NDArray[np.intp], points: NDArray[np.float64]
+) -> _Section:
+    """Find the size and the shape of the spots of a sample."""
+    libraries = adata.uns.get("spatial", {})
+    library = next(iter(libraries.values())) if len(libraries) == 1 else libraries.get(name, {})
+    factors = library.get("scalefactors", {})
+    diameter, micrometres = (
+        float(factors[entry]) if float(factors.get(entry, 0)) > 0 else None
+        for entry in ("spot_diameter_fullres", "microns_per_pixel")
+    )
+    size, square, angle = _spot_shape(points)
+    return _Section(name, rows, points, diameter or size, square, angle, micrometres)
+
+
+def _spot_shape(points: NDArray[np.float64]) -> tuple[float, bool, float]:
+    """Return size, whether square, and rotation of spots that look right at these places."""
+    places = np.unique(points, axis=0)
+    if len(places) < 2:
+        return 1.0, False, 0.0
+    distances, near = cKDTree(places).query(places, k=min(8, len(places)))
+    to_nth = np.median(distances, axis=0)  # the 0th is the place itself
+    for n_ring in (6, 4):
+        if len(to_nth) > n_ring + 1:
+            ring, next_ring = to_nth[n_ring], to_nth[n_ring + 1]
+            if ring < 1.25 * to_nth[1] and next_ring > 1.15 * ring:
+                break
+    else:
+        return float(to_nth[min(2, len(to_nth) - 1)]), False, 0.0
+    if n_ring == 4 and ring < 1.02 * to_nth[1]:
+        steps = places[near[:, 1]] - places
+        quarter = np.exp(4j * np.arctan2(steps[:, 1], steps[:, 0])).mean()
+        return float(to_nth[1]), True, float(np.angle(quarter) / 4)
+    return float(0.55 * np.median(distances[:, 1 : n_ring + 1])), False, 0.0
+
+
+def _draw(axes: Axes, section: _Section, colors: NDArray[np.str_]) -> None:
+    """Draw the spots of a sample in data units, and a scale bar if the unit is known."""
+    from matplotlib.collections import EllipseCollection, PolyCollection
+
+    look: dict[str, Any] = {
+        "facecolors": colors,
+        "linewidths": 0,
+        "rasterized": len(colors) > 10_000,
+    }
+    if section.square:
+        corners = np.pi / 4 + np.pi / 2 * np.arange(4) + section.angle
+        outline = section.size / np.sqrt(2) * np.column_stack([np.cos(corners), np.sin(corners)])
+        # without antialiasing neighbouring bins meet without a seam
+        axes.add_collection(
+            PolyCollection(section.points[:, None] + outline, antialiased=False, **look),
+            autolim=False,
+        )
+    else:
+        spots = EllipseCollection(
+            section.size,
+            section.size,
+            0,
+            units="xy",
+            offsets=section.points,
+            offset_transform=axes.transData,
+            **look,
+        )
+        axes.add_collection(spots, autolim=False)
+    middle = (section.points.min(axis=0) + section.points.max(axis=0)) / 2
+    (left, top), (right, bottom) = middle - section.extent / 2, middle + section.extent / 2
+    axes.set_xlim(left, right)
+    axes.set_ylim(bottom, top)
+    axes.set_aspect("equal")
+    axes.set_axis_off()
+
+    if section.micrometres:
+        longest = (right - left) * section.micrometres / 3
+        power = 10.0 ** np.floor(np.log10(longest))
+        length = power * max(step for step in (1, 2, 5) if step * power <= longest)
+        start = left + 0.75 * section.size
+        across = axes.get_xaxis_transform()  # data units across, share of the panel upwards
+        axes.plot(
+            [start, start + length / section.micrometres],
+            [0, 0],
+            color="black",
+            linewidth=1.5,
+            solid_capstyle="butt",
+            transform=across,
+            clip_on=False,
+        )
+        label = f"{length:g} µm" if length < 1000 else f"{length / 1000:g} mm"
+        place: dict[str, Any] = {"xytext": (0, -3), "textcoords": "offset points", "va": "top"}
+        axes.annotate(label, (start, 0), xycoords=across, fontsize=FONT, **place)
+
+
+# layout -----------------------------------------------------------------------------------------
+
+
+def _arrange(n_samples: int, n_layers: int, slot: NDArray[np.float64]) -> tuple[int, int, bool]:
+    """Return rows and columns of panels, and whether the layers of a sample stand side by side."""
+    best = (np.inf, 1, 1, True)
+    for across in (True, False)[:n_layers]:
+        for n_groups in range(1, n_samples + 1):
+            n_columns = n_groups * (n_layers if across else 1)
+            n_rows = -(-n_samples // n_groups) * (1 if across else n_layers)
+            blank = n_rows * n_columns / (n_samples * n_layers) - 1
+            shape = abs(np.log(n_columns * slot[0] / (n_rows * slot[1]) / 1.2))
+            best = min(best, (shape + blank, n_rows, n_columns, across))
+    return best[1:]
+
+
+def _legend(
+    figure: Figure,
+    title: str,
+    values: pd.Categorical,
+    colors: list[str],
+    section: _Section,
+    height: float,
+) -> Any:
+    """Add a legend with the count of each category, in as many columns as the height asks for."""
+    from matplotlib.legend import Legend
+    from matplotlib.lines import Line2D
+
+    counts = np.bincount(values.codes.astype(np.intp) + 1, minlength=len(colors) + 1)
+    names = [*map(str, values.categories), "missing"]
+    entries = [
+        (f"{_shorten(name, 40)} ({count})", color)
+        for name, color, count in zip(
+            names, [*colors, MISSING_COLOR], np.roll(counts, -1), strict=True
+        )
+        if count
+    ]
+    marker: dict[str, Any] = {
+        "marker": "s" if section.square else "o",
+        "markersize": 6,
+        "linestyle": "none",
+    }
+    legend = Legend(
+        figure,
+        [Line2D([], [], color=color, **marker) for _, color in entries],
+        [label for label, _ in entries],
+        title=_shorten(title, 40),
+        ncols=-(-len(entries) // max(int(height / LEGEND_LINE) - 2, 20)),
+        loc="upper left",
+        bbox_transform=figure.transFigure,
+        fontsize=FONT,
+        title_fontproperties={"size": FONT, "weight": "bold"},
+        alignment="left",
+        frameon=False,
+        borderpad=0,
+        borderaxespad=0,
+        handlelength=1.0,
+        handletextpad=0.4,
+        columnspacing=1.2,
+    )
+    figure.add_artist(legend)
+    return legend
+
+
+def _shorten(text: str, length: int) -> str:
+    """Cut a text to a number of characters."""
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+# colours ----------------------------------------------------------------------------------------
+
+
+def _kept_colors(adata: AnnData, key: str, n_categories: int) -> list[str]:
+    """Return the colours kept in ``uns``, making and keeping them where they do not fit."""
+    from matplotlib.colors import is_color_like, to_hex
+
+    kept = list(adata.uns.get(_keys.colors(key), []))
+    if len(kept) == n_categories and all(map(is_color_like, kept)):
+        return [to_hex(color) for color in kept]
+    colors = _palette(n_categories)
+    if not adata.is_view:  # writing would turn the view into a copy
+        adata.uns[_keys.colors(key)] = colors
+    return colors
+
+
+def _matched_colors(
+    reference: pd.Categorical, result: pd.Categorical, colors: list[str]
+) -> list[str]:
+    """Colour reference classes as the domains they overlap most, the rest by colours not used."""
+    overlap = np.zeros((len(reference.categories), len(result.categories)))
+    both = (reference.codes >= 0) & (result.codes >= 0)
+    np.add.at(overlap, (reference.codes[both], result.codes[both]), 1)
+    pairs = zip(*linear_sum_assignment(overlap, maximize=True), strict=True)
+    matched = {row: colors[column] for row, column in pairs if overlap[row, column]}
+    others = iter(_palette(len(overlap) - len(matched), taken=colors))
+    return [matched.get(row) or next(others) for row in range(len(overlap))]
+
+
+def _palette(n_colors: int, *, taken: list[str] | None = None) -> list[str]:
+    """Return colours that stay apart from each other, from those taken and from the background.
+
+    After the first few, each is the one of a grid of colours that is farthest from all before, by
+    the distance in OKLab as seen with full and with deuteranopic sight.
+    """
+    from matplotlib.colors import to_hex, to_rgb
+
+    taken = taken or []
+    colors = [color for color in FIRST_COLORS if color not in taken][:n_colors]
+    levels = np.linspace(0, 1, 12)
+    grid = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(-1, 3)
+    seen = _as_seen(grid)
+    usable = (seen[:, 0] > 0.38) & (seen[:, 0] < 0.92)
+    grid, seen = grid[usable], seen[usable]
+    before = ["white", MISSING_COLOR, *taken, *colors]
+    known = _as_seen(np.array([to_rgb(color) for color in before]))
+    gap = cKDTree(known).query(seen)[0]
+    while len(colors) < n_colors:
+        farthest = int(np.argmax(gap))
+        colors.append(to_hex(grid[farthest]))
+        gap = np.minimum(gap, np.linalg.norm(seen - seen[farthest], axis=1))
+    return colors
+
+
+def _as_seen(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Place sRGB colours in a space of seen difference: OKLab, then OKLab without green cones.
+
+    Ottosson B. A perceptual color space for image processing, 2020. Machado GM et al. A
+    physiologically-based model for simulation of color vision deficiency. IEEE TVCG 15, 2009.
+    """
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    deuteranopic = [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ]
+    cones = [
+        [0.4122214708, 0.5363325363, 0.0514459929],
+        [0.2119034982, 0.6806995451, 0.1073969566],
+        [0.0883024619, 0.2817188376, 0.6299787005],
+    ]
+    lab = [
+        [0.2104542553, 0.7936177850, -0.0040720468],
+        [1.9779984951, -2.4285922050, 0.4505937099],
+        [0.0259040371, 0.7827717662, -0.8086757660],
+    ]
+    without_green = np.clip(linear @ np.transpose(deuteranopic), 0, 1)
+    full, reduced = (
+        np.cbrt(view @ np.transpose(cones)) @ np.transpose(lab) for view in (linear, without_green)
+    )
+    return np.hstack([full, 1.5 * reduced])  # more weight where there is less room

@@ -1,0 +1,738 @@
+"""Preparation: features from counts, and spatial graphs from coordinates."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from numpy.typing import NDArray
+from scipy import sparse
+from threadpoolctl import threadpool_limits
+
+from m2st import _graph
+from m2st._checks import (
+    check_coordinates,
+    check_counts,
+    check_expression,
+    check_int,
+    check_interval,
+    check_key,
+    check_unique_names,
+)
+from m2st._keys import CONNECTIVITIES, COORDINATES, DISTANCES, FEATURES, NEIGHBORS, RECORD
+
+__all__ = [
+    "prepare",
+    "prepare_paper",
+    "spatial_graph",
+    "spatial_graph_delaunay",
+    "spatial_graph_knn",
+    "spatial_graph_lattice",
+    "spatial_graph_radius",
+]
+
+logger = logging.getLogger(__name__)
+
+
+def prepare(
+    adata: AnnData,
+    *,
+    layer: str | None = None,
+    normalized: bool = False,
+    n_top_genes: int = 3000,
+    n_pcs: int = 50,
+    max_value: float = 10.0,
+    random_state: int = 0,
+) -> None:
+    r"""Make features from counts: normalise, log, select genes, scale with clipping, PCA.
+
+    Library sizes are brought to their median, :math:`\ln(1 + x)` is taken, the most variable genes
+    are kept (Seurat's dispersion; all genes if there are no more than `n_top_genes`), each gene
+    gets mean 0 and variance 1 and is clipped, and principal components are taken. Every step is
+    scanpy's, on a private copy.
+
+    Parameters
+    ----------
+    adata
+        n_obs × n_vars, raw counts in ``X`` or a layer.
+    layer
+        Layer that holds the counts; ``X`` if not given.
+    normalized
+        The values are already normalised and on a log scale: select, scale and take components
+        only.
+    n_top_genes
+        Number of highly variable genes.
+    n_pcs
+        Number of components; fewer if the observations or genes do not allow as many.
+    max_value
+        Scaled values are clipped to ± this, so that no outlier has a component of its own.
+    random_state
+        Seed of the iterative eigensolver's first vector.
+
+    Writes
+    ------
+    ``obsm["X_pca"]``
+        float32, (n_obs, n_pcs): component scores. Rows of observations without counts are NaN.
+    ``uns["m2st"]["prepare"]``
+        Parameters, and the numbers of genes, components and empty observations.
+
+    Raises
+    ------
+    ValueError
+        If there is no matrix or fewer than two observations or (varying) genes with counts; if
+        values are negative, not finite or (unless `normalized`) not whole; if names are not unique.
+    KeyError
+        If the layer is missing.
+
+    Warns
+    -----
+    UserWarning
+        If observations have no counts.
+
+    Notes
+    -----
+    The bits of the result do not depend on the number of threads; each component points the way
+    in which its largest loading is positive.
+
+    Examples
+    --------
+    >>> import anndata, numpy as np, m2st
+    >>> counts = np.random.default_rng(0).poisson(1.0, size=(60, 40)).astype("float32")
+    >>> adata = anndata.AnnData(counts)
+    >>> m2st.pp.prepare(adata, n_pcs=5)
+    >>> adata.obsm["X_pca"].shape
+    (60, 5)
+    """
+    check_int("n_top_genes", n_top_genes, minimum=2)
+    check_int("n_pcs", n_pcs, minimum=1)
+    check_interval("max_value", max_value, 0, np.inf, closed=(False, True))
+    work = _working_copy(adata, layer=layer, normalized=normalized, min_cells=1)
+
+    import scanpy as sc
+
+    with _one_thread():
+        if not normalized:
+            sc.pp.normalize_total(work)
+            sc.pp.log1p(work)
+        work = _without_constant_genes(work)
+        if work.n_vars > n_top_genes:
+            sc.pp.highly_variable_genes(work, flavor="seurat", n_top_genes=n_top_genes)
+            work = work[:, work.var["highly_variable"]].copy()
+        work.X = work.X.toarray()
+        sc.pp.scale(work, max_value=max_value)
+        scores = _component_scores(work, n_pcs, random_state)
+    parameters = {
+        "normalized": normalized,
+        "n_top_genes": n_top_genes,
+        "max_value": float(max_value),
+    }
+    _write_features(adata, work, scores, "prepare", layer, random_state, parameters)
+
+
+def prepare_paper(
+    adata: AnnData,
+    *,
+    layer: str | None = None,
+    n_pcs: int = 200,
+    min_cells: int = 3,
+    random_state: int = 0,
+) -> None:
+    """Make features by the recipe of the published m2ST runs, to reproduce published numbers.
+
+    Genes present in at least `min_cells` observations; library sizes brought to 1 without the
+    genes that hold over 5 % of any observation; each gene to variance 1; principal components.
+
+    Parameters
+    ----------
+    adata
+        n_obs × n_vars, raw counts in ``X`` or a layer.
+    layer
+        Layer that holds the counts; ``X`` if not given.
+    n_pcs
+        Number of components; fewer if the observations or genes do not allow as many.
+    min_cells
+        Least number of observations in which a gene must be present.
+    random_state
+        Seed of the iterative eigensolver's first vector.
+
+    Writes
+    ------
+    ``obsm["X_pca"]``
+        float32, (n_obs, n_pcs): component scores. Rows of observations without counts are NaN.
+    ``uns["m2st"]["prepare"]``
+        Parameters, and the numbers of genes, components and empty observations.
+
+    Raises
+    ------
+    ValueError
+        If there is no matrix or fewer than two observations or (varying) genes with counts; if
+        values are negative, not finite or not whole; if names are not unique.
+    KeyError
+        If the layer is missing.
+
+    Warns
+    -----
+    UserWarning
+        If observations have no counts, or none outside the genes left out of the library size.
+
+    Notes
+    -----
+    Not the default: without logarithm, gene selection or clipping, a few outlying observations
+    dominate whole components. `prepare` has all three.
+
+    Genes are not centred before PCA, which centres them itself: the scores are the same and the
+    matrix stays sparse.
+
+    References
+    ----------
+    Zhang W, Zhang Z, Yang H, et al. m2ST: dual multi-scale graph clustering for spatially resolved
+    transcriptomics. Bioinformatics, 2025.
+
+    Examples
+    --------
+    >>> import anndata, numpy as np, m2st
+    >>> counts = np.random.default_rng(0).poisson(1.0, size=(60, 200)).astype("float32")
+    >>> adata = anndata.AnnData(counts)
+    >>> m2st.pp.prepare_paper(adata, n_pcs=5)
+    >>> adata.obsm["X_pca"].shape
+    (60, 5)
+    """
+    check_int("n_pcs", n_pcs, minimum=1)
+    check_int("min_cells", min_cells, minimum=1)
+    work = _working_copy(adata, layer=layer, normalized=False, min_cells=min_cells)
+
+    import scanpy as sc
+
+    with _one_thread():
+        with warnings.catch_warnings():  # said below in a way that helps
+            warnings.filterwarnings("ignore", "Some cells have zero counts", UserWarning)
+            sc.pp.normalize_total(
+                work, target_sum=1, exclude_highly_expressed=True, key_added="library_size"
+            )
+        work = _without_constant_genes(work)
+        sc.pp.scale(work, zero_center=False)
+        scores = _component_scores(work, n_pcs, random_state)
+    _write_features(
+        adata, work, scores, "prepare_paper", layer, random_state, {"min_cells": min_cells}
+    )
+    n_raw = int((work.obs["library_size"] == 0).sum())
+    if n_raw:
+        msg = (
+            f"{n_raw} of {adata.n_obs} observations only have counts of genes that hold over 5 % "
+            "of some observation, which this recipe leaves out of the library size: they stay raw. "
+            "`m2st.pp.prepare` has no such limit."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=2)
+
+
+def spatial_graph(
+    adata: AnnData, *, spatial_key: str = COORDINATES, sample_key: str | None = None
+) -> None:
+    """Look at the coordinates, choose a graph, and say which and why.
+
+    The first ring of the array where the observations lie on a hexagonal or square one, else
+    Delaunay neighbours without long edges in a plane, or nearest neighbours in space. The unit of
+    the coordinates does not matter. With `sample_key` each section has its own choice.
+
+    Parameters
+    ----------
+    adata
+        n_obs × n_vars.
+    spatial_key
+        Coordinates in ``obsm``, (n_obs, 2) or (n_obs, 3), any unit.
+    sample_key
+        Column of ``obs`` that names the section of each observation; no edge joins two sections.
+
+    Writes
+    ------
+    ``obsp["spatial_connectivities"]``
+        CSR float32, (n_obs, n_obs): 1 for each edge, symmetric, zero diagonal.
+    ``obsp["spatial_distances"]``
+        CSR float64, same pattern: length of each edge.
+    ``uns["spatial_neighbors"]``
+        Where these are and how they were made, in squidpy's layout.
+    ``uns["m2st"]["graph"]``
+        ``method``, ``reason``, parameters, numbers of edges, isolated observations, components.
+
+    Raises
+    ------
+    KeyError
+        If the coordinates or the sample column are missing.
+    ValueError
+        If coordinates are not finite or all the same, or sample names are missing.
+
+    Warns
+    -----
+    UserWarning
+        If observations are isolated, or share their coordinates within a section.
+
+    Notes
+    -----
+    The choice is also logged at level INFO.
+
+    Examples
+    --------
+    >>> import anndata, numpy as np, m2st
+    >>> adata = anndata.AnnData(np.ones((9, 1), dtype="float32"))
+    >>> adata.obsm["spatial"] = np.array([[x, y] for x in range(3) for y in range(3)])
+    >>> m2st.pp.spatial_graph(adata)
+    >>> adata.uns["m2st"]["graph"]["method"]
+    'lattice'
+    """
+    choices: list[tuple[str, str]] = []
+
+    def build(coordinates: NDArray[Any]) -> _graph.Graph:
+        graph, method, reason = _graph.choose_graph(coordinates)
+        choices.append((method, reason))
+        return graph
+
+    sections, names = _sections(adata, sample_key)
+    graph = _build(adata, build, spatial_key, sections, names)
+    if names is None:
+        method, reason = choices[0]
+    else:  # one choice per section that has any edges to choose
+        chosen = [n for n, c in zip(names, np.bincount(sections), strict=True) if c > 1]
+        method = "+".join(sorted({method for method, _ in choices})) or "isolated"
+        reason = "; ".join(
+            f"{name}: {method}, {reason}"
+            for name, (method, reason) in zip(chosen, choices, strict=True)
+        )
+    logger.info("Spatial graph: %s (%s).", method, reason)
+    _write_graph(adata, graph, method, reason, {}, spatial_key, sample_key)
+
+
+def spatial_graph_lattice(
+    adata: AnnData, *, spatial_key: str = COORDINATES, sample_key: str | None = None
+) -> None:
+    """Link each spot to the first ring around it on a hexagonal or square array.
+
+    The array is found from the coordinates alone: any unit, any rotation, with holes in the
+    tissue, rounding to pixels and moderate jitter.
+
+    Parameters
+    ----------
+    adata
+        n_obs × n_vars.
+    spatial_key
+        Coordinates in ``obsm``, (n_obs, 2) or (n_obs, 3), any unit. Visium array indices (row,
+        column) are recognised; lengths are then in columns, of which neighbours are 2 apart.
+    sample_key
+        Column of ``obs`` that names the section of each observation; no edge joins two sections.
+
+    Writes
+    ------
+    The slots that `spatial_graph` lists.
+
+    Raises
+    ------
+    KeyError
+        If the coordinates or the sample column are missing.
+    ValueError
+        If the observations of a section do not lie on an array; if coordinates are not finite or
+        all the same, or sample names are missing.
+
+    Warns
+    -----
+    UserWarning
+        If observations are isolated, or share their coordinates within a section.
+
+    Examples
+    --------
+    >>> import anndata, numpy as np, m2st
+    >>> adata = anndata.AnnData(np.ones((9, 1), dtype="float32"))
+    >>> adata.obsm["spatial"] = np.array([[x, y] for x in range(3) for y in range(3)])
+    >>> m2st.pp.spatial_graph_lattice(adata)
+    >>> adata.uns["m2st"]["graph"]["n_edges"]
+    24
+    """
+    graph = _build(adata, _graph.lattice_graph, spatial_key, *_sections(adata, sample_key))
+    reason = "asked for: first ring of the array"
+    _write_graph(adata, graph, "lattice", reason, {}, spatial_key, sample_key)
+
+
+def spatial_graph_radius(
+    adata: AnnData,
+    radius: float,
+    *,
+    spatial_key: str = COORDINATES,
+    sample_key: str | None = None,
+) -> None:
+    """Link observations at most `radius` apart.
+
+    Parameters
+    ----------
+    adata
+        n_obs × n_vars.
+    radius
+        Greatest length of an edge, in the unit of the coordinates.
+    spatial_key
+        Coordinates in ``obsm``, (n_obs, 2) or (n_obs, 3).
+    sample_key
+        Column of ``obs`` that names the section of each observation; no edge joins two sections.
+
+    Writes
+    ------
+    The slots that `spatial_graph` lists.
+
+    Raises
+    ------
+    KeyError
+        If the coordinates or the sample column are missing.
+    ValueError
+        If the radius is not positive, or so large that observations have over 1000 neighbours on
+        average; if coordinates are not finite or all the same, or sample names are missing.
+
+    Warns
+    -----
+    UserWarning
+        If observations are isolated, or share their coordinates within a section.
+
+    Examples
+    --------
+    >>> import anndata, numpy as np, m2st
+    >>> adata = anndata.AnnData(np.ones((3, 1), dtype="float32"))
+    >>> adata.obsm["spatial"] = np.array([[0.0, 0.0], [3.0, 4.0], [6.0, 8.0]])
+    >>> m2st.pp.spatial_graph_radius(adata, 5)
+    >>> adata.uns["m2st"]["graph"]["n_edges"]
+    4
+    """
+    check_interval("radius", radius, 0, np.inf, closed=(False, False))
+
+    def build(coordinates: NDArray[Any]) -> _graph.Graph:
+        return _graph.radius_graph(coordinates, radius)
+
+    graph = _build(adata, build, spatial_key, *_sections(adata, sample_key))
+    reason = f"asked for: radius {radius:g}"
+    parameters = {"radius": float(radius)}
+    _write_graph(adata, graph, "radius", reason, parameters, spatial_key, sample_key)
+
+
+def spatial_graph_knn(
+    adata: AnnData,
+    n_neighbors: int = 6,
+    *,
+    spatial_key: str = COORDINATES,
+    sample_key: str | None = None,
+) -> None:
+    """Link each observation to its nearest neighbours, and to those it is a nearest neighbour of.
+
+    Parameters
+    ----------
+    adata
+        n_obs × n_vars.
+    n_neighbors
+        Number of nearest neighbours, less than n_obs. A section with no more observations than
+        this is linked completely.
+    spatial_key
+        Coordinates in ``obsm``, (n_obs, 2) or (n_obs, 3), any unit.
+    sample_key
+        Column of ``obs`` that names the section of each observation; no edge joins two sections.
+
+    Writes
+    ------
+    The slots that `spatial_graph` lists.
+
+    Raises
+    ------
+    KeyError
+        If the coordinates or the sample column are missing.
+    ValueError
+        If there are not as many other observations; if coordinates are not finite or all the
+        same, or sample names are missing.
+
+    Warns
+    -----
+    UserWarning
+        If observations are isolated, or share their coordinates within a section.
+
+    Examples
+    --------
+    >>> import anndata, numpy as np, m2st
+    >>> adata = anndata.AnnData(np.ones((3, 1), dtype="float32"))
+    >>> adata.obsm["spatial"] = np.array([[0.0, 0.0], [1.0, 0.0], [3.0, 0.0]])
+    >>> m2st.pp.spatial_graph_knn(adata, 1)
+    >>> adata.uns["m2st"]["graph"]["n_edges"]
+    4
+    """
+    check_int("n_neighbors", n_neighbors, minimum=1)
+    if n_neighbors >= adata.n_obs:
+        msg = (
+            f"Expected `n_neighbors` smaller than the number of observations, {adata.n_obs}, "
+            f"found {n_neighbors}. Ask for fewer neighbours."
+        )
+        raise ValueError(msg)
+
+    def build(coordinates: NDArray[Any]) -> _graph.Graph:
+        return _graph.knn_graph(coordinates, min(n_neighbors, len(coordinates) - 1))
+
+    graph = _build(adata, build, spatial_key, *_sections(adata, sample_key))
+    reason = f"asked for: {n_neighbors} nearest neighbours"
+    parameters = {"n_neighbors": int(n_neighbors)}
+    _write_graph(adata, graph, "knn", reason, parameters, spatial_key, sample_key)
+
+
+def spatial_graph_delaunay(
+    adata: AnnData,
+    *,
+    max_length_ratio: float = _graph.MAX_LENGTH_RATIO,
+    spatial_key: str = COORDINATES,
+    sample_key: str | None = None,
+) -> None:
+    """Link neighbours in the Delaunay triangulation, without its long edges.
+
+    An edge is removed when it is longer than `max_length_ratio` times the usual length around both
+    of its ends (the lower median over the edges there): slivers along the outline, and bridges over
+    gaps, at any unit and density. No observation loses more than half of its edges.
+
+    Parameters
+    ----------
+    adata
+        n_obs × n_vars.
+    max_length_ratio
+        At least 1; infinity keeps the whole triangulation.
+    spatial_key
+        Coordinates in ``obsm``, (n_obs, 2) or (n_obs, 3), any unit.
+    sample_key
+        Column of ``obs`` that names the section of each observation; no edge joins two sections.
+
+    Writes
+    ------
+    The slots that `spatial_graph` lists.
+
+    Raises
+    ------
+    KeyError
+        If the coordinates or the sample column are missing.
+    ValueError
+        If the ratio is less than 1; if coordinates are not finite or all the same, or sample names
+        are missing.
+
+    Warns
+    -----
+    UserWarning
+        If observations are isolated, or share their coordinates within a section.
+
+    Examples
+    --------
+    >>> import anndata, numpy as np, m2st
+    >>> adata = anndata.AnnData(np.ones((4, 1), dtype="float32"))
+    >>> adata.obsm["spatial"] = np.array([[0.0, 0.0], [2.0, 0.0], [1.0, 2.0], [1.0, 0.5]])
+    >>> m2st.pp.spatial_graph_delaunay(adata)
+    >>> adata.uns["m2st"]["graph"]["n_edges"]
+    12
+    """
+    check_interval("max_length_ratio", max_length_ratio, 1, np.inf)
+
+    def build(coordinates: NDArray[Any]) -> _graph.Graph:
+        return _graph.delaunay_graph(coordinates, max_length_ratio=max_length_ratio)
+
+    graph = _build(adata, build, spatial_key, *_sections(adata, sample_key))
+    reason = f"asked for: Delaunay, edges up to {max_length_ratio:g} times the usual length"
+    parameters = {"max_length_ratio": float(max_length_ratio)}
+    _write_graph(adata, graph, "delaunay", reason, parameters, spatial_key, sample_key)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Run linear algebra and scanpy's compiled loops on one thread: sums keep their order."""
+    import numba
+
+    n_threads = numba.get_num_threads()
+    with threadpool_limits(1):
+        numba.set_num_threads(1)
+        try:
+            yield
+        finally:
+            numba.set_num_threads(n_threads)
+
+
+def _working_copy(
+    adata: AnnData, *, layer: str | None, normalized: bool, min_cells: int
+) -> AnnData:
+    """Checked expression of observations and genes with any counts; ``obs_names`` tell which."""
+    check_unique_names(adata.obs_names, name="obs_names", fix="adata.obs_names_make_unique()")
+    check_unique_names(adata.var_names, name="var_names", fix="adata.var_names_make_unique()")
+    if layer is not None:
+        check_key(layer, adata.layers, where="adata.layers")
+    matrix = adata.X if layer is None else adata.layers[layer]
+    name = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
+    if matrix is None:
+        msg = (
+            "Expected expression in `adata.X`, found None. Name the layer that holds the counts "
+            "with `layer=`, or pass ready features with `use_rep=`."
+        )
+        raise ValueError(msg)
+    if adata.isbacked:
+        msg = (
+            "Expected data in memory, found a backed file. Call `adata = adata.to_memory()` first."
+        )
+        raise ValueError(msg)
+    (check_expression if normalized else check_counts)(matrix, name=name)
+    matrix = sparse.csr_matrix(matrix, dtype=np.float32)  # shares the values where it can
+    matrix = matrix[:, np.flatnonzero(np.bincount(matrix.indices[matrix.data > 0]) >= min_cells)]
+    filled = np.flatnonzero(matrix.sum(axis=1).A1 > 0)
+    if min(len(filled), matrix.shape[1]) < 2:
+        msg = (
+            f"Expected at least two observations and two genes with counts in `{name}`, found "
+            f"{len(filled)} of {adata.n_obs} observations and {matrix.shape[1]} of {adata.n_vars} "
+            "genes. Check that this is the right matrix."
+        )
+        raise ValueError(msg)
+    # Indexing by row numbers copies, whatever was shared above.
+    return AnnData(matrix[filled], obs=pd.DataFrame(index=adata.obs_names[filled]))
+
+
+def _without_constant_genes(work: AnnData) -> AnnData:
+    """Genes that differ between observations by more than rounding: others cannot be scaled."""
+    low, high = (extreme.toarray().ravel() for extreme in (work.X.min(axis=0), work.X.max(axis=0)))
+    varying = high - low > 1e-4 * high
+    if varying.sum() < 2:
+        msg = (
+            f"Expected at least two genes that differ between observations, found {varying.sum()} "
+            f"among {work.n_vars}. Check that this is the right matrix."
+        )
+        raise ValueError(msg)
+    return work[:, varying].copy()
+
+
+def _component_scores(work: AnnData, n_pcs: int, random_state: int) -> NDArray[np.float32]:
+    """Principal component scores, each signed so that its largest loading is positive."""
+    import scanpy as sc
+
+    n_pcs = min(n_pcs, min(work.shape) - 1)
+    sc.pp.pca(work, n_comps=n_pcs, svd_solver="arpack", random_state=random_state)
+    loadings = work.varm["PCs"]
+    signs = np.sign(loadings[np.abs(loadings).argmax(axis=0), np.arange(n_pcs)])
+    return np.asarray(work.obsm["X_pca"] * signs, dtype=np.float32)
+
+
+def _write_features(
+    adata: AnnData,
+    work: AnnData,
+    scores: NDArray[np.float32],
+    recipe: str,
+    layer: str | None,
+    random_state: int,
+    parameters: dict[str, Any],
+) -> None:
+    """Write scores in the order of `adata`, and the record; warn of empty observations."""
+    filled = adata.obs_names.isin(work.obs_names)
+    features = np.full((adata.n_obs, scores.shape[1]), np.nan, dtype=np.float32)
+    features[filled] = scores
+    n_empty = adata.n_obs - work.n_obs
+    adata.obsm[FEATURES] = features
+    _record(
+        adata,
+        "prepare",
+        {
+            "recipe": recipe,
+            **({} if layer is None else {"layer": layer}),
+            **parameters,
+            "n_pcs": scores.shape[1],
+            "random_state": random_state,
+            "n_genes": work.n_vars,
+            "n_empty": n_empty,
+        },
+    )
+    if n_empty:
+        msg = (
+            f"{n_empty} of {adata.n_obs} observations have no counts: their features are NaN and "
+            "they will have no domain."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=3)
+
+
+def _record(adata: AnnData, key: str, entry: dict[str, Any]) -> None:
+    """Write one entry of the record in ``uns`` and leave the others."""
+    adata.uns[RECORD] = {**adata.uns.get(RECORD, {}), key: entry}
+
+
+def _sections(adata: AnnData, sample_key: str | None) -> tuple[NDArray[np.intp], list[str] | None]:
+    """Section number of each observation, and the names of the sections if there is a column."""
+    if sample_key is None:
+        return np.zeros(adata.n_obs, dtype=np.intp), None
+    check_key(sample_key, adata.obs, where="adata.obs")
+    codes, names = pd.factorize(adata.obs[sample_key])
+    missing = int((codes < 0).sum())
+    if missing:
+        msg = (
+            f"Expected the section of every observation in `adata.obs[{sample_key!r}]`, found "
+            f"{missing} missing. Fill them in or remove these observations."
+        )
+        raise ValueError(msg)
+    return codes, [str(name) for name in names]
+
+
+def _build(
+    adata: AnnData,
+    build: Callable[[NDArray[Any]], _graph.Graph],
+    spatial_key: str,
+    sections: NDArray[np.intp],
+    names: list[str] | None,
+) -> _graph.Graph:
+    """Build a graph from validated coordinates; warn of those that coincide within a section."""
+    check_key(spatial_key, adata.obsm, where="adata.obsm", hint="Name it with `spatial_key=`.")
+    coordinates = np.asarray(adata.obsm[spatial_key], dtype=np.float64)
+    check_coordinates(coordinates, name=f"adata.obsm[{spatial_key!r}]")
+    if names is None:
+        graph = build(coordinates)
+    else:
+        graph = _graph.block_diagonal(build, coordinates, sections, names=names)
+    places = pd.DataFrame(coordinates).assign(section=sections)
+    n_shared = int(places.duplicated(keep=False).sum())
+    if n_shared:
+        msg = (
+            f"{n_shared} of {adata.n_obs} observations share their coordinates with another one "
+            "of the same section. If several sections lie in one frame, tell them apart with "
+            "`sample_key=`."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=3)
+    return graph
+
+
+def _write_graph(
+    adata: AnnData,
+    graph: _graph.Graph,
+    method: str,
+    reason: str,
+    parameters: dict[str, Any],
+    spatial_key: str,
+    sample_key: str | None,
+) -> None:
+    """Write a graph, squidpy's note on it and the record; warn of isolated observations."""
+    adata.obsp[CONNECTIVITIES] = graph.connectivities
+    adata.obsp[DISTANCES] = graph.distances
+    keys = {"spatial_key": spatial_key}
+    if sample_key is not None:
+        keys["sample_key"] = sample_key
+    adata.uns[NEIGHBORS] = {
+        "connectivities_key": CONNECTIVITIES,
+        "distances_key": DISTANCES,
+        "params": {
+            "coord_type": "grid" if method == "lattice" else "generic",
+            "method": method,
+            **parameters,
+            **keys,
+        },
+    }
+    report = _graph.graph_report(graph.connectivities)
+    entry = {"method": method, "reason": reason, **parameters, **keys, **report}
+    _record(adata, "graph", entry)
+    logger.info(
+        "%d edge entries, mean degree %.2f, %d components.",
+        report["n_edges"],
+        report["mean_degree"],
+        report["n_components"],
+    )
+    if report["n_isolated"]:
+        msg = (
+            f"{report['n_isolated']} of {adata.n_obs} observations have no neighbour in the "
+            "spatial graph. They still get an embedding and a domain, from their own expression."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=3)

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+from tests import reference
+
+from m2st import AutoencoderParams, MaskedGraphAutoencoder
+from m2st._attention import Edges
+from m2st._autoencoder import one_thread
+
+SMALL = AutoencoderParams(scale_dims=(8, 4), hidden_dim=8, n_heads=2, n_epochs=5)
+
+
+def ring(n_obs: int) -> sparse.csr_matrix:
+    steps = np.arange(n_obs)
+    path = sparse.coo_matrix((np.ones(n_obs), (steps, (steps + 1) % n_obs)), shape=(n_obs, n_obs))
+    return (path + path.T).tocsr()
+
+
+@pytest.fixture
+def model() -> MaskedGraphAutoencoder:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # noqa: TID251
+        return MaskedGraphAutoencoder(6, SMALL)
+
+
+@pytest.fixture
+def x(rng: np.random.Generator) -> torch.Tensor:
+    return torch.tensor(rng.normal(size=(12, 6)), dtype=torch.float32)
+
+
+def test_shapes_of_any_number_of_scales(x: torch.Tensor) -> None:
+    for dims in [(4,), (8, 4), (12, 8, 4, 2)]:
+        model = MaskedGraphAutoencoder(
+            6, AutoencoderParams(scale_dims=dims, hidden_dim=8, n_heads=2)
+        )
+        edges = Edges.from_adjacency(ring(12))
+        assert [e.shape for e in model.encode(x, edges)] == [(12, d) for d in dims]
+        assert [z.shape for z in model(x, edges, torch.tensor([1]))] == [(12, 6)] * len(dims)
+
+
+def test_masked_features_do_not_leak(model: MaskedGraphAutoencoder, x: torch.Tensor) -> None:
+    edges = Edges.from_adjacency(ring(12))
+    masked = torch.tensor([2, 7])
+    changed = x.clone()
+    changed[masked] += 100
+    before, after = model(x, edges, masked), model(changed, edges, masked)
+    for found, expected in zip(after, before, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_masking_takes_the_learnable_vectors(
+    model: MaskedGraphAutoencoder, x: torch.Tensor
+) -> None:
+    edges = Edges.from_adjacency(ring(12))
+    masked = torch.tensor([2, 7])
+    before = model(x, edges, masked)
+    with torch.no_grad():
+        model.remask_tokens[0] += 1
+    after = model(x, edges, masked)
+    assert not torch.allclose(before[0], after[0])
+    torch.testing.assert_close(before[1], after[1])
+    with torch.no_grad():
+        model.mask_token += 1
+    assert not torch.allclose(before[1], model(x, edges, masked)[1])
+
+
+def test_loss_is_equation_10(model: MaskedGraphAutoencoder, x: torch.Tensor) -> None:
+    edges = Edges.from_adjacency(ring(12))
+    masked = torch.tensor([0, 3, 5])
+    z = [part.detach().numpy().astype(float) for part in model(x, edges, masked)]
+    expected = reference.scaled_cosine_error(x.numpy().astype(float), z, [0, 3, 5], 2.0)
+    assert model.loss(x, edges, masked).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_mean_squared_error_and_no_masking(x: torch.Tensor) -> None:
+    model = MaskedGraphAutoencoder(
+        6, AutoencoderParams(scale_dims=(4,), hidden_dim=8, n_heads=2, gamma=None)
+    )
+    edges = Edges.from_adjacency(ring(12))
+    nothing = torch.tensor([], dtype=torch.int64)
+    (z,) = model(x, edges, nothing)
+    expected = ((z - x) ** 2).mean().item()
+    assert model.loss(x, edges, nothing).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_every_parameter_learns(model: MaskedGraphAutoencoder, x: torch.Tensor) -> None:
+    model.loss(x, Edges.from_adjacency(ring(12)), torch.tensor([0, 3, 5])).backward()
+    still = [name for name, p in model.named_parameters() if p.grad is None]
+    assert still == []
+
+
+def test_save_and_load(
+    model: MaskedGraphAutoencoder, rng: np.random.Generator, tmp_path: Path
+) -> None:
+    features = rng.normal(size=(12, 6))
+    model.feature_scale.fill_(2.5)
+    model.save(tmp_path / "model.safetensors")
+    loaded = MaskedGraphAutoencoder.load(tmp_path / "model.safetensors")
+    assert loaded.params == model.params
+    for found, expected in zip(
+        loaded.transform(features, ring(12)), model.transform(features, ring(12)), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_save_keeps_the_old_file_when_it_fails(
+    model: MaskedGraphAutoencoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.safetensors"
+    model.save(path)
+    before = path.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        model.save(path)
+    assert path.read_bytes() == before
+
+
+def test_load_refuses_other_files(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="Expected a safetensors file at"):
+        MaskedGraphAutoencoder.load(tmp_path / "absent")
+    (tmp_path / "foreign").write_bytes(b"not a model, but long enough to have a header")
+    with pytest.raises(ValueError, match="Expected a safetensors file written by m2ST"):
+        MaskedGraphAutoencoder.load(tmp_path / "foreign")
+
+
+def test_load_refuses_a_checkpoint(tmp_path: Path, rng: np.random.Generator) -> None:
+    from m2st._training import train
+
+    train(rng.normal(size=(12, 6)), ring(12), SMALL, checkpoint=tmp_path / "state")
+    with pytest.raises(ValueError, match="Expected a saved m2ST model"):
+        MaskedGraphAutoencoder.load(tmp_path / "state")
+
+
+def test_load_refuses_a_truncated_file(model: MaskedGraphAutoencoder, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    model.save(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="Expected a safetensors file written by m2ST"):
+        MaskedGraphAutoencoder.load(path)
+
+
+def test_transform_refuses_other_features(
+    model: MaskedGraphAutoencoder, rng: np.random.Generator
+) -> None:
+    with pytest.raises(ValueError, match=r"Expected the 6 features .* found 5"):
+        model.transform(rng.normal(size=(12, 5)), ring(12))
+    with pytest.raises(ValueError, match=r"Expected `adjacency` of shape \(12, 12\)"):
+        model.transform(rng.normal(size=(12, 6)), ring(11))
+
+
+def test_transform_keeps_the_mode(model: MaskedGraphAutoencoder, rng: np.random.Generator) -> None:
+    model.train()
+    model.transform(rng.normal(size=(12, 6)), ring(12))
+    assert model.training
+
+
+def test_one_thread_restores() -> None:
+    before = torch.get_num_threads()
+    with one_thread():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before

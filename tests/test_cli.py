@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pytest
+
+import m2st
+
+M2ST = str(Path(sys.executable).with_name("m2st"))
+
+
+def call(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([M2ST, *map(str, arguments)], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "cortex.h5ad"
+    m2st.io.write(m2st.datasets.simulate_cortex(n_obs=200, n_genes=120), path)
+    return path
+
+
+def test_run_saves_result_and_pictures(data: Path, tmp_path: Path) -> None:
+    before = data.read_bytes()
+    output, plots = tmp_path / "out.h5ad", tmp_path / "plots"
+    found = call(
+        "run", data, "--domains", "4", "-o", output, "--plots", plots,
+        "--epochs", "5", "--scale-dims", "16,8,4",
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    assert "4 domains in 200 observations" in found.stdout
+    assert "hexagonal array" in found.stdout
+    adata = m2st.io.read(output)
+    assert adata.obs["m2st_domain"].nunique() == 4
+    assert adata.obsm["X_m2st_scale3"].shape == (200, 4)
+    assert sorted(path.name for path in plots.iterdir()) == [
+        "domains.png", "scale_weights.png", "training.png",
+    ]  # fmt: skip
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in plots.iterdir())
+    assert data.read_bytes() == before
+
+
+def test_quiet_prints_nothing(data: Path, tmp_path: Path) -> None:
+    found = call("run", data, "-k", "2", "-o", tmp_path / "o.h5ad", "--epochs", "2", "--quiet")
+    assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["absent.h5ad", "-k", "2", "-o", "out.h5ad"], "absent.h5ad"),
+        (["{data}", "-k", "2", "-o", "{data}", "--overwrite"], "an output other than the input"),
+        (["{data}", "-k", "2", "-o", "out.csv"], "Expected an output that ends in .h5ad"),
+        (["{data}", "-k", "2", "-o", "nowhere/out.h5ad"], "Expected the folder nowhere to exist"),
+        (["{data}", "-k", "900", "-o", "out.h5ad"], "no more `n_domains` than observations"),
+        (["{data}", "-k", "2", "-o", "out.h5ad", "--layer", "x"], "Expected 'x' in `adata.layers`"),
+        (["{data}", "-k", "2", "-o", "out.h5ad", "--scale-dims", "a"], "such as 64,32, found 'a'"),
+    ],
+)
+def test_errors_are_one_line(
+    data: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    found = subprocess.run(
+        [M2ST, "run", *(argument.format(data=data) for argument in arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert found.returncode == 1
+    last = found.stderr.strip().splitlines()[-1]
+    assert last.startswith("m2st: ")
+    assert message in last
+    assert "Traceback" not in found.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    found = call("run", "absent.h5ad", "-k", "2", "-o", tmp_path / "out.h5ad", "--debug")
+    assert found.returncode == 1
+    assert "Traceback (most recent call last)" in found.stderr
+
+
+def test_usage_errors_exit_with_2(data: Path) -> None:
+    assert call("run", data, "-o", "out.h5ad").returncode == 2
+    assert call("nonsense").returncode == 2
+
+
+def test_an_output_is_not_replaced_unasked(data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.h5ad"
+    output.write_bytes(b"precious")
+    found = call("run", data, "-k", "2", "-o", output, "--epochs", "2")
+    assert found.returncode == 1
+    assert "replace it with --overwrite" in found.stderr
+    assert output.read_bytes() == b"precious"
+
+
+def test_checkpoint_gives_the_same_bits(data: Path, tmp_path: Path) -> None:
+    first, second, checkpoint = tmp_path / "1.h5ad", tmp_path / "2.h5ad", tmp_path / "state"
+    for output in (first, second):
+        found = call(
+            "run", data, "-k", "3", "-o", output, "--epochs", "4", "--checkpoint", checkpoint
+        )
+        assert found.returncode == 0, found.stderr
+    assert "Resumed from" in found.stderr
+    one, two = (anndata.read_h5ad(path) for path in (first, second))
+    np.testing.assert_array_equal(one.obsm["X_m2st"], two.obsm["X_m2st"])
+
+
+def test_interrupt_saves_what_was_learned(tmp_path: Path) -> None:
+    """Ctrl-C at a terminal, once the progress bar moves."""
+    data, output = tmp_path / "data.h5ad", tmp_path / "out.h5ad"
+    # Large enough that the training takes seconds from its first epoch to its end.
+    m2st.io.write(m2st.datasets.simulate_cortex(n_obs=5000, n_genes=100), data)
+    parent, child = pty.openpty()
+    termios.tcsetwinsize(child, (24, 80))
+    process = subprocess.Popen(
+        [M2ST, "run", str(data), "-k", "3", "-o", str(output)],
+        stderr=child,
+        stdout=subprocess.PIPE,
+    )
+    os.close(child)
+    seen = b""
+    deadline = time.monotonic() + 120
+    while b"loss=" not in seen and time.monotonic() < deadline:
+        seen += os.read(parent, 4096)
+    process.send_signal(signal.SIGINT)
+    while True:  # an unread terminal would block the child
+        try:
+            chunk = os.read(parent, 4096)
+        except OSError:
+            break
+        if not chunk:
+            break
+    stdout, _ = process.communicate()
+    os.close(parent)
+    assert process.returncode == 130
+    assert b"interrupted after" in stdout
+    assert anndata.read_h5ad(output).uns["m2st"]["embed"]["stopped"] == "interrupted"
+
+
+def test_demo(tmp_path: Path) -> None:
+    found = call("demo", "-o", tmp_path / "demo")
+    assert found.returncode == 0, found.stderr
+    for name in ("k-means without space", "k-means on smoothed PCA", "m2ST"):
+        assert name in found.stdout
+    names = {path.name for path in (tmp_path / "demo").iterdir()}
+    assert names == {
+        "cortex.h5ad", "domains.png", "scale_weights.png", "summary.txt", "training.png",
+    }  # fmt: skip
+
+
+def test_info() -> None:
+    found = call("info")
+    assert found.returncode == 0
+    for name in ("m2st", "torch", "device", "R"):
+        assert any(line.startswith(name) for line in found.stdout.splitlines())

@@ -1,0 +1,595 @@
+"""m2st.io on small real layouts: each is written here as its own software writes it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import resource
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.image import imsave
+from scipy import sparse
+from scipy.io import mmwrite
+
+from m2st import io
+
+BARCODES = ["CCC-1", "AAA-1", "GGG-1"]
+# Observations x genes; two genes share a symbol, and the last feature is no gene.
+COUNTS = np.array([[1, 0, 2, 9], [0, 3, 0, 9], [4, 0, 0, 9]])
+SYMBOLS = ["TBCE", "TBCE", "MBP", "CD3"]
+IDS = ["ENSG1", "ENSG2", "ENSG3", "AB1"]
+TYPES = ["Gene Expression"] * 3 + ["Antibody Capture"]
+SCALES = {"spot_diameter_fullres": 89.5, "tissue_hires_scalef": 0.15, "tissue_lowres_scalef": 0.05}
+# Every spot of the slide, sorted otherwise than the matrix.
+POSITIONS = pd.DataFrame(
+    [
+        ["AAA-1", 1, 0, 2, 10, 20],
+        ["CCC-1", 1, 1, 1, 30, 40],
+        ["GGG-1", 1, 2, 4, 50, 60],
+        ["TTT-1", 0, 3, 3, 70, 80],
+    ],
+    columns=[
+        "barcode",
+        "in_tissue",
+        "array_row",
+        "array_col",
+        "pxl_row_in_fullres",
+        "pxl_col_in_fullres",
+    ],
+)
+IMAGE = np.linspace(0, 1, 4 * 5 * 3).reshape(4, 5, 3)
+
+# spatialdata writes with settings that zarr and ome-zarr are about to change; reading is silent.
+writes_spatialdata = [
+    pytest.mark.filterwarnings("ignore:Call to deprecated class Scaler:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:zarr v3 autosharding:UserWarning"),
+]
+
+
+def write_h5(path: Path, library: str | None = "V1") -> None:
+    """The matrix file of Space Ranger: features x barcodes, compressed by column."""
+    matrix = sparse.csc_matrix(COUNTS.T)
+    with h5py.File(path, "w") as file:
+        if library is not None:
+            file.attrs["library_ids"] = np.array([library.encode()])
+        group = file.create_group("matrix")
+        group["barcodes"] = np.array(BARCODES, dtype="S")
+        group["data"] = matrix.data.astype("int32")
+        group["indices"] = matrix.indices.astype("int64")
+        group["indptr"] = matrix.indptr.astype("int64")
+        group["shape"] = np.array(matrix.shape, dtype="int32")
+        features = group.create_group("features")
+        features["id"] = np.array(IDS, dtype="S")
+        features["name"] = np.array(SYMBOLS, dtype="S")
+        features["feature_type"] = np.array(TYPES, dtype="S")
+        features["genome"] = np.array(["GRCh38"] * 3 + [""], dtype="S")
+        features["_all_tag_keys"] = np.array(["genome"], dtype="S")
+
+
+def write_mtx(folder: Path) -> None:
+    folder.mkdir()
+    with gzip.open(folder / "matrix.mtx.gz", "wb") as file:
+        mmwrite(file, sparse.coo_matrix(COUNTS.T), field="integer")
+    for name, rows in {
+        "features": ["\t".join(row) for row in zip(IDS, SYMBOLS, TYPES, strict=True)],
+        "barcodes": BARCODES,
+    }.items():
+        with gzip.open(folder / f"{name}.tsv.gz", "wt") as file:
+            file.write("\n".join(rows) + "\n")
+
+
+def write_spatial(
+    folder: Path, positions: str = "tissue_positions.csv", *, header: bool = True, prefix: str = ""
+) -> None:
+    folder.mkdir(exist_ok=True)
+    POSITIONS.to_csv(folder / f"{prefix}{positions}", index=False, header=header)
+    (folder / f"{prefix}scalefactors_json.json").write_text(json.dumps(SCALES))
+    imsave(folder / f"{prefix}tissue_hires_image.png", IMAGE)
+
+
+@pytest.fixture
+def outs(tmp_path: Path) -> Path:
+    """What Space Ranger 2 leaves of a section named `section`."""
+    folder = tmp_path / "section" / "outs"
+    folder.mkdir(parents=True)
+    write_h5(folder / "filtered_feature_bc_matrix.h5")
+    write_spatial(folder / "spatial")
+    return folder
+
+
+@pytest.fixture
+def adata() -> ad.AnnData:
+    return ad.AnnData(
+        sparse.csr_matrix(COUNTS.astype("float32")),
+        obs=pd.DataFrame({"domain": pd.Categorical(["1", "2", None])}, index=BARCODES),
+        var=pd.DataFrame(index=IDS),
+        obsm={"spatial": np.arange(6.0).reshape(3, 2)},
+        uns={"m2st": {"loss": np.array([2.0, 1.0]), "device": "cpu"}},
+    )
+
+
+def check_visium(found: ad.AnnData) -> None:
+    assert found.obs_names.tolist() == BARCODES
+    assert found.var_names.tolist() == ["TBCE", "TBCE-1", "MBP"]
+    assert found.var["gene_ids"].tolist() == IDS[:3]
+    assert isinstance(found.X, sparse.csr_matrix)
+    np.testing.assert_array_equal(found.X.toarray(), COUNTS[:, :3])
+    assert found.obs["in_tissue"].tolist() == [1, 1, 1]
+    assert found.obs["array_row"].tolist() == [1, 0, 2]
+    assert found.obs["array_col"].tolist() == [1, 2, 4]
+    assert found.obsm["spatial"].dtype == np.float64
+    assert found.obsm["spatial"].tolist() == [[40, 30], [20, 10], [60, 50]]
+
+
+def test_space_ranger_2(outs: Path) -> None:
+    found = io.read(outs)
+    check_visium(found)
+    assert list(found.uns["spatial"]) == ["V1"]
+    assert found.uns["spatial"]["V1"]["scalefactors"] == SCALES
+    images = found.uns["spatial"]["V1"]["images"]
+    assert list(images) == ["hires"]
+    np.testing.assert_allclose(images["hires"][..., :3], IMAGE, atol=1 / 255)
+
+
+@pytest.mark.parametrize("header", [True, False])
+def test_space_ranger_1(outs: Path, *, header: bool) -> None:
+    """Also with a header, as in files of version 2 under the old name."""
+    (outs / "spatial" / "tissue_positions.csv").unlink()
+    write_spatial(outs / "spatial", "tissue_positions_list.csv", header=header)
+    check_visium(io.read(outs))
+
+
+def test_space_ranger_mtx(outs: Path) -> None:
+    (outs / "filtered_feature_bc_matrix.h5").unlink()
+    write_mtx(outs / "filtered_feature_bc_matrix")
+    found = io.read(outs)
+    check_visium(found)
+    assert list(found.uns["spatial"]) == ["section"]
+
+
+def test_space_ranger_parent_as_string_written_and_read(outs: Path, tmp_path: Path) -> None:
+    found = io.read(str(outs.parent))
+    check_visium(found)
+    io.write(found, str(tmp_path / "out.h5ad"))
+    again = io.read(tmp_path / "out.h5ad")
+    check_visium(again)
+    assert again.uns["spatial"]["V1"]["scalefactors"] == SCALES
+
+
+def test_geo_prefix_in_one_flat_folder(tmp_path: Path) -> None:
+    write_h5(tmp_path / "GSM1_filtered_feature_bc_matrix.h5", library=None)
+    write_spatial(tmp_path, "tissue_positions_list.csv", header=False, prefix="GSM1_")
+    (tmp_path / "._GSM1_filtered_feature_bc_matrix.h5").touch()  # macOS leaves such
+    found = io.read(tmp_path)
+    check_visium(found)
+    assert list(found.uns["spatial"][tmp_path.name]["images"]) == ["hires"]
+
+
+def test_geo_two_samples_in_one_folder(tmp_path: Path) -> None:
+    for sample in ("GSM1", "GSM2"):
+        write_h5(tmp_path / f"{sample}_filtered_feature_bc_matrix.h5")
+    with pytest.raises(ValueError, match=r"one sample in .*GSM1_filt.*, GSM2_filt"):
+        io.read(tmp_path)
+
+
+def test_visium_hd_bin(outs: Path) -> None:
+    pytest.importorskip("pyarrow", reason="pyarrow reads the positions of Visium HD")
+    (outs / "spatial" / "tissue_positions.csv").unlink()
+    POSITIONS.to_parquet(outs / "spatial" / "tissue_positions.parquet", index=False)
+    check_visium(io.read(outs.rename(outs.parent / "square_008um")))
+
+
+def test_visium_hd_without_pyarrow(outs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (outs / "spatial" / "tissue_positions.parquet").touch()
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "fastparquet", None)
+    with pytest.raises(ImportError, match=r"tissue_positions.parquet .*`pip install pyarrow`"):
+        io.read(outs)
+
+
+def test_visium_hd_asks_for_one_bin(tmp_path: Path) -> None:
+    for size in ("002", "008"):
+        (tmp_path / "outs" / "binned_outputs" / f"square_{size}um").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"one bin size .*found 2 .*square_002um, square_008um"):
+        io.read(tmp_path)
+
+
+def test_no_scale_factors(outs: Path) -> None:
+    (outs / "spatial" / "scalefactors_json.json").unlink()
+    with pytest.warns(UserWarning, match=r"No scalefactors_json\.json .* left out") as caught:
+        found = io.read(outs)
+    assert caught[0].filename == __file__
+    check_visium(found)
+    assert "spatial" not in found.uns
+
+
+def test_barcodes_without_position(outs: Path) -> None:
+    POSITIONS[1:2].to_csv(outs / "spatial" / "tissue_positions.csv", index=False)
+    with pytest.raises(
+        ValueError, match=r"each of the 3 barcodes .*none for 2 \(such as AAA-1\) in .*\.csv"
+    ):
+        io.read(outs)
+
+
+def test_positions_absent(outs: Path) -> None:
+    (outs / "spatial" / "tissue_positions.csv").unlink()
+    with pytest.raises(FileNotFoundError, match=r"found none of .*tissue_positions_list\.csv"):
+        io.read(outs)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("", "No columns to parse"),
+        ("AAA-1,1,0\nCCC-1,1,1\n", "Length mismatch"),
+        ("barcode,in_tissue\nAAA-1,1\n", "array_row"),
+        ("AAA-1,1,0,0,1,1\nAAA-1,1,0,2,1,9\n", "1 barcodes are repeated"),
+        ("AAA-1,1,0,0,1,1\nCCC-1,1,\n", "non-finite"),
+    ],
+)
+def test_positions_damaged(outs: Path, content: str, reason: str) -> None:
+    (outs / "spatial" / "tissue_positions.csv").write_text(content)
+    with pytest.raises(
+        ValueError, match=rf"(?s)Expected positions .*tissue_positions\.csv.*{reason}"
+    ):
+        io.read(outs)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("filtered_feature_bc_matrix.h5", "10x counts"),
+        ("spatial/scalefactors_json.json", "Space Ranger's scale factors"),
+        ("spatial/tissue_hires_image.png", "a PNG image"),
+    ],
+)
+def test_space_ranger_file_cut_in_half(outs: Path, name: str, what: str) -> None:
+    cut(outs / name)
+    with pytest.raises(ValueError, match=f"Expected {what} at .*{Path(name).name}") as caught:
+        io.read(outs)
+    assert "\n" not in str(caught.value)
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def test_h5ad_cut_in_half(adata: ad.AnnData, tmp_path: Path) -> None:
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    cut(tmp_path / "a.h5ad")
+    with pytest.raises(
+        ValueError, match=r"Expected an h5ad file at .*a\.h5ad.*truncated.*Supported: "
+    ) as caught:
+        io.read(tmp_path / "a.h5ad")
+    assert "\n" not in str(caught.value)
+
+
+def test_h5ad_empty(tmp_path: Path) -> None:
+    (tmp_path / "a.h5ad").touch()
+    with pytest.raises(ValueError, match=r"h5ad file at .*a\.h5ad, found it empty\. Supported: "):
+        io.read(tmp_path / "a.h5ad")
+
+
+def test_h5ad_that_is_text(tmp_path: Path) -> None:
+    (tmp_path / "a.h5ad").write_text("gene,count\n")
+    with pytest.raises(ValueError, match=r"Expected an h5ad file at .*signature not found"):
+        io.read(tmp_path / "a.h5ad")
+
+
+def test_h5ad_that_is_another_hdf5(tmp_path: Path) -> None:
+    write_h5(tmp_path / "a.h5ad")
+    with pytest.raises(ValueError, match=r"no `obs` and `var` in it, but matrix"):
+        io.read(tmp_path / "a.h5ad")
+
+
+def test_h5ad_with_broken_parts(adata: ad.AnnData, tmp_path: Path) -> None:
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    with h5py.File(tmp_path / "a.h5ad", "a") as file:
+        del file["X/indices"]
+    with pytest.raises(ValueError, match=r"Expected an h5ad file at .*indices"):
+        io.read(tmp_path / "a.h5ad")
+
+
+def test_absent(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"at .*a\.h5ad, found nothing\. Supported: .*zarr"):
+        io.read(tmp_path / "a.h5ad")
+
+
+@pytest.mark.parametrize("name", ["a.rds", "a.Rda", "a.RData"])
+def test_r_objects(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=rf"{name} are not supported yet: convert to h5ad"):
+        io.read(tmp_path / name)
+
+
+def test_unknown_file(tmp_path: Path) -> None:
+    (tmp_path / "a.loom").touch()
+    with pytest.raises(ValueError, match=r"a supported format, found .*a\.loom\. Supported: "):
+        io.read(tmp_path / "a.loom")
+
+
+def test_unknown_folders(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"found: nothing\. Looked for .*bc_matrix.*binned"):
+        io.read(tmp_path)
+    for letter in "abcdefghij":
+        (tmp_path / letter).touch()
+    with pytest.raises(ValueError, match=r"found: a, b, c, d, e, f, g, h, \.\.\.\. Looked for"):
+        io.read(tmp_path)
+
+
+def test_reading_leaves_python_errors_alone(
+    adata: ad.AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lack of memory is not a damaged file."""
+    adata.write_h5ad(tmp_path / "a.h5ad")
+
+    def fail(path: Path) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(ad.io, "read_h5ad", fail)
+    with pytest.raises(MemoryError):
+        io.read(tmp_path / "a.h5ad")
+
+
+# anndata is about to change the zarr version that it writes; the test only needs a store.
+@pytest.mark.filterwarnings("ignore:Writing zarr v2 data:UserWarning")
+def test_anndata_zarr(adata: ad.AnnData, tmp_path: Path) -> None:
+    adata.write_zarr(tmp_path / "a.zarr")
+    found = io.read(tmp_path / "a.zarr")
+    np.testing.assert_array_equal(found.X.toarray(), COUNTS)
+    assert found.obsm["spatial"].tolist() == adata.obsm["spatial"].tolist()
+    for damaged in (tmp_path / "a.zarr" / "X").rglob("*"):
+        if damaged.is_file():
+            damaged.write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"Expected an AnnData zarr store at .*a\.zarr"):
+        io.read(tmp_path / "a.zarr")
+
+
+def test_table_of_another_format(adata: ad.AnnData, tmp_path: Path) -> None:
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    with pytest.raises(ValueError, match=r"`table` only with a SpatialData store, found 'table'"):
+        io.read(tmp_path / "a.h5ad", table="table")
+
+
+def test_spatialdata_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.zarr" / "tables").mkdir(parents=True)
+    (tmp_path / "a.zarr" / "zarr.json").write_text("{}")
+    monkeypatch.setitem(sys.modules, "spatialdata", None)
+    with pytest.raises(ImportError, match=r"a\.zarr .*`pip install 'm2st\[spatialdata\]'`"):
+        io.read(tmp_path / "a.zarr")
+
+
+def write_store(path: Path, **tables: ad.AnnData) -> None:
+    """A SpatialData store with two sections, whose shapes are sorted otherwise than the tables."""
+    sd = pytest.importorskip("spatialdata", reason="spatialdata is an extra")
+    one = sd.models.ShapesModel.parse(
+        np.array([[1.0, 2.0], [3.0, 4.0]]), geometry=0, radius=0.5, index=["a", "c"]
+    )
+    two = sd.models.ShapesModel.parse(np.array([[5.0, 6.0]]), geometry=0, radius=0.5, index=["a"])
+    for table in tables.values():
+        if "region" in table.obs:
+            regions = table.obs["region"].cat.categories.tolist()
+            table.uns["spatialdata_attrs"] = {
+                "region": regions,
+                "region_key": "region",
+                "instance_key": "instance",
+            }
+    sd.SpatialData(shapes={"one": one, "two": two}, tables=tables).write(path)
+
+
+def annotate(adata: ad.AnnData, regions: list[str], instances: list[str]) -> ad.AnnData:
+    adata = adata.copy()
+    del adata.obsm["spatial"]
+    adata.obs["region"] = pd.Categorical(regions)
+    adata.obs["instance"] = instances
+    return adata
+
+
+class TestSpatialData:
+    pytestmark = writes_spatialdata
+
+    def test_centroids(self, adata: ad.AnnData, tmp_path: Path) -> None:
+        table = annotate(adata, ["one", "two", "one"], ["c", "a", "a"])
+        write_store(tmp_path / "a.zarr", table=table)
+        found = io.read(tmp_path / "a.zarr")
+        assert found.obs_names.tolist() == BARCODES
+        np.testing.assert_array_equal(found.X.toarray(), COUNTS)
+        assert found.obsm["spatial"].tolist() == [[3, 4], [5, 6], [1, 2]]
+        io.write(found, tmp_path / "a.h5ad")
+        assert io.read(tmp_path / "a.h5ad").obsm["spatial"].tolist() == [[3, 4], [5, 6], [1, 2]]
+
+    def test_coordinates_of_the_table_come_first(self, adata: ad.AnnData, tmp_path: Path) -> None:
+        table = annotate(adata, ["one"] * 3, ["c", "a", "a"])
+        table.obsm["spatial"] = adata.obsm["spatial"]
+        write_store(tmp_path / "a.zarr", table=table)
+        found = io.read(tmp_path / "a.zarr")
+        assert found.obsm["spatial"].tolist() == adata.obsm["spatial"].tolist()
+
+    def test_several_tables(self, adata: ad.AnnData, tmp_path: Path) -> None:
+        write_store(tmp_path / "a.zarr", bins=adata.copy(), cells=adata[:2].copy())
+        with pytest.raises(ValueError, match=r"one table .*'bins', 'cells'\. Name one"):
+            io.read(tmp_path / "a.zarr")
+        with pytest.raises(ValueError, match=r"the table 'nuclei' .*'bins', 'cells'"):
+            io.read(tmp_path / "a.zarr", table="nuclei")
+        assert io.read(tmp_path / "a.zarr", table="cells").n_obs == 2
+
+    def test_no_table(self, tmp_path: Path) -> None:
+        write_store(tmp_path / "a.zarr")
+        (tmp_path / "a.zarr" / "tables").mkdir(exist_ok=True)
+        with pytest.raises(ValueError, match=r"Expected one table in .*found: no table"):
+            io.read(tmp_path / "a.zarr")
+
+    def test_no_coordinates(self, adata: ad.AnnData, tmp_path: Path) -> None:
+        del adata.obsm["spatial"]
+        write_store(tmp_path / "a.zarr", table=adata)
+        with pytest.raises(ValueError, match=r"shapes that it annotates, found neither"):
+            io.read(tmp_path / "a.zarr")
+
+    # spatialdata itself warns of the region that is missing.
+    @pytest.mark.filterwarnings("ignore:The table is annotating:UserWarning")
+    def test_region_is_no_shape(self, adata: ad.AnnData, tmp_path: Path) -> None:
+        write_store(tmp_path / "a.zarr", table=annotate(adata, ["image"] * 3, ["a", "b", "c"]))
+        with pytest.raises(ValueError, match=r"region 'image' among the shapes, found: 'one', "):
+            io.read(tmp_path / "a.zarr")
+
+    def test_observations_without_shape(self, adata: ad.AnnData, tmp_path: Path) -> None:
+        write_store(tmp_path / "a.zarr", table=annotate(adata, ["one"] * 3, ["a", "x", "y"]))
+        with pytest.raises(ValueError, match=r"'one' for each of its 3 .*none for 2"):
+            io.read(tmp_path / "a.zarr")
+
+    def test_damaged(self, adata: ad.AnnData, tmp_path: Path) -> None:
+        write_store(tmp_path / "a.zarr", table=adata)
+        for file in (tmp_path / "a.zarr" / "tables").rglob("zarr.json"):
+            cut(file)
+        with pytest.raises(ValueError, match=r"Expected a SpatialData store at .*a\.zarr"):
+            io.read(tmp_path / "a.zarr")
+
+
+def test_spatialdata_is_imported_only_when_needed() -> None:
+    code = "import sys, m2st.io; sys.exit('spatialdata' in sys.modules or 'scanpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_write_and_read(adata: ad.AnnData, tmp_path: Path) -> None:
+    io.write(adata, tmp_path / "a.h5ad")
+    found = io.read(tmp_path / "a.h5ad")
+    np.testing.assert_array_equal(found.X.toarray(), COUNTS)
+    pd.testing.assert_frame_equal(found.obs, adata.obs)
+    np.testing.assert_array_equal(found.obsm["spatial"], adata.obsm["spatial"])
+    np.testing.assert_array_equal(found.uns["m2st"]["loss"], [2.0, 1.0])
+    assert found.uns["m2st"]["device"] == "cpu"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.h5ad"]
+
+
+def test_write_equals_anndata(adata: ad.AnnData, tmp_path: Path) -> None:
+    """Text with gaps, raw counts, layers: the same groups and values as anndata's own writer."""
+    adata.obs["text"] = np.array(["x", np.nan, "x"], dtype=object)
+    adata.raw = adata.copy()
+    adata.layers["log"] = adata.X.log1p()
+    io.write(adata.copy(), tmp_path / "ours.h5ad")
+    adata.write_h5ad(tmp_path / "theirs.h5ad")
+    with h5py.File(tmp_path / "ours.h5ad") as ours, h5py.File(tmp_path / "theirs.h5ad") as theirs:
+        assert tree(ours) == tree(theirs)
+        assert len(tree(ours)) > 20
+
+
+def tree(file: h5py.File) -> dict[str, object]:
+    """Name and attributes of everything in the file, and the values of data sets."""
+    found: dict[str, object] = {"/": sorted(file.attrs.items())}
+
+    def visit(name: str, item: h5py.Group | h5py.Dataset) -> None:
+        values = item[()].tolist() if isinstance(item, h5py.Dataset) and item.shape else ""
+        found[name] = (values, sorted((key, str(value)) for key, value in item.attrs.items()))
+
+    file.visititems(visit)
+    return found
+
+
+def test_write_a_view_leaves_it_a_view(adata: ad.AnnData, tmp_path: Path) -> None:
+    adata.obs["text"] = ["x", "x", "y"]
+    view = adata[:2]
+    io.write(view, tmp_path / "a.h5ad")
+    assert view.is_view
+    assert io.read(tmp_path / "a.h5ad").obs["text"].tolist() == ["x", "x"]
+
+
+def test_write_gives_usual_permissions(adata: ad.AnnData, tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    io.write(adata, tmp_path / "a.h5ad")
+    mode = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("plain", "a.h5ad")]
+    assert mode[0] == mode[1]
+
+
+def test_write_never_overwrites_unasked(adata: ad.AnnData, tmp_path: Path) -> None:
+    path = tmp_path / "a.h5ad"
+    path.write_text("old")
+    with pytest.raises(FileExistsError, match=r"a\.h5ad, found one\. Pass `overwrite=True`"):
+        io.write(adata, path)
+    assert path.read_text() == "old"
+    io.write(adata, path, overwrite=True)
+    assert io.read(path).n_obs == 3
+
+
+def test_write_through_a_link(adata: ad.AnnData, tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "a.h5ad").symlink_to(tmp_path / "store" / "b.h5ad")
+    io.write(adata, tmp_path / "a.h5ad")
+    assert (tmp_path / "a.h5ad").is_symlink()
+    assert io.read(tmp_path / "store" / "b.h5ad").n_obs == 3
+
+
+@pytest.mark.parametrize("name", ["a.zarr", "a.csv", "a", "a.h5ad.gz"])
+def test_write_other_suffix(adata: ad.AnnData, tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=rf"ends in `\.h5ad`, .* found .*{name}\."):
+        io.write(adata, tmp_path / name)
+
+
+def test_write_without_folder(adata: ad.AnnData, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"Expected the folder .*absent to exist"):
+        io.write(adata, tmp_path / "absent" / "a.h5ad")
+
+
+def test_write_on_a_full_disk(adata: ad.AnnData, tmp_path: Path) -> None:
+    """The system itself refuses to let the file grow: the result is larger than 4,000 bytes."""
+    path = tmp_path / "a.h5ad"
+    path.write_text("old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, hard))
+    try:
+        with pytest.raises(
+            OSError, match=r"Could not write .*a\.h5ad: File too large\. It takes 0\.\d\d MB; .* MB"
+        ):
+            io.write(adata, path, overwrite=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.h5ad"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_write_interrupted(
+    adata: ad.AnnData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    error: type[BaseException],
+) -> None:
+    path = tmp_path / "a.h5ad"
+    path.write_text("old")
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(*((os, "fsync") if step == "fsync" else (Path, "replace")), fail)
+    with pytest.raises(error):
+        io.write(adata, path, overwrite=True)
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.h5ad"]
+
+
+def test_write_names_the_key_that_h5ad_cannot_hold(adata: ad.AnnData, tmp_path: Path) -> None:
+    adata.uns["m2st"]["interval"] = (1, 2)
+    with pytest.raises(Exception, match="No method registered for writing") as caught:
+        io.write(adata, tmp_path / "a.h5ad")
+    assert "key 'interval'" in caught.value.__notes__[0]
+    assert "/uns/m2st" in caught.value.__notes__[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_real_data(shared_data: Path, tmp_path: Path) -> None:
+    found = io.read(shared_data / "counts" / "starmap_visual_cortex.h5ad")
+    assert found.shape == (1207, 1020)
+    io.write(found, tmp_path / "a.h5ad")
+    again = io.read(tmp_path / "a.h5ad")
+    assert (again.X != found.X).nnz == 0
+    np.testing.assert_array_equal(again.obsm["spatial"], found.obsm["spatial"])

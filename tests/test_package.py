@@ -1,0 +1,136 @@
+"""Rules that hold for the package as a whole."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import m2st
+from m2st import _keys
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "python" / "m2st"
+
+# A module may import those of its own layer's list only, at the top or inside a function.
+BASE = {"_keys", "_checks", "_params"}
+CORE = {"_attention", "_autoencoder", "_training", "_clustering", "_graph"}
+SHELL = {"pp", "tl", "pl", "io", "datasets", "metrics"}
+MAY_IMPORT = {
+    "_keys": set(),
+    "_checks": set(),
+    "_params": {"_checks"},
+    "_attention": BASE,
+    "_autoencoder": BASE | {"_attention"},
+    "_training": BASE | {"_attention", "_autoencoder"},
+    "_clustering": BASE,
+    "_graph": BASE,
+    **{name: BASE | CORE for name in SHELL},
+    "_run": BASE | CORE | SHELL,
+    "cli": BASE | CORE | SHELL | {"_run", "m2st"},
+    "bridge": BASE | CORE | SHELL | {"_run", "m2st"},
+}
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+PUBLIC = [m2st.pp, m2st.tl, m2st.pl, m2st.io, m2st.datasets, m2st.metrics]
+
+
+def imported(module: str) -> set[str]:
+    """Modules of this package that a module imports."""
+    found = set()
+    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.split(".")[0] == "m2st"}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "m2st":
+            if node.module == "m2st":
+                found |= {alias.name for alias in node.names}
+            else:
+                found.add((node.module or "").split(".")[1])
+    return found - {"__version__"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_one_way(module: str) -> None:
+    assert imported(module) <= MAY_IMPORT[module]
+
+
+def test_only_the_shell_knows_anndata_and_only_the_core_torch() -> None:
+    for module in MODULES:
+        text = (PACKAGE / f"{module}.py").read_text()
+        names = set(re.findall(r"^\s*(?:import|from) (anndata|torch|scanpy)\b", text, re.MULTILINE))
+        if module in CORE | BASE:
+            assert not names & {"anndata", "scanpy"}, module
+        if module not in {"_attention", "_autoencoder", "_training", "bridge"}:
+            assert "torch" not in names, module
+
+
+def test_import_is_light_and_changes_nothing() -> None:
+    code = (
+        "import logging, random, sys, warnings;"
+        "before = (list(warnings.filters), random.getstate(), logging.root.handlers[:]);"
+        "import m2st;"
+        "assert before == (list(warnings.filters), random.getstate(), logging.root.handlers[:]);"
+        "heavy = {'torch', 'scanpy', 'anndata', 'numpy', 'matplotlib', 'numba'} & set(sys.modules);"
+        "assert not heavy, heavy;"
+        "m2st.AutoencoderParams();"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+def test_all_public_names_load() -> None:
+    for name in m2st.__all__:
+        assert getattr(m2st, name) is not None
+
+
+def documented_functions() -> list[tuple[str, object]]:
+    functions = [
+        (f"{module.__name__}.{name}", getattr(module, name))
+        for module in PUBLIC
+        for name in module.__all__
+    ]
+    return [*functions, ("m2st.run", m2st.run)]
+
+
+@pytest.mark.parametrize(("name", "function"), documented_functions())
+def test_docstrings_match_signatures(name: str, function: object) -> None:
+    text = inspect.getdoc(function) or ""
+    section = re.search(r"Parameters\n-+\n(.*?)(?:\n\n[A-Z][a-z]+\n-+\n|\Z)", text, re.DOTALL)
+    listed = [] if section is None else re.findall(r"^(\w+(?:, \w+)*)$", section[1], re.MULTILINE)
+    parameters = [one for line in listed for one in line.split(", ")]
+    assert parameters == list(inspect.signature(function).parameters)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "name", ["_params", "_clustering", "_graph", "_run", *(m.__name__[5:] for m in PUBLIC)]
+)
+def test_examples_run(name: str) -> None:
+    module: ModuleType = importlib.import_module(f"m2st.{name}")
+    failed, _ = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
+    assert failed == 0
+
+
+def test_readme_lists_every_key() -> None:
+    text = (ROOT / "README.md").read_text()
+    keys = [
+        value
+        for name, value in vars(_keys).items()
+        if name.isupper() and isinstance(value, str) and name != "COORDINATES"
+    ]
+    missing = [key for key in keys if f'"{key}"' not in text]
+    assert missing == []
+
+
+def test_version_is_the_same_everywhere() -> None:
+    for name in ("pyproject.toml", "CITATION.cff"):
+        found = re.search(r"^version\s*[:=]\s*\"?([\d.]+)", (ROOT / name).read_text(), re.MULTILINE)
+        assert found is not None
+        assert found[1] == m2st.__version__, name
+    assert f"## {m2st.__version__}" in (ROOT / "CHANGELOG.md").read_text()

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from m2st import AutoencoderParams, ClusteringParams
+
+
+@pytest.mark.parametrize("cls", [AutoencoderParams, ClusteringParams])
+def test_round_trip_through_json(cls: type[AutoencoderParams] | type[ClusteringParams]) -> None:
+    params = cls()
+    assert cls.from_dict(json.loads(json.dumps(params.to_dict()))) == params
+
+
+def test_none_survives() -> None:
+    params = AutoencoderParams(gamma=None)
+    assert "gamma" not in params.to_dict()
+    assert AutoencoderParams.from_dict(params.to_dict()).gamma is None
+
+
+def test_unknown_settings_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"Expected settings among scale_dims, .* found epochs"):
+        AutoencoderParams.from_dict({"epochs": 3})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mask_rate": 1.2}, r"Expected `mask_rate` in \[0, 1\), found 1.2"),
+        ({"mask_rate": 1}, r"Expected `mask_rate` in \[0, 1\), found 1"),
+        ({"gamma": 0.5}, r"Expected `gamma` in \[1, inf\), found 0.5"),
+        ({"n_epochs": 0}, "Expected `n_epochs` to be at least 1, found 0"),
+        ({"scale_dims": ()}, "Expected `scale_dims` to name at least one scale"),
+        ({"scale_dims": (30,)}, "Expected `scale_dims` in multiples of `n_heads`, 4, found 30"),
+        ({"hidden_dim": 30}, "Expected `hidden_dim` in multiples of `n_heads`, 4, found 30"),
+        ({"learning_rate": 0}, r"Expected `learning_rate` in \(0, 1\], found 0"),
+    ],
+)
+def test_autoencoder_settings_are_checked(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AutoencoderParams(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"ridge": 0}, r"Expected `ridge` in \(0, inf\), found 0"),
+        ({"entropy": -1}, r"Expected `entropy` in \(0, inf\), found -1"),
+        ({"n_init": 0}, "Expected `n_init` to be at least 1, found 0"),
+        ({"common_dim": 0}, "Expected `common_dim` to be at least 1, found 0"),
+    ],
+)
+def test_clustering_settings_are_checked(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ClusteringParams(**settings)
+
+
+def test_types_are_checked() -> None:
+    with pytest.raises(TypeError, match=r"Expected `n_epochs` to be a whole number, found 2.5"):
+        AutoencoderParams(n_epochs=2.5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"Expected `mask_rate` in \[0, 1\), found 'half'"):
+        AutoencoderParams(mask_rate="half")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="found True"):
+        AutoencoderParams(n_epochs=True)

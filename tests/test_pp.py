@@ -1,0 +1,452 @@
+"""Preparation and spatial graphs on AnnData: what is written, warned and refused."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numba
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from scipy import sparse
+from threadpoolctl import threadpool_limits
+
+from m2st import pp
+
+GRAPHS: dict[str, Callable[..., None]] = {
+    "lattice": pp.spatial_graph_lattice,
+    "radius": lambda adata, **keys: pp.spatial_graph_radius(adata, 1.1, **keys),
+    "knn": lambda adata, **keys: pp.spatial_graph_knn(adata, 4, **keys),
+    "delaunay": pp.spatial_graph_delaunay,
+    "auto": pp.spatial_graph,
+}
+RECIPES = [pp.prepare, pp.prepare_paper]
+
+
+def counts(n_obs: int = 60, n_vars: int = 80, *, seed: int = 0) -> AnnData:
+    """Sparse counts with two groups of observations, on a square array 10 wide."""
+    rng = np.random.default_rng(seed)
+    rate = np.full((n_obs, n_vars), 0.8)
+    rate[: n_obs // 2, : n_vars // 4] = 4
+    adata = AnnData(sparse.csr_matrix(rng.poisson(rate), dtype=np.float32))
+    adata.obsm["spatial"] = np.column_stack(np.divmod(np.arange(n_obs), 10)).astype(float)
+    return adata
+
+
+def unchanged(adata: AnnData, before: AnnData) -> bool:
+    return type(adata.X) is type(before.X) and (adata.X != before.X).nnz == 0
+
+
+# ---- features
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_writes_features_and_a_record_only(recipe: Callable[..., None], tmp_path: Path) -> None:
+    adata = counts()
+    adata.uns["m2st"] = {"cluster": {"n_domains": 3}}
+    before = adata.copy()
+    recipe(adata, n_pcs=5)
+    assert unchanged(adata, before)
+    assert set(adata.obsm) == {"spatial", "X_pca"}
+    assert set(adata.uns) == {"m2st"}
+    assert set(adata.uns["m2st"]) == {"cluster", "prepare"}
+    for empty in (adata.varm, adata.layers, adata.obs.columns, adata.var.columns):
+        assert len(empty) == 0
+    features = adata.obsm["X_pca"]
+    assert features.shape == (60, 5)
+    assert features.dtype == np.float32
+    np.testing.assert_allclose(features.mean(axis=0), 0, atol=1e-4)
+    record = adata.uns["m2st"]["prepare"]
+    assert record["recipe"] == recipe.__name__
+    assert (record["n_pcs"], record["n_genes"], record["n_empty"]) == (5, 80, 0)
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    back = ad.read_h5ad(tmp_path / "a.h5ad")
+    np.testing.assert_array_equal(back.obsm["X_pca"], features)
+    assert back.uns["m2st"]["prepare"] == record
+
+
+def test_prepare_is_what_it_says() -> None:
+    adata = counts(n_obs=40, n_vars=30)
+    pp.prepare(adata, n_pcs=6, max_value=1.5)
+    dense = adata.X.toarray().astype(float)
+    size = dense.sum(axis=1, keepdims=True)
+    logged = np.log1p(dense / size * np.median(size))
+    scaled = (logged - logged.mean(axis=0)) / logged.std(axis=0, ddof=1)
+    clipped = np.clip(scaled, -1.5, 1.5)
+    left, values, right = np.linalg.svd(clipped - clipped.mean(axis=0), full_matrices=False)
+    signs = np.sign(right[np.arange(30), np.abs(right).argmax(axis=1)])
+    np.testing.assert_allclose(adata.obsm["X_pca"], (left * values * signs)[:, :6], atol=1e-3)
+
+
+def test_paper_recipe_is_what_it_says() -> None:
+    adata = counts(n_obs=40, n_vars=60)
+    dense = adata.X.toarray().astype(float)
+    dense[:, 0] = 100  # over 5 % of every observation
+    dense[:, 1] = 0
+    dense[:2, 1] = 1  # in fewer than three observations
+    adata.X = sparse.csr_matrix(dense, dtype=np.float32)
+    pp.prepare_paper(adata, n_pcs=6)
+    kept = np.delete(dense, 1, axis=1)
+    share = kept / kept.sum(axis=1, keepdims=True)
+    highly = (share > 0.05).any(axis=0)
+    scaled = kept / kept[:, ~highly].sum(axis=1, keepdims=True)
+    scaled = (scaled - scaled.mean(axis=0)) / scaled.std(axis=0, ddof=1)
+    left, values, right = np.linalg.svd(scaled, full_matrices=False)
+    signs = np.sign(right[np.arange(40), np.abs(right).argmax(axis=1)])
+    np.testing.assert_allclose(adata.obsm["X_pca"], (left * values * signs)[:, :6], atol=1e-3)
+    assert adata.uns["m2st"]["prepare"]["n_genes"] == 59
+
+
+def test_two_groups_lie_apart_on_the_first_component() -> None:
+    adata = counts()
+    pp.prepare(adata)
+    first = adata.obsm["X_pca"][:, 0]
+    assert max(first[:30].min(), first[30:].min()) > min(first[:30].max(), first[30:].max())
+
+
+def test_variable_genes_are_selected_only_when_there_are_more() -> None:
+    adata = counts()
+    pp.prepare(adata, n_top_genes=20, n_pcs=50)
+    record = adata.uns["m2st"]["prepare"]
+    assert (record["n_genes"], record["n_pcs"]) == (20, 19)
+    pp.prepare(adata, n_top_genes=80)
+    assert adata.uns["m2st"]["prepare"]["n_genes"] == 80
+
+
+@pytest.mark.parametrize("make", [sparse.csc_matrix, sparse.csr_array, np.asarray])
+def test_kind_of_matrix_does_not_matter(make: Callable[[Any], Any]) -> None:
+    adata = counts()
+    pp.prepare(adata)
+    other = AnnData(make(adata.X.toarray().astype(np.int64)))
+    pp.prepare(other)
+    np.testing.assert_array_equal(other.obsm["X_pca"], adata.obsm["X_pca"])
+
+
+def test_layer_and_normalized() -> None:
+    adata = counts()
+    expected = adata.copy()
+    pp.prepare(expected)
+    adata.layers["raw"] = adata.X.copy()
+    size = np.asarray(adata.X.sum(axis=1))
+    adata.X = sparse.csr_matrix(np.log1p(adata.X.toarray() / size * np.median(size)))
+    pp.prepare(adata, layer="raw")
+    np.testing.assert_array_equal(adata.obsm["X_pca"], expected.obsm["X_pca"])
+    assert adata.uns["m2st"]["prepare"]["layer"] == "raw"
+    pp.prepare(adata, normalized=True)
+    np.testing.assert_allclose(adata.obsm["X_pca"], expected.obsm["X_pca"], atol=1e-3)
+    assert "layer" not in adata.uns["m2st"]["prepare"]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_order_of_observations_does_not_matter(
+    recipe: Callable[..., None], rng: np.random.Generator
+) -> None:
+    adata = counts()
+    order = rng.permutation(60)
+    shuffled = adata[order].copy()
+    recipe(adata, n_pcs=3)
+    recipe(shuffled, n_pcs=3)
+    np.testing.assert_allclose(shuffled.obsm["X_pca"], adata.obsm["X_pca"][order], atol=1e-3)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_same_bits_on_any_number_of_threads_and_random_states_untouched(
+    recipe: Callable[..., None],
+) -> None:
+    adata = counts(300, 400)
+    legacy = np.random.get_state()[1].copy()  # noqa: NPY002
+    state = random.getstate()
+    results = []
+    for n_threads in (1, min(2, numba.config.NUMBA_NUM_THREADS)):
+        numba.set_num_threads(n_threads)
+        with threadpool_limits(n_threads):
+            recipe(adata, n_pcs=20)
+        assert numba.get_num_threads() == n_threads
+        results.append(adata.obsm["X_pca"])
+    assert results[0].tobytes() == results[1].tobytes()
+    np.testing.assert_array_equal(np.random.get_state()[1], legacy)  # noqa: NPY002
+    assert random.getstate() == state
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_empty_observations_and_genes(recipe: Callable[..., None]) -> None:
+    adata = counts()
+    dense = adata.X.toarray()
+    dense[[3, 40]] = 0
+    dense[:, [0, 7]] = 0
+    adata.X = sparse.csr_matrix(dense)
+    with pytest.warns(UserWarning, match="2 of 60 observations have no counts") as caught:
+        recipe(adata, n_pcs=4)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    missing = np.isnan(adata.obsm["X_pca"])
+    np.testing.assert_array_equal(np.flatnonzero(missing.any(axis=1)), [3, 40])
+    assert missing[[3, 40]].all()
+    record = adata.uns["m2st"]["prepare"]
+    assert (record["n_empty"], record["n_genes"]) == (2, 78)
+    alone = adata[~missing.any(axis=1)].copy()
+    recipe(alone, n_pcs=4)
+    np.testing.assert_array_equal(alone.obsm["X_pca"], adata.obsm["X_pca"][~missing.any(axis=1)])
+
+
+def test_constant_genes_are_left_out() -> None:
+    adata = counts()
+    logged = np.log1p(adata.X.toarray())
+    logged[:, 5] = 0.7
+    adata.X = sparse.csr_matrix(logged)
+    pp.prepare(adata, normalized=True)
+    assert np.isfinite(adata.obsm["X_pca"]).all()
+    assert adata.uns["m2st"]["prepare"]["n_genes"] == 79
+
+
+def test_paper_recipe_says_when_observations_stay_raw() -> None:
+    adata = counts(n_vars=8)
+    with pytest.warns(UserWarning, match=r"60 of 60 .* they stay raw") as caught:
+        pp.prepare_paper(adata)
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_refused_matrices(recipe: Callable[..., None], tmp_path: Path) -> None:
+    adata = counts()
+    with pytest.raises(KeyError, match=r"Expected 'raw' in `adata\.layers` \(found: nothing\)"):
+        recipe(adata, layer="raw")
+    with pytest.raises(ValueError, match=r"found None\. Name the layer"):
+        recipe(AnnData(obs=pd.DataFrame(index=["a", "b"])))
+    with pytest.raises(ValueError, match=r"at least two observations .* found [01] of 1 "):
+        recipe(adata[:1].copy())
+    with pytest.raises(ValueError, match=r"found 0 of 60 observations and 0 of 80 genes"):
+        recipe(AnnData(np.zeros((60, 80), dtype=np.float32)))
+    with pytest.raises(ValueError, match="found 0 among 12"):
+        recipe(AnnData(np.ones((60, 12), dtype=np.float32)))
+    for value, words in [(0.5, "whole numbers"), (-1, "non-negative"), (np.nan, "finite")]:
+        bad = adata.copy()
+        bad.X[0, 0] = value
+        with pytest.raises(ValueError, match=words):
+            recipe(bad)
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    with pytest.raises(ValueError, match=r"adata = adata\.to_memory\(\)"):
+        recipe(ad.read_h5ad(tmp_path / "a.h5ad", backed="r"))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("axis", ["obs_names", "var_names"])
+def test_refused_names(recipe: Callable[..., None], axis: str) -> None:
+    adata = counts()
+    names = getattr(adata, axis).to_numpy().copy()
+    names[1] = names[0]
+    frame = adata.obs if axis == "obs_names" else adata.var
+    frame.index = names
+    with pytest.raises(
+        ValueError, match=rf"unique `{axis}`, found 1 repeated\. Call `adata\.{axis}"
+    ):
+        recipe(adata)
+
+
+def test_refused_parameters() -> None:
+    adata = counts()
+    with pytest.raises(ValueError, match="`n_top_genes` to be at least 2"):
+        pp.prepare(adata, n_top_genes=1)
+    with pytest.raises(ValueError, match="`n_pcs` to be at least 1"):
+        pp.prepare(adata, n_pcs=0)
+    with pytest.raises(ValueError, match=r"`max_value` in \(0, inf\]"):
+        pp.prepare(adata, max_value=0)
+    with pytest.raises(ValueError, match="`n_pcs` to be at least 1"):
+        pp.prepare_paper(adata, n_pcs=0)
+    with pytest.raises(ValueError, match="`min_cells` to be at least 1"):
+        pp.prepare_paper(adata, min_cells=0)
+    assert "X_pca" not in adata.obsm
+
+
+@pytest.mark.parametrize("name", ["osmfish_raw", "starmap_mpfc_BZ5"])
+def test_small_panels_without_fuss(shared_data: Path, name: str) -> None:
+    adata = ad.read_h5ad(shared_data / "counts" / f"{name}.h5ad")
+    pp.prepare(adata)
+    n_pcs = min(50, adata.n_vars - 1)
+    assert adata.obsm["X_pca"].shape == (adata.n_obs, n_pcs)
+    assert np.isfinite(adata.obsm["X_pca"]).all()
+
+
+# ---- spatial graphs
+
+
+@pytest.mark.parametrize("method", sorted(GRAPHS))
+def test_writes_a_graph_in_squidpys_layout(method: str, tmp_path: Path) -> None:
+    adata = counts()
+    adata.uns["m2st"] = {"prepare": {"n_pcs": 3}}
+    before = adata.copy()
+    GRAPHS[method](adata)
+    assert unchanged(adata, before)
+    assert set(adata.obsp) == {"spatial_connectivities", "spatial_distances"}
+    assert set(adata.uns) == {"m2st", "spatial_neighbors"}
+    assert set(adata.uns["m2st"]) == {"prepare", "graph"}
+    note = adata.uns["spatial_neighbors"]
+    assert note["connectivities_key"] == "spatial_connectivities"
+    assert note["distances_key"] == "spatial_distances"
+    assert note["params"]["coord_type"] == ("grid" if method in ("lattice", "auto") else "generic")
+    record = adata.uns["m2st"]["graph"]
+    assert record["method"] == ("lattice" if method == "auto" else method)
+    assert record["spatial_key"] == "spatial"
+    assert record["n_edges"] == adata.obsp["spatial_connectivities"].nnz
+    assert record["n_components"] == 1
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    back = ad.read_h5ad(tmp_path / "a.h5ad")
+    for key in adata.obsp:
+        assert (back.obsp[key] != adata.obsp[key]).nnz == 0
+    assert back.uns["m2st"]["graph"] == record
+    assert back.uns["spatial_neighbors"] == note
+
+
+def test_square_array_by_hand() -> None:
+    adata = counts(n_obs=30)  # 3 × 10 spots: 2 × 10 vertical and 3 × 9 horizontal edges
+    pp.spatial_graph(adata)
+    assert adata.obsp["spatial_connectivities"].nnz == 2 * (20 + 27)
+    assert (adata.obsp["spatial_distances"].data == 1).all()
+    assert "square array of pitch 1" in adata.uns["m2st"]["graph"]["reason"]
+
+
+def test_choice_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="m2st"):
+        pp.spatial_graph(counts())
+    assert "Spatial graph: lattice (square array of pitch 1" in caplog.text
+
+
+@pytest.mark.parametrize("method", sorted(GRAPHS))
+def test_sections(method: str, rng: np.random.Generator, tmp_path: Path) -> None:
+    # Two sections in one frame: no coincidence is warned of, for it is none within a section.
+    adata = counts()
+    adata.obsm["spatial"] += rng.normal(scale=0.02, size=(60, 2))  # no ties between neighbours
+    both = ad.concat([adata, adata], label="slide", keys=["b", "a"], index_unique="-")
+    order = rng.permutation(120)
+    both = both[order].copy()
+    GRAPHS[method](both, sample_key="slide")
+    GRAPHS[method](adata)
+    for key in ("spatial_connectivities", "spatial_distances"):
+        whole = sparse.block_diag([adata.obsp[key]] * 2, format="csr")
+        assert (both.obsp[key] != whole[order][:, order]).nnz == 0
+    record = both.uns["m2st"]["graph"]
+    assert record["sample_key"] == "slide"
+    assert record["n_components"] == 2
+    both.write_h5ad(tmp_path / "a.h5ad")
+    assert ad.read_h5ad(tmp_path / "a.h5ad").uns["m2st"]["graph"] == record
+
+
+def test_each_section_has_its_own_choice(rng: np.random.Generator) -> None:
+    adata = counts()
+    adata.obsm["spatial"][30:] = rng.random((30, 2))
+    adata.obs["slide"] = ["array"] * 30 + ["scatter"] * 30
+    pp.spatial_graph(adata, sample_key="slide")
+    record = adata.uns["m2st"]["graph"]
+    assert record["method"] == "delaunay+lattice"
+    assert record["reason"].startswith("array: lattice, square array of pitch 1")
+    assert "; scatter: delaunay, no regular array" in record["reason"]
+
+
+@pytest.mark.parametrize("method", sorted(GRAPHS))
+def test_a_section_of_one_is_isolated(method: str) -> None:
+    adata = counts()
+    adata.obs["slide"] = pd.Categorical(["most"] * 59 + ["one"])
+    with pytest.warns(UserWarning, match="1 of 60 observations have no neighbour") as caught:
+        GRAPHS[method](adata, sample_key="slide")
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    assert adata.uns["m2st"]["graph"]["n_isolated"] == 1
+    assert adata.obsp["spatial_connectivities"][59].nnz == 0
+
+
+def test_sections_smaller_than_the_number_of_neighbors_are_complete() -> None:
+    adata = counts()
+    adata.obs["slide"] = [0] * 3 + [1] * 57
+    pp.spatial_graph_knn(adata, 6, sample_key="slide")
+    np.testing.assert_array_equal(
+        adata.obsp["spatial_connectivities"][:3, :3].toarray(), 1 - np.eye(3)
+    )
+
+
+@pytest.mark.parametrize("method", sorted(GRAPHS))
+def test_shared_coordinates_are_told(method: str) -> None:
+    adata = counts()
+    adata.obsm["spatial"][[21, 22]] = adata.obsm["spatial"][[11, 11]]
+    with pytest.warns(UserWarning, match=r"3 of 60 observations share .* `sample_key=`"):
+        GRAPHS[method](adata)
+    assert adata.obsp["spatial_connectivities"][11, 21] == 1
+    assert adata.obsp["spatial_distances"][11, 21] == 0
+
+
+def test_a_single_observation() -> None:
+    adata = counts(n_obs=1)
+    for graph in (
+        pp.spatial_graph,
+        pp.spatial_graph_lattice,
+        pp.spatial_graph_delaunay,
+        GRAPHS["radius"],
+    ):
+        with pytest.warns(UserWarning, match="1 of 1 observations have no neighbour"):
+            graph(adata)
+
+
+def test_other_spatial_key() -> None:
+    adata = counts()
+    adata.obsm["place"] = adata.obsm.pop("spatial") * 3
+    pp.spatial_graph(adata, spatial_key="place")
+    assert adata.uns["m2st"]["graph"]["spatial_key"] == "place"
+    with pytest.raises(KeyError, match=r"Expected 'spatial' in `adata\.obsm` \(found: place\)"):
+        pp.spatial_graph(adata)
+
+
+@pytest.mark.parametrize("method", sorted(GRAPHS))
+def test_refused_input(method: str) -> None:
+    graph = GRAPHS[method]
+    adata = counts()
+    with pytest.raises(KeyError, match=r"Expected 'slide' in `adata\.obs`"):
+        graph(adata, sample_key="slide")
+    adata.obs["slide"] = pd.Categorical(["a"] * 58 + [None] * 2)
+    with pytest.raises(ValueError, match=r"`adata\.obs\['slide'\]`, found 2 missing"):
+        graph(adata, sample_key="slide")
+    adata.obsm["spatial"][0] = np.nan
+    with pytest.raises(ValueError, match=r"finite `adata\.obsm\['spatial'\]`, found NaN"):
+        graph(adata)
+    adata.obsm["spatial"] = np.ones((60, 2))
+    with pytest.raises(ValueError, match="found all 60 at"):
+        graph(adata)
+    adata.obsm["spatial"] = np.column_stack([np.arange(60)] * 2)
+    adata.obsm["spatial"][:5] = 0
+    adata.obs["slide"] = ["here"] * 5 + ["there"] * 55
+    with pytest.raises(ValueError, match="Section 'here': Expected `coordinates` that differ"):
+        graph(adata, sample_key="slide")
+    assert "graph" not in adata.uns.get("m2st", {})
+
+
+def test_refused_graph_parameters() -> None:
+    adata = counts()
+    with pytest.raises(ValueError, match=r"Expected `radius` in \(0, inf\), found 0"):
+        pp.spatial_graph_radius(adata, 0)
+    with pytest.raises(ValueError, match="smaller than the number of observations, 60, found 60"):
+        pp.spatial_graph_knn(adata, 60)
+    with pytest.raises(ValueError, match="`n_neighbors` to be at least 1"):
+        pp.spatial_graph_knn(adata, 0)
+    with pytest.raises(ValueError, match=r"Expected `max_length_ratio` in \[1, inf\]"):
+        pp.spatial_graph_delaunay(adata, max_length_ratio=0)
+    adata.obsm["spatial"] = np.random.default_rng(0).random((60, 2))
+    with pytest.raises(ValueError, match="Expected observations on a hexagonal or square array"):
+        pp.spatial_graph_lattice(adata)
+
+
+def test_published_graph_is_chosen(shared_data: Path) -> None:
+    adata = ad.read_h5ad(shared_data / "features" / "dlpfc_151672.h5ad")
+    pp.spatial_graph(adata)
+    record = adata.uns["m2st"]["graph"]
+    assert (record["method"], record["n_edges"]) == ("lattice", 22770)
+
+
+def test_published_radius_graph(shared_data: Path) -> None:
+    adata = ad.read_h5ad(shared_data / "counts" / "starmap_visual_cortex.h5ad")
+    with pytest.warns(UserWarning, match="5 of 1207 observations have no neighbour"):
+        pp.spatial_graph_radius(adata, 400)
+    assert adata.uns["m2st"]["graph"]["n_edges"] == 7838

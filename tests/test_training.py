@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+from tests.test_autoencoder import ring
+
+from m2st import AutoencoderParams
+from m2st._training import choose_device, train
+
+PARAMS = AutoencoderParams(
+    scale_dims=(8, 4), hidden_dim=8, n_heads=2, n_epochs=12, feature_dropout=0.1, settle_tol=0
+)
+
+
+@pytest.fixture
+def features(rng: np.random.Generator) -> np.ndarray:
+    return rng.normal(size=(40, 6)).astype(np.float32)
+
+
+def test_loss_falls_on_structured_features(rng: np.random.Generator) -> None:
+    centers = rng.normal(size=(2, 10))
+    x = centers[np.repeat([0, 1], 60)] + 0.1 * rng.normal(size=(120, 10))
+    params = AutoencoderParams(scale_dims=(8, 4), hidden_dim=16, n_epochs=80)
+    result = train(x, ring(120), params)
+    assert result.loss[-5:].mean() < 0.3 * result.loss[:5].mean()
+    assert [e.shape for e in result.embeddings] == [(120, 8), (120, 4)]
+    assert all(e.dtype == np.float32 for e in result.embeddings)
+
+
+def test_same_seed_same_bits(features: np.ndarray) -> None:
+    runs = [train(features, ring(40), PARAMS, random_state=seed) for seed in (3, 3, 4)]
+    for first, same, other in zip(*(run.embeddings for run in runs), strict=True):
+        np.testing.assert_array_equal(first, same)
+        assert not np.array_equal(first, other)
+    np.testing.assert_array_equal(runs[0].loss, runs[1].loss)
+
+
+def test_callers_random_states_and_threads_are_untouched(features: np.ndarray) -> None:
+    random.seed(1)
+    torch.random.manual_seed(1)
+    before = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
+    threads = torch.get_num_threads()
+    train(features, ring(40), PARAMS)
+    assert random.getstate() == before[0]
+    np.testing.assert_array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), before[2])
+    assert torch.get_num_threads() == threads
+
+
+def test_unit_of_the_features_does_not_matter(features: np.ndarray) -> None:
+    one = train(features, ring(40), PARAMS)
+    # A power of two scales floating-point numbers without rounding.
+    other = train(features * 2.0**20, ring(40), PARAMS)
+    np.testing.assert_array_equal(one.embeddings[0], other.embeddings[0])
+
+
+def test_isolated_observation_is_embedded(features: np.ndarray) -> None:
+    result = train(features, sparse.csr_matrix((40, 40)), PARAMS)
+    assert all(np.isfinite(e).all() for e in result.embeddings)
+
+
+@pytest.mark.parametrize("n_obs", [1, 2])
+def test_tiny_data(n_obs: int) -> None:
+    result = train(np.ones((n_obs, 3)), sparse.csr_matrix((n_obs, n_obs)), PARAMS)
+    assert result.embeddings[0].shape == (n_obs, 8)
+
+
+def test_features_of_zero() -> None:
+    result = train(np.zeros((10, 3)), ring(10), PARAMS)
+    assert np.isfinite(result.embeddings[0]).all()
+
+
+def test_stops_when_settled(features: np.ndarray) -> None:
+    params = AutoencoderParams(
+        scale_dims=(4,), hidden_dim=8, n_epochs=5000, settle_window=10, settle_tol=0.2
+    )
+    result = train(features, ring(40), params)
+    assert result.stopped == "settled"
+    assert 20 <= len(result.loss) < 5000
+    before, last = result.loss[-20:-10].mean(), result.loss[-10:].mean()
+    assert last > 0.8 * before
+
+
+def test_callback_sees_every_epoch_and_can_stop(features: np.ndarray) -> None:
+    seen = []
+
+    def callback(epoch: int, n_epochs: int, loss: float) -> bool:
+        seen.append((epoch, n_epochs, loss))
+        return epoch < 4
+
+    result = train(features, ring(40), PARAMS, callback=callback)
+    assert result.stopped == "interrupted"
+    assert [(epoch, total) for epoch, total, _ in seen] == [(i, 12) for i in range(1, 5)]
+    assert [loss for *_, loss in seen] == result.loss.tolist()
+
+
+def test_exception_in_the_callback_passes(features: np.ndarray) -> None:
+    def callback(*_: object) -> None:
+        msg = "no more"
+        raise RuntimeError(msg)
+
+    with pytest.raises(RuntimeError, match="no more"):
+        train(features, ring(40), PARAMS, callback=callback)
+
+
+def test_keyboard_interrupt_leaves_a_marked_result(
+    features: np.ndarray, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def callback(epoch: int, *_: object) -> None:
+        if epoch == 7:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    path = tmp_path / "state"
+    result = train(
+        features, ring(40), PARAMS, callback=callback, checkpoint=path, checkpoint_every=5
+    )
+    assert result.stopped == "interrupted"
+    assert len(result.loss) == 7
+    assert np.isfinite(result.embeddings[0]).all()
+    assert "interrupted after 7 of 12 epochs" in caplog.text
+    resumed = train(features, ring(40), PARAMS, checkpoint=path)
+    undisturbed = train(features, ring(40), PARAMS)
+    assert resumed.stopped == "finished"
+    np.testing.assert_array_equal(resumed.loss, undisturbed.loss)
+    np.testing.assert_array_equal(resumed.embeddings[0], undisturbed.embeddings[0])
+
+
+def test_checkpoint_of_a_killed_process_resumes_to_the_same_bits(
+    features: np.ndarray, tmp_path: Path
+) -> None:
+    path = tmp_path / "state"
+    np.save(tmp_path / "features.npy", features)
+    code = (
+        "import os, sys, numpy as np; from m2st._training import train;"
+        "from tests.test_training import PARAMS, ring;"
+        "train(np.load(sys.argv[1]), ring(40), PARAMS, checkpoint=sys.argv[2], checkpoint_every=1,"
+        "callback=lambda epoch, *_: os._exit(9) if epoch == 6 else None)"
+    )
+    killed = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "features.npy", path],
+        cwd=Path(__file__).parents[1],
+        check=False,
+    )
+    assert killed.returncode == 9
+    resumed = train(features, ring(40), PARAMS, checkpoint=path)
+    undisturbed = train(features, ring(40), PARAMS)
+    np.testing.assert_array_equal(resumed.loss, undisturbed.loss)
+    np.testing.assert_array_equal(resumed.embeddings[1], undisturbed.embeddings[1])
+
+
+def test_checkpoint_of_another_run_is_refused(features: np.ndarray, tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    train(features, ring(40), PARAMS, checkpoint=path)
+    for other, seed in ((features + 1, 0), (features, 1)):
+        with pytest.raises(ValueError, match=r"Expected .* to be a checkpoint of this run"):
+            train(other, ring(40), PARAMS, random_state=seed, checkpoint=path)
+
+
+def test_bad_input(features: np.ndarray) -> None:
+    broken = features.copy()
+    broken[3, 0] = np.nan
+    with pytest.raises(ValueError, match="NaN or infinity in 1 of 40 observations"):
+        train(broken, ring(40), PARAMS)
+    with pytest.raises(ValueError, match=r"found \(3, 3\)"):
+        train(features, ring(3), PARAMS)
+    one_way = sparse.csr_matrix(([1.0], ([0], [1])), shape=(40, 40))
+    with pytest.raises(ValueError, match="to be symmetric, found 2 edges in one direction"):
+        train(features, one_way, PARAMS)
+    with pytest.raises(TypeError, match="scipy sparse matrix, found ndarray"):
+        train(features, np.eye(40), PARAMS)
+    with pytest.raises(ValueError, match="Expected a `device` that torch can use"):
+        train(features, ring(40), PARAMS, device="abacus")
+
+
+def test_loss_that_is_not_finite_is_an_error(features: np.ndarray) -> None:
+    features[0] = 1e38
+    params = AutoencoderParams(scale_dims=(4,), hidden_dim=8, gamma=None, n_epochs=50)
+    features[1:] = 1e-30
+    with np.errstate(over="ignore"):
+        result = train(features, ring(40), params)
+    assert np.isfinite(result.loss).all()
+
+
+def test_device_is_chosen_when_called() -> None:
+    expected = "cuda" if torch.cuda.is_available() else "cpu"
+    if not torch.backends.mps.is_available():
+        assert choose_device().type == expected
+    assert choose_device("cpu").type == "cpu"
