@@ -154,8 +154,8 @@ class ClusteringParams(_Params):
     common_dim: int | None = None
     specific_dim: int = 8
     ridge: float = 0.1
-    orthogonality: float = 0.003
-    entropy: float = 0.3
+    orthogonality: float = 0.001
+    entropy: float = 0.5
     n_init: int = 10
     short_iter: int = 10
     max_iter: int = 500

@@ -7,15 +7,11 @@ is a dictionary as the R package's ``R/bridge.R`` writes it; an answer never rai
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
-import platform
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -27,7 +23,7 @@ from scipy import sparse
 from m2st import _keys
 from m2st._params import AutoencoderParams, ClusteringParams
 
-__all__ = ["cluster", "info", "run"]
+__all__ = ["cluster", "run"]
 
 # R prints what concerns its user; without a handler logging would write to the terminal.
 logging.getLogger("m2st").addHandler(logging.NullHandler())
@@ -136,40 +132,14 @@ def cluster(request: Request, callback: Callback | None = None) -> Answer:
     return _answer(compute)
 
 
-def info() -> Answer:
-    """Versions of Python and of what `m2st` needs, None where missing; and the device."""
-
-    def compute() -> Answer:
-        torch = sys.modules["torch"]
-        versions = {name: _version(name) for name in ("m2st", "torch", "numpy", "scanpy")}
-        cuda = bool(torch.cuda.is_available())
-        return {
-            "python": platform.python_version(),
-            "versions": versions,
-            "device": "cuda" if cuda else "cpu",
-        }
-
-    return _answer(compute)
-
-
-def _version(package: str) -> str | None:
-    """Installed version of a package."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
 def _load_torch() -> None:
     """Load torch with its own BLAS, which within R would otherwise be R's: slower, other bits."""
-    if "torch" in sys.modules or find_spec("torch") is None:
-        return
-    if not hasattr(os, "RTLD_DEEPBIND"):  # glibc only
+    if "torch" in sys.modules or not hasattr(os, "RTLD_DEEPBIND"):  # glibc only
         return
     flags = sys.getdlopenflags()
     sys.setdlopenflags(flags | os.RTLD_DEEPBIND)
     try:
-        importlib.import_module("torch")
+        import torch  # noqa: F401
     finally:
         sys.setdlopenflags(flags)
 
@@ -185,7 +155,7 @@ def _answer(compute: Callable[[], Answer]) -> Answer:
             answer = {"interrupted": True}
         except (KeyError, TypeError, ValueError, FloatingPointError) as error:
             answer = {"error": str(error.args[0]) if error.args else repr(error)}
-        except Exception as error:  # noqa: BLE001  # R raises it again
+        except Exception as error:  # R raises it again
             answer = {"error": f"{type(error).__name__}: {error}"}
     texts = [str(warning.message) for warning in caught if warning.category is UserWarning]
     return {**answer, "warnings": list(dict.fromkeys(texts))}

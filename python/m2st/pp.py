@@ -52,10 +52,10 @@ def prepare(
 ) -> None:
     r"""Make features from counts: normalise, log, select genes, scale with clipping, PCA.
 
-    Library sizes are brought to their median, :math:`\ln(1 + x)` is taken, the most variable genes
-    are kept (Seurat's dispersion; all genes if there are no more than `n_top_genes`), each gene
-    gets mean 0 and variance 1 and is clipped, and principal components are taken. Every step is
-    scanpy's, on a private copy.
+    The most variable genes are kept (by the variance of their counts that their mean does not
+    explain, as Seurat 3 does; all genes if there are no more than `n_top_genes`), library sizes are
+    brought to their median, :math:`\ln(1 + x)` is taken, each gene gets variance 1 and is clipped,
+    and principal components are taken. Every step is scanpy's, on a private copy.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def prepare(
     n_pcs
         Number of components; fewer if the observations or genes do not allow as many.
     max_value
-        Scaled values are clipped to ± this, so that no outlier has a component of its own.
+        Scaled values are clipped to this, so that no outlier has a component of its own.
     random_state
         Seed of the iterative eigensolver's first vector.
 
@@ -97,8 +97,11 @@ def prepare(
 
     Notes
     -----
-    The bits of the result do not depend on the number of threads; each component points the way
-    in which its largest loading is positive.
+    Genes are not centred before PCA, which centres them itself: the matrix stays sparse. Genes are
+    chosen from counts because the dispersion of log values favours rare genes in shallow data; of
+    values that are `normalized` already, Seurat's dispersion is what there is. The bits of the
+    result do not depend on the number of threads; each component points the way in which its
+    largest loading is positive.
 
     Examples
     --------
@@ -117,15 +120,16 @@ def prepare(
     import scanpy as sc
 
     with _one_thread():
+        if work.n_vars > n_top_genes:
+            flavor = "seurat" if normalized else "seurat_v3"
+            sc.pp.highly_variable_genes(work, flavor=flavor, n_top_genes=n_top_genes)
         if not normalized:
             sc.pp.normalize_total(work)
             sc.pp.log1p(work)
-        work = _without_constant_genes(work)
-        if work.n_vars > n_top_genes:
-            sc.pp.highly_variable_genes(work, flavor="seurat", n_top_genes=n_top_genes)
+        if "highly_variable" in work.var:
             work = work[:, work.var["highly_variable"]].copy()
-        work.X = work.X.toarray()
-        sc.pp.scale(work, max_value=max_value)
+        work = _without_constant_genes(work)
+        sc.pp.scale(work, zero_center=False, max_value=max_value)
         scores = _component_scores(work, n_pcs, random_state)
     parameters = {
         "normalized": normalized,

@@ -1,0 +1,208 @@
+"""The bridge to R: the same results as `m2st.run`, as plain values and buffers."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from anndata import AnnData
+from numpy.typing import NDArray
+from scipy import sparse
+
+import m2st
+from m2st import _keys, bridge
+
+QUICK = {"n_epochs": 5, "hidden_dim": 16, "scale_dims": [8, 4]}
+PLAIN = (dict, list, str, int, float, bool, bytearray, type(None))
+
+
+@pytest.fixture(scope="module")
+def adata() -> AnnData:
+    return m2st.datasets.simulate_cortex(n_obs=200, n_genes=80, random_state=1)
+
+
+def request_of(adata: AnnData, **changes: Any) -> dict[str, Any]:
+    """What R sends for an object."""
+    counts = sparse.csr_matrix(adata.X)
+    coordinates = np.asarray(adata.obsm["spatial"], dtype=np.float64)
+    return {
+        "shape": list(adata.shape),
+        "data": bytearray(counts.data.astype(np.float32).tobytes()),
+        "indices": bytearray(counts.indices.astype(np.int32).tobytes()),
+        "indptr": bytearray(counts.indptr.astype(np.int32).tobytes()),
+        "coordinates": bytearray(coordinates.tobytes(order="F")),
+        "n_axes": coordinates.shape[1],
+        "n_domains": 3,
+        "autoencoder": QUICK,
+        "clustering": {"n_init": 2},
+        "normalized": False,
+        "random_state": 7,
+        "device": "cpu",
+        **changes,
+    }
+
+
+def matrix(part: dict[str, Any]) -> NDArray[np.float32]:
+    """Matrix as R reads it."""
+    return np.frombuffer(part["data"], np.float32).reshape(part["shape"], order="F")
+
+
+def labels(answer: dict[str, Any]) -> list[int]:
+    return np.frombuffer(answer["labels"], np.int32).tolist()
+
+
+def run_in_python(adata: AnnData, **changes: Any) -> AnnData:
+    copy = adata.copy()
+    settings = {
+        "autoencoder": m2st.AutoencoderParams(**{**QUICK, "scale_dims": (8, 4)}),
+        "clustering": m2st.ClusteringParams(n_init=2),
+        "random_state": 7,
+        "device": "cpu",
+        "progress": False,
+    }
+    m2st.run(copy, 3, **(settings | changes))
+    return copy
+
+
+def assert_plain(value: Any) -> None:
+    assert type(value) in PLAIN
+    items = value.values() if isinstance(value, dict) else value
+    for item in items if isinstance(value, dict | list) else []:
+        assert_plain(item)
+
+
+def assert_same(answer: dict[str, Any], expected: AnnData) -> None:
+    codes = expected.obs[_keys.DOMAIN].cat.codes.to_numpy() + 1
+    assert labels(answer) == codes.tolist()
+    np.testing.assert_array_equal(matrix(answer["embedding"]), expected.obsm[_keys.EMBEDDING])
+    for number, scale in enumerate(answer["scales"], start=1):
+        expected_scale = expected.obsm[_keys.scale_embedding(number)]
+        np.testing.assert_array_equal(matrix(scale), expected_scale)
+
+
+def test_same_bits_as_run(adata: AnnData) -> None:
+    answer = bridge.run(request_of(adata))
+    assert answer["warnings"] == []
+    assert_same(answer, run_in_python(adata))
+    assert_plain(answer)
+
+
+def test_dense_counts_give_the_same_as_sparse_ones(adata: AnnData) -> None:
+    dense = np.asarray(sparse.csr_matrix(adata.X).toarray(), dtype=np.float32)
+    request = request_of(adata, dense=bytearray(dense.tobytes()))
+    for part in ("data", "indices", "indptr"):
+        del request[part]
+    assert bridge.run(request)["labels"] == bridge.run(request_of(adata))["labels"]
+
+
+def test_ready_features(adata: AnnData) -> None:
+    features = np.random.default_rng(0).normal(size=(adata.n_obs, 6))
+    answer = bridge.run(
+        request_of(adata, features=bytearray(features.tobytes(order="F")), shape=[adata.n_obs, 6])
+    )
+    copy = adata.copy()
+    copy.obsm["features"] = features.astype(np.float32)
+    assert_same(answer, run_in_python(copy, use_rep="features"))
+    assert "prepare" not in answer["record"]
+
+
+def test_embed_then_cluster_is_run(adata: AnnData) -> None:
+    whole = bridge.run(request_of(adata))
+    embedded = bridge.run(request_of(adata, n_domains=None))
+    assert not {"labels", "embedding"} & set(embedded)
+    scales = [
+        {
+            "data": bytearray(matrix(scale).astype(np.float64).tobytes(order="F")),
+            "shape": scale["shape"],
+        }
+        for scale in embedded["scales"]
+    ]
+    request = {"scales": scales, "n_domains": 3, "clustering": {"n_init": 2}, "random_state": 7}
+    clustered = bridge.cluster(request)
+    assert clustered["labels"] == whole["labels"]
+    assert clustered["embedding"] == whole["embedding"]
+    assert "scales" not in clustered
+
+
+def test_sections_share_no_edge(adata: AnnData) -> None:
+    codes = (np.arange(adata.n_obs) % 2).astype(np.int32)
+    answer = bridge.run(
+        request_of(adata, sample=bytearray(codes.tobytes()), sample_names=["left", "right"])
+    )
+    copy = adata.copy()
+    copy.obs["section"] = np.where(codes == 0, "left", "right")
+    assert_same(answer, run_in_python(copy, sample_key="section"))
+    assert answer["record"]["graph"]["n_between_samples"] == 0
+
+
+def test_an_empty_observation_has_code_zero_and_one_warning(adata: AnnData) -> None:
+    copy = adata.copy()
+    counts = sparse.lil_matrix(copy.X)
+    counts[4] = 0
+    copy.X = sparse.csr_matrix(counts)
+    answer = bridge.run(request_of(copy))
+    assert labels(answer)[4] == 0
+    assert labels(answer).count(0) == 1
+    assert np.isnan(matrix(answer["embedding"])[4]).all()
+    assert [text.split(":")[0] for text in answer["warnings"]] == [
+        "1 of 200 observations have no counts"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"autoencoder": {"mask_rate": 2.0}}, r"Expected `mask_rate` in \[0, 1\), found 2.0."),
+        ({"n_domains": 1000}, "Expected no more `n_domains` than observations"),
+        ({"autoencoder": {"depth": 3}}, "unexpected keyword argument 'depth'"),
+        ({"coordinates": bytearray(3)}, "buffer size must be a multiple"),
+    ],
+)
+def test_an_error_comes_back_as_its_message(
+    adata: AnnData, changes: dict[str, Any], message: str
+) -> None:
+    answer = bridge.run(request_of(adata, **changes))
+    assert set(answer) == {"error", "warnings"}
+    assert re.search(message, answer["error"])
+
+
+def test_an_unforeseen_error_names_its_type(adata: AnnData) -> None:
+    def fail(epoch: int, n_epochs: int, loss: float) -> None:
+        msg = "R said no"
+        raise RuntimeError(msg)
+
+    assert bridge.run(request_of(adata), fail)["error"] == "RuntimeError: R said no"
+
+
+def test_the_callback_stops_the_run(adata: AnnData) -> None:
+    epochs: list[int] = []
+
+    def stop(epoch: int, n_epochs: int, loss: float) -> bool:
+        epochs.append(epoch)
+        return epoch < 2
+
+    assert bridge.run(request_of(adata), stop) == {"interrupted": True, "warnings": []}
+    assert epochs == [1, 2]
+
+
+def test_an_interrupt_stops_the_run(adata: AnnData) -> None:
+    def interrupt(epoch: int, n_epochs: int, loss: float) -> None:
+        raise KeyboardInterrupt
+
+    assert bridge.run(request_of(adata), interrupt)["interrupted"]
+
+
+def test_the_record_is_plain() -> None:
+    value = {
+        "a": np.float32(0.5),
+        "b": np.arange(2),
+        "c": (True, None),
+        4: 2**40,
+        "e": np.str_("x"),
+    }
+    plain = bridge._plain(value)
+    assert plain == {"a": 0.5, "b": [0, 1], "c": [True, None], "4": 2.0**40, "e": "x"}
+    assert type(plain["4"]) is float
+    assert_plain(plain)
