@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ def request_of(adata: AnnData, **changes: Any) -> dict[str, Any]:
         "normalized": False,
         "random_state": 7,
         "device": "cpu",
+        "every": 1,
         **changes,
     }
 
@@ -168,12 +170,15 @@ def test_an_error_comes_back_as_its_message(
     assert re.search(message, answer["error"])
 
 
-def test_an_unforeseen_error_names_its_type(adata: AnnData) -> None:
-    def fail(epoch: int, n_epochs: int, loss: float) -> None:
-        msg = "R said no"
+def test_an_unforeseen_error_names_its_type(
+    adata: AnnData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object, **settings: object) -> None:
+        msg = "no such luck"
         raise RuntimeError(msg)
 
-    assert bridge.run(request_of(adata), fail)["error"] == "RuntimeError: R said no"
+    monkeypatch.setattr(m2st.tl, "embed", fail)
+    assert bridge.run(request_of(adata))["error"] == "RuntimeError: no such luck"
 
 
 def test_the_callback_stops_the_run(adata: AnnData) -> None:
@@ -181,10 +186,18 @@ def test_the_callback_stops_the_run(adata: AnnData) -> None:
 
     def stop(epoch: int, n_epochs: int, loss: float) -> bool:
         epochs.append(epoch)
-        return epoch < 2
+        return epoch < 4
 
-    assert bridge.run(request_of(adata), stop) == {"interrupted": True, "warnings": []}
-    assert epochs == [1, 2]
+    assert bridge.run(request_of(adata, every=2), stop) == {"interrupted": True, "warnings": []}
+    assert epochs == [2, 4]
+
+
+def test_what_the_callback_raises_is_an_interrupt(adata: AnnData) -> None:
+    def fail(epoch: int, n_epochs: int, loss: float) -> None:
+        msg = "(Unknown exception occurred)"
+        raise RuntimeError(msg)
+
+    assert bridge.run(request_of(adata), fail)["interrupted"]
 
 
 def test_an_interrupt_stops_the_run(adata: AnnData) -> None:
@@ -192,6 +205,27 @@ def test_an_interrupt_stops_the_run(adata: AnnData) -> None:
         raise KeyboardInterrupt
 
     assert bridge.run(request_of(adata), interrupt)["interrupted"]
+
+
+def test_a_real_interrupt_stops_the_run_and_the_handler_is_back(adata: AnnData) -> None:
+    def interrupt(epoch: int, n_epochs: int, loss: float) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    assert bridge.run(request_of(adata), interrupt)["interrupted"]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_interrupt_waits_until_modules_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = []
+
+    def load() -> None:
+        signal.raise_signal(signal.SIGINT)
+        loaded.append("torch")
+
+    monkeypatch.setattr(bridge, "_load_torch", load)
+    assert bridge.cluster({}) == {"interrupted": True, "warnings": []}
+    assert loaded == ["torch"]
 
 
 def test_the_record_is_plain() -> None:

@@ -132,6 +132,7 @@ def test_an_existing_graph_is_used(adata: anndata.AnnData) -> None:
 
 
 def test_a_foreign_graph_is_reported(adata: anndata.AnnData) -> None:
+    m2st.pp.spatial_graph(adata)  # of which only the record is left
     graph = sparse.csr_matrix((np.ones(2), ([0, 1], [1, 0])), shape=(200, 200))
     adata.obsp["spatial_connectivities"] = graph
     quick_run(adata)

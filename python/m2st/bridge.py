@@ -7,11 +7,15 @@ is a dictionary as the R package's ``R/bridge.R`` writes it; an answer never rai
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -53,9 +57,9 @@ def run(request: Request, callback: Callback | None = None) -> Answer:
         (float64, Fortran order, n_obs × n_vars): ready features. ``coordinates``: float64, Fortran
         order, n_obs × ``n_axes``. ``sample``: int32 codes from 0, and ``sample_names``; both
         optional. ``n_domains``: None embeds only. ``autoencoder``, ``clustering``: settings.
-        ``normalized``, ``random_state``, ``device``.
+        ``normalized``, ``random_state``, ``device``. ``every``: epochs between two callbacks.
     callback
-        Called after each epoch with the epoch, the most epochs, and the loss; False stops the run.
+        Called with the epoch, the most epochs, and the loss; False or an exception stops the run.
 
     Returns
     -------
@@ -84,7 +88,7 @@ def run(request: Request, callback: Callback | None = None) -> Answer:
             random_state=random_state,
             device=str(request.get("device", "auto")),
             progress=False,
-            callback=None if callback is None else _stopping(callback),
+            callback=None if callback is None else _stopping(callback, request["every"]),
         )
         if adata.uns[_keys.RECORD]["embed"]["stopped"] == "interrupted":
             raise _Stopped  # the training catches an interrupt from the keyboard itself
@@ -132,6 +136,17 @@ def cluster(request: Request, callback: Callback | None = None) -> Answer:
     return _answer(compute)
 
 
+def _load() -> None:
+    """Load what is slow to load. An interrupt waits: half-loaded modules would stay broken."""
+    with _on_interrupt(raises=False) as interrupts:
+        _load_torch()
+        import scanpy  # noqa: F401
+
+        from m2st import _clustering, _training, pp, tl  # noqa: F401
+    if interrupts:
+        raise KeyboardInterrupt
+
+
 def _load_torch() -> None:
     """Load torch with its own BLAS, which within R would otherwise be R's: slower, other bits."""
     if "torch" in sys.modules or not hasattr(os, "RTLD_DEEPBIND"):  # glibc only
@@ -144,28 +159,71 @@ def _load_torch() -> None:
         sys.setdlopenflags(flags)
 
 
+@contextlib.contextmanager
+def _on_interrupt(*, raises: bool) -> Iterator[list[int]]:
+    """Note interrupts in Python's way: reticulate's handler would run R within Python."""
+    interrupts: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        interrupts.append(number)
+        if raises:
+            raise KeyboardInterrupt
+
+    previous = signal.getsignal(signal.SIGINT)
+    if previous is None or threading.current_thread() is not threading.main_thread():
+        yield interrupts  # the handler is not ours to replace
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield interrupts
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
 def _answer(compute: Callable[[], Answer]) -> Answer:
     """What `compute` returns, or how it ended; the user's warnings are collected, each once."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         try:
-            _load_torch()
-            answer = compute()
-        except (KeyboardInterrupt, _Stopped):
+            _load()
+            with _on_interrupt(raises=True) as interrupts:
+                answer = _ending(compute)
+            if interrupts:  # compiled code may have turned it into another error
+                raise KeyboardInterrupt
+        except KeyboardInterrupt:
             answer = {"interrupted": True}
-        except (KeyError, TypeError, ValueError, FloatingPointError) as error:
-            answer = {"error": str(error.args[0]) if error.args else repr(error)}
-        except Exception as error:  # R raises it again
+        except ImportError as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
     texts = [str(warning.message) for warning in caught if warning.category is UserWarning]
     return {**answer, "warnings": list(dict.fromkeys(texts))}
 
 
-def _stopping(callback: Callback) -> Callback:
-    """Stop the run, rather than only the training, when the callback says so."""
+def _ending(compute: Callable[[], Answer]) -> Answer:
+    """What `compute` returns, or its error as a text."""
+    try:
+        return compute()
+    except _Stopped:
+        return {"interrupted": True}
+    except (KeyError, TypeError, ValueError, FloatingPointError) as error:
+        return {"error": str(error.args[0]) if error.args else repr(error)}
+    except Exception as error:  # R raises it again
+        return {"error": f"{type(error).__name__}: {error}"}
+
+
+def _stopping(callback: Callback, every: int) -> Callback:
+    """Stop the run, rather than only the training, when the callback says so.
+
+    R's callback does not fail by itself: what it raises is an interrupt that it could not catch.
+    """
 
     def report(epoch: int, n_epochs: int, loss: float) -> None:
-        if callback(epoch, n_epochs, loss) is False:
+        if epoch % every:
+            return
+        try:
+            go_on = callback(epoch, n_epochs, loss)
+        except Exception as error:
+            raise _Stopped from error
+        if go_on is False:
             raise _Stopped
 
     return report

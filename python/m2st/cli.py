@@ -189,7 +189,9 @@ def _one_line_errors(*, debug: bool, quiet: bool) -> Iterator[None]:
             if debug:
                 traceback.print_exc()
             text = error.args[0] if isinstance(error, KeyError) and error.args else error
-            typer.echo(f"m2st: {text or type(error).__name__}", err=True)
+            # anndata names the key that it could not write in a note.
+            words = [str(text or type(error).__name__), *getattr(error, "__notes__", [])]
+            typer.echo(f"m2st: {' '.join(' '.join(words).split())}", err=True)
             raise typer.Exit(1) from None
 
 

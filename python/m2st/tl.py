@@ -104,7 +104,9 @@ def embed(
     _forget_clustering(adata)
     _write_scales(adata, result.embeddings, placed)
     record = adata.uns.setdefault(_keys.RECORD, {})
-    record.setdefault("graph", {"method": "given"} | graph_report(adjacency))
+    report = graph_report(adjacency)
+    if not report.items() <= record.get("graph", {}).items():
+        record["graph"] = {"method": "given"} | report
     record["embed"] = {
         "params": params.to_dict(),
         "use_rep": use_rep,
