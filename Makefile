@@ -4,12 +4,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint test-python benchmark clean
+# What Debian has of the R side; elsewhere, install the same from CRAN and Bioconductor.
+R_PACKAGES := r-base-core r-bioc-biocstyle r-bioc-singlecellexperiment r-cran-ggplot2 r-cran-knitr \
+	r-cran-mclust r-cran-reticulate r-cran-rmarkdown r-cran-seurat r-cran-testthat r-cran-withr
+R_LIBRARY := $(CURDIR)/$(VENV)/R
+export R_LIBS := $(R_LIBRARY)
+export RETICULATE_PYTHON := $(CURDIR)/$(BIN)/python
+export M2ST_SHARED_DATA ?= $(abspath $(CURDIR)/../shared/data)
+
+.PHONY: demo test lint test-python r-packages test-r check-r benchmark clean
 
 demo: $(VENV)/package.stamp
 	$(BIN)/m2st demo --output demo
 
-test: lint test-python
+test: lint test-python test-r check-r
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
@@ -19,9 +27,29 @@ lint: $(VENV)/test.stamp
 test-python: $(VENV)/test.stamp
 	$(BIN)/pytest
 
-benchmark: $(VENV)/package.stamp
+# Installs R and its packages where this may be done: on Debian, as root.
+r-packages:
+	@dpkg -s $(R_PACKAGES) >/dev/null 2>&1 || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+		&& apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y \
+		--no-install-recommends $(R_PACKAGES) >/dev/null; } || command -v Rscript >/dev/null || { \
+		echo "R not found, and it cannot be installed here. Needed: $(R_PACKAGES)"; exit 1; }
+
+test-r: $(VENV)/package.stamp r-packages
+	mkdir -p $(R_LIBRARY)
+	R CMD INSTALL --library=$(R_LIBRARY) rpackage
+	Rscript rpackage/tests/report.R
+
+# Examples, documentation and vignettes; the tests ran above. SpatialExperiment is not in Debian.
+check-r: test-r
+	rm -rf build/R && mkdir -p build/R
+	cd build/R && R CMD build ../../rpackage
+	cd build/R && _R_CHECK_FORCE_SUGGESTS_=false R CMD check --no-manual --no-tests m2st_*.tar.gz
+	! grep -E "^Status:.*(ERROR|WARNING)" build/R/m2st.Rcheck/00check.log
+
+benchmark: $(VENV)/package.stamp test-r
 	$(BIN)/python -m benchmarks.accuracy
 	$(BIN)/python -m benchmarks.paper
+	Rscript benchmarks/bridge.R
 
 $(VENV)/package.stamp: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

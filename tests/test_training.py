@@ -134,6 +134,21 @@ def test_keyboard_interrupt_leaves_a_marked_result(
     np.testing.assert_array_equal(resumed.embeddings[0], undisturbed.embeddings[0])
 
 
+@pytest.mark.parametrize("cause", [KeyboardInterrupt(), ValueError()])
+def test_interrupt_within_compiled_code(features: np.ndarray, cause: BaseException) -> None:
+    """Compiled code turns what a signal handler raises into a SystemError with that cause."""
+
+    def callback(*_: object) -> None:
+        msg = "returned a result with an exception set"
+        raise SystemError(msg) from cause
+
+    if isinstance(cause, KeyboardInterrupt):
+        assert train(features, ring(40), PARAMS, callback=callback).stopped == "interrupted"
+    else:
+        with pytest.raises(SystemError, match="with an exception set"):
+            train(features, ring(40), PARAMS, callback=callback)
+
+
 def test_checkpoint_of_a_killed_process_resumes_to_the_same_bits(
     features: np.ndarray, tmp_path: Path
 ) -> None:

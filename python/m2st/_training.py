@@ -159,7 +159,10 @@ def train(
                     if callback is not None and callback(epoch, params.n_epochs, loss) is False:
                         stopped = "interrupted"
                         break
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, SystemError) as error:
+                # An interrupt within compiled code arrives as the cause of a SystemError.
+                if not isinstance(error.__cause__ or error, KeyboardInterrupt):
+                    raise
                 # The epoch may be half done: an earlier checkpoint is exact, this state is not.
                 stopped, path = "interrupted", None
         if stopped == "interrupted":

@@ -1,0 +1,116 @@
+# The one place where R and Python meet. Requests and answers are described in m2st/bridge.py:
+# plain values and raw buffers only, so that no conversion of reticulate takes part.
+
+callPython <- function(what, request, callback) {
+    state$module[[what]](request, callback)
+}
+
+# Send a request, follow it, and return the answer; an error of Python becomes one of R, and an
+# interrupt is signalled only here, once Python has come to rest.
+askPython <- function(what, request, verbose) {
+    answer <- state$call(what, request, progressCallback(verbose))
+    for (text in unlist(answer$warnings)) {
+        warning(text, call. = FALSE)
+    }
+    if (isTRUE(answer$interrupted)) {
+        signalInterrupt()
+    }
+    if (!is.null(answer$error)) {
+        stopM2ST(answer$error)
+    }
+    answer
+}
+
+# Python is told of an interrupt rather than left by a jump. Without a callback there is no R code
+# to be interrupted: reticulate then passes the interrupt on, and Python comes to rest by itself.
+progressCallback <- function(verbose) {
+    if (!verbose) {
+        return(NULL)
+    }
+    function(epoch, n_epochs, loss) {
+        tryCatch(
+            {
+                message(sprintf("Epoch %d of at most %d, loss %.4f", epoch, n_epochs, loss))
+                TRUE
+            },
+            error = function(condition) TRUE,
+            interrupt = function(condition) FALSE
+        )
+    }
+}
+
+signalInterrupt <- function() {
+    condition <- structure(
+        class = c("interrupt", "condition"),
+        list(message = "The run was interrupted; nothing was changed.", call = NULL)
+    )
+    signalCondition(condition)
+    message("The run was interrupted; nothing was changed.")
+    invokeRestart("abort")
+}
+
+# A genes x spots dgCMatrix is, as it lies in memory, a spots x genes CSR matrix.
+expressionRequest <- function(input) {
+    if (!is.null(input$features)) {
+        return(list(
+            shape = dim(input$features),
+            features = toBuffer(as.double(input$features), 8L)
+        ))
+    }
+    counts <- input$counts
+    shape <- rev(dim(counts))
+    if (is.matrix(counts)) {
+        return(list(shape = shape, dense = toBuffer(as.double(counts), 4L)))
+    }
+    list(
+        shape = shape,
+        data = toBuffer(counts@x, 4L),
+        indices = toBuffer(counts@i, 4L),
+        indptr = toBuffer(counts@p, 4L)
+    )
+}
+
+placeRequest <- function(input) {
+    list(
+        coordinates = toBuffer(as.double(input$coords), 8L),
+        n_axes = ncol(input$coords),
+        sample = if (!is.null(input$sample)) toBuffer(as.integer(input$sample) - 1L, 4L),
+        sample_names = as.list(levels(input$sample))
+    )
+}
+
+settingsRequest <- function(k, params, seed, device) {
+    list(
+        n_domains = k,
+        autoencoder = params$autoencoder,
+        clustering = params$clustering,
+        random_state = seed,
+        device = device,
+        every = 50L
+    )
+}
+
+scalesRequest <- function(scales) {
+    scales <- lapply(scales, function(scale) {
+        scale[is.na(scale)] <- NaN
+        list(data = toBuffer(as.double(scale), 8L), shape = dim(scale))
+    })
+    list(scales = unname(scales))
+}
+
+toBuffer <- function(x, size) {
+    writeBin(x, raw(), size = size)
+}
+
+fromBuffer <- function(part) {
+    shape <- as.integer(unlist(part$shape))
+    values <- readBin(part$data, "double", prod(shape), size = 4L)
+    values[is.nan(values)] <- NA_real_
+    matrix(values, shape[1L], shape[2L])
+}
+
+labelsFromBuffer <- function(buffer, n) {
+    labels <- readBin(buffer, "integer", n, size = 4L)
+    labels[labels == 0L] <- NA_integer_
+    labels
+}

@@ -1,0 +1,174 @@
+# Checks in R's words, before Python is started.
+
+minSpots <- 50L
+
+checkNoMore <- function(...) {
+    names <- ...names()
+    if (...length() > 0L) {
+        names <- if (is.null(names)) "without a name" else quoted(names)
+        stopM2ST("Found arguments that are not known here: ", names, ". See ?runM2ST.")
+    }
+}
+
+# R 4.0's ...names() does not exist and that of 4.1.0 to 4.1.2 differs: one that does not.
+...names <- function() {
+    names(eval.parent(quote(list(...))))
+}
+
+isWhole <- function(x, low) {
+    is.numeric(x) && length(x) == 1L && isTRUE(x == round(x) & x >= low & x < 2^31)
+}
+
+checkK <- function(k, n = Inf) {
+    if (is.null(k)) {
+        return(NULL)
+    }
+    if (!isWhole(k, 1)) {
+        stopM2ST(
+            "Expected `k`, the number of domains, to be one whole number above 0, found ",
+            shorten(k), if (length(k) > 1L) {
+                ". For several, call embedM2ST() once and then clusterM2ST(k = ...)"
+            }, "."
+        )
+    }
+    if (k >= n) {
+        stopM2ST("Expected fewer domains than spots, found k = ", k, " and ", n, " spots.")
+    }
+    as.integer(k)
+}
+
+checkSeed <- function(seed) {
+    if (!isWhole(seed, 0)) {
+        stopM2ST("Expected the seed to be one whole number from 0, found ", shorten(seed), ".")
+    }
+    as.integer(seed)
+}
+
+checkParams <- function(params) {
+    if (!inherits(params, "m2stParams")) {
+        stopM2ST("Expected `params` to be made by m2stParams(), found ", class(params)[1L], ".")
+    }
+    params
+}
+
+checkSpots <- function(n) {
+    if (n < minSpots) {
+        stopM2ST(
+            "Expected at least ", minSpots, " spots or cells, found ", n, ": too few to learn ",
+            "spatial domains from. Pass the whole tissue section, not a subset of it."
+        )
+    }
+}
+
+# Expression as a dense matrix or a dgCMatrix of finite, non-negative numbers.
+checkExpression <- function(x, what, normalized) {
+    x <- asExpression(x, what)
+    if (nrow(x) == 0L || ncol(x) == 0L) {
+        stopM2ST("Expected genes in rows and spots in columns in ", what, ", found ",
+            nrow(x), " x ", ncol(x), ".")
+    }
+    values <- if (is.matrix(x)) x else x@x
+    if (length(values) > 2^29 - 1) {
+        stopM2ST("Too many values in ", what, " for one call. Pass fewer genes.")
+    }
+    if (!all(is.finite(values))) {
+        stopM2ST("Expected finite values in ", what, ", found missing or infinite ones. ",
+            "Repair or remove the genes or spots concerned.")
+    }
+    if (length(values) && min(values) < 0) {
+        stopM2ST("Expected counts in ", what, ", found values down to ", signif(min(values), 3L),
+            ". Scaled data cannot be used: name the raw counts instead.")
+    }
+    if (!normalized && !all(values == round(values))) {
+        stopM2ST("Expected raw counts (whole numbers) in ", what, ", found values such as ",
+            signif(values[values != round(values)][1L], 4L), ". Name the raw counts, or pass ",
+            "normalized = TRUE if they are already normalised and on a log scale.")
+    }
+    x
+}
+
+asExpression <- function(x, what) {
+    if (is.matrix(x)) {
+        if (!is.numeric(x) && !is.logical(x)) {
+            stopM2ST("Expected numbers in ", what, ", found ", typeof(x), ".")
+        }
+        return(x)
+    }
+    if (is(x, "dgCMatrix")) {
+        return(x)
+    }
+    if (is(x, "Matrix")) {
+        return(as(as(as(x, "dMatrix"), "generalMatrix"), "CsparseMatrix"))
+    }
+    # DelayedMatrix, BPCells and their like know how to become a dgCMatrix.
+    tryCatch(
+        as(x, "dgCMatrix"),
+        error = function(e) {
+            stopM2ST("Expected ", what, " to be a matrix, found ", class(x)[1L],
+                ", which cannot be turned into a sparse matrix: ", conditionMessage(e))
+        }
+    )
+}
+
+# Coordinates as a numeric matrix in the order of the spots; matched by name where there are names.
+checkCoords <- function(coords, names, n) {
+    if (is.data.frame(coords)) {
+        automatic <- is.integer(attr(coords, "row.names"))
+        coords <- as.matrix(coords)
+        if (automatic) {
+            rownames(coords) <- NULL
+        }
+    }
+    if (!is.matrix(coords) || !is.numeric(coords) || !ncol(coords) %in% 2:3) {
+        stopM2ST("Expected coordinates as a numeric matrix with a row for each spot and 2 or 3 ",
+            "columns, found ", class(coords)[1L],
+            if (is.matrix(coords)) paste0(" of ", typeof(coords), ", ", ncol(coords), " columns"),
+            ".")
+    }
+    if (nrow(coords) != n) {
+        stopM2ST("Expected coordinates of ", n, " spots, found ", nrow(coords), " rows.")
+    }
+    coords <- matchRows(coords, names)
+    placed <- rowSums(!is.finite(coords)) == 0L
+    if (!any(placed)) {
+        stopM2ST("Expected coordinates of the spots, found them all missing.")
+    }
+    at <- coords[placed, , drop = FALSE]
+    if (nrow(at) > 1L && all(at == rep(at[1L, ], each = nrow(at)))) {
+        stopM2ST("Expected coordinates that differ between spots, found all spots in one place. ",
+            "Check that the coordinates were read.")
+    }
+    coords
+}
+
+matchRows <- function(coords, names) {
+    rows <- rownames(coords)
+    named <- !is.null(rows) && !is.null(names)
+    if (!named || identical(rows, names) || anyDuplicated(names) || anyDuplicated(rows)) {
+        return(coords)
+    }
+    others <- setdiff(rows, names)
+    if (length(others)) {
+        stopM2ST("Expected the row names of the coordinates to be the names of the spots, found ",
+            length(others), " others, such as ", quoted(others[1L]),
+            ". Rename them, or remove the row names if the order is right.")
+    }
+    coords[match(names, rows), , drop = FALSE]
+}
+
+# Sections as a factor in order of appearance; those of spots that take no part do not matter.
+checkSample <- function(sample, placed) {
+    if (is.null(sample)) {
+        return(NULL)
+    }
+    if (length(sample) != length(placed)) {
+        stopM2ST("Expected the section of each of ", length(placed), " spots, found ",
+            length(sample), ".")
+    }
+    missing <- sum(is.na(sample[placed]))
+    if (missing) {
+        stopM2ST("Expected the section of every spot, found ", missing,
+            " missing. Fill them in or remove these spots.")
+    }
+    factor(as.character(sample), levels = unique(as.character(sample[placed])))
+}

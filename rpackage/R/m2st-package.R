@@ -1,0 +1,11 @@
+#' Spatial domains in one call, for Seurat and for Bioconductor
+#'
+#' [runM2ST()] finds spatial domains; [embedM2ST()] and [clusterM2ST()] are its two stages, of
+#' which the second takes seconds and can be repeated for other numbers of domains.
+#' [m2stInfo()] tells whether the Python side is ready and what to do if not.
+#'
+#' @keywords internal
+#' @importClassesFrom Matrix dgCMatrix Matrix
+#' @importFrom methods as is
+#' @importFrom utils packageVersion
+"_PACKAGE"

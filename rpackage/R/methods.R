@@ -1,0 +1,273 @@
+#' Find spatial domains
+#'
+#' Prepares the counts, builds the spatial graph from the coordinates, learns embeddings with a
+#' multi-scale masked graph autoencoder and finds domains from them. `runM2ST()` and `RunM2ST()`
+#' are the same; the latter has the argument names that Seurat's users know. `embedM2ST()` stops
+#' before the domains: follow it with [clusterM2ST()].
+#'
+#' Spots are never reordered or dropped. Those without coordinates, outside the tissue
+#' (`in_tissue`) or without counts get `NA`, and one message or warning states how many.
+#'
+#' Several tissue sections in one object are told apart by `sample_id`, `sample` or `sample.by`,
+#' or by the images of a Seurat object; no edge of the graph joins two sections. Coordinates need
+#' not be shifted by hand.
+#'
+#' Where coordinates come from, unless `coords` is given: of a SpatialExperiment
+#' `spatialCoords(x)`; of a Seurat object its images, else columns of `meta.data`; of other
+#' objects columns of `colData(x)`. Columns are looked for by their usual names: `imagerow` and
+#' `imagecol`, `array_row` and `array_col`, `row` and `col`, `x` and `y`.
+#'
+#' With an `SCTAssay` as default assay, Seurat's corrected counts are passed over for the assay
+#' that they were made from.
+#'
+#' The same `seed` gives the same labels and embeddings as in Python, to the bit, on a CPU.
+#'
+#' @param x,object A matrix or sparse matrix of counts (genes in rows, spots in columns), a
+#'   SummarizedExperiment, SingleCellExperiment or SpatialExperiment, or a Seurat object of
+#'   version 3 to 5.
+#' @param coords Coordinates: a matrix with a row for each spot and 2 or 3 columns, or the names
+#'   of such columns of `colData(x)` or `meta.data`. Any unit. Give array indices as (row, column).
+#' @param k Number of domains; `NULL` for embeddings only.
+#' @param sample Section of each spot, or `NULL` for one section.
+#' @param normalized The values are already normalised and on a log scale.
+#' @param params Settings made by [m2stParams()].
+#' @param seed,seed.use Seed of all stages. R's own random numbers are left alone.
+#' @param device `"auto"`, `"cpu"`, `"cuda"`, or another name that torch knows.
+#' @param verbose Report progress by messages.
+#' @param assay.type Name of the assay with counts.
+#' @param dimred,reduction Name of ready features to use in place of the counts, such as `"PCA"`.
+#' @param sample_id Column of `colData(x)` that names the section; `NULL` takes `"sample_id"` if
+#'   there is one.
+#' @param subset.row Rows (genes) to use.
+#' @param name Name of the embeddings among the `reducedDims`.
+#' @param label Name of the column for the domains.
+#' @param assay,layer Assay and layer (slot, before Seurat 5) with counts. Split layers are joined.
+#' @param features Genes to use.
+#' @param image Images to use; `NULL` takes all, one section each.
+#' @param sample.by Column of `meta.data` that names the section.
+#' @param reduction.name,reduction.key Name and key of the embeddings.
+#' @param cluster.name Name of the column for the domains.
+#' @param set.ident Make the domains the active identities.
+#' @param ... Arguments of the methods.
+#' @return An object of the class of the input with
+#'   * the domain of each spot, a factor with levels `"1"` to `k` in this order: the column
+#'     `m2st_domain` of `colData` or `meta.data`, and `Idents`; its confidence, where Python gives
+#'     one, in `m2st_confidence`;
+#'   * the consensus embedding: `reducedDim(x, "M2ST")` or the reduction `m2st`;
+#'   * the embedding of each scale: `reducedDim(x, "M2ST_scale1")` or the reduction
+#'     `m2st.scale1`, and so on;
+#'   * the record of the run, a plain list: `metadata(x)$m2st` or `Misc(object, "m2st")`.
+#'
+#'   Of a matrix, a list of class `m2st` with these elements. A SummarizedExperiment, which cannot
+#'   hold embeddings, comes back as a SingleCellExperiment.
+#' @seealso [clusterM2ST()], [m2stParams()], [m2stInfo()]
+#' @examples
+#' set.seed(1)
+#' coords <- as.matrix(expand.grid(row = 1:10, col = 1:10))
+#' rates <- outer(1:30, coords[, "row"] > 5, function(gene, upper) {
+#'     ifelse((gene > 15) == upper, 4, 1)
+#' })
+#' counts <- matrix(rpois(3000, rates), 30)
+#' if (m2stAvailable()) {
+#'     params <- m2stParams(n_epochs = 20)
+#'     result <- runM2ST(counts, coords, k = 2, params = params, device = "cpu")
+#'     table(result$domain, coords[, "row"] > 5)
+#' }
+#' @export
+runM2ST <- function(x, ...) {
+    UseMethod("runM2ST")
+}
+
+#' @rdname runM2ST
+#' @export
+RunM2ST <- function(object, ...) {
+    UseMethod("RunM2ST")
+}
+
+#' @rdname runM2ST
+#' @export
+embedM2ST <- function(x, ...) {
+    runM2ST(x, k = NULL, ...)
+}
+
+#' @rdname runM2ST
+#' @export
+RunM2ST.default <- function(object, ...) {
+    runM2ST(object, ...)
+}
+
+#' @rdname runM2ST
+#' @export
+runM2ST.default <- function(x, ...) {
+    stopM2ST(
+        "Expected a matrix with genes in rows and spots in columns, a SummarizedExperiment, ",
+        "SingleCellExperiment, SpatialExperiment or Seurat object, found ", class(x)[1L], ".",
+        if (is.data.frame(x)) " Use as.matrix(x)."
+    )
+}
+
+#' @rdname runM2ST
+#' @export
+runM2ST.matrix <- function(
+    x, coords, k, sample = NULL, normalized = FALSE, params = m2stParams(), seed = 0L,
+    device = "auto", verbose = interactive(), ...
+) {
+    checkNoMore(...)
+    input <- list(
+        counts = x, what = "`x`", coords = coords, sample = sample, names = colnames(x),
+        inside = rep(TRUE, ncol(x))
+    )
+    result <- computeDomains(input, k, params, seed, device, normalized, verbose)
+    newM2ST(result, colnames(x))
+}
+
+#' @rdname runM2ST
+#' @export
+runM2ST.Matrix <- runM2ST.matrix
+
+#' @rdname runM2ST
+#' @export
+runM2ST.dgCMatrix <- runM2ST.matrix
+
+#' @rdname runM2ST
+#' @export
+runM2ST.SummarizedExperiment <- function(
+    x, k, coords = NULL, assay.type = "counts", dimred = NULL, sample_id = NULL,
+    subset.row = NULL, normalized = FALSE, name = "M2ST", label = "m2st_domain",
+    params = m2stParams(), seed = 0L, device = "auto", verbose = interactive(), ...
+) {
+    checkNoMore(...)
+    checkSpots(ncol(x))
+    input <- c(
+        expressionSE(x, assay.type, dimred, subset.row),
+        list(
+            coords = coordsSE(x, coords), sample = sampleSE(x, sample_id), names = colnames(x),
+            inside = insideTissue(SummarizedExperiment::colData(x))
+        )
+    )
+    result <- computeDomains(input, k, params, seed, device, normalized, verbose)
+    writeSE(x, result, name, label)
+}
+
+#' @rdname runM2ST
+#' @export
+runM2ST.SpatialExperiment <- function(x, k, coords = NULL, ...) {
+    if (is.null(coords)) {
+        coords <- coordsSPE(x)
+    }
+    runM2ST.SummarizedExperiment(x, k, coords, ...)
+}
+
+#' @rdname runM2ST
+#' @export
+runM2ST.Seurat <- function(x, ...) {
+    RunM2ST(x, ...)
+}
+
+#' @rdname runM2ST
+#' @export
+RunM2ST.Seurat <- function(
+    object, k, assay = NULL, layer = "counts", features = NULL, reduction = NULL, image = NULL,
+    coords = NULL, sample.by = NULL, normalized = FALSE, reduction.name = "m2st",
+    reduction.key = keyOf(reduction.name), cluster.name = "m2st_domain", set.ident = TRUE,
+    seed.use = 0L, params = m2stParams(), device = "auto", verbose = TRUE, ...
+) {
+    checkNoMore(...)
+    loadClasses(object)
+    checkSpots(ncol(object))
+    assay <- resolveAssay(object, assay)
+    input <- c(
+        expressionSeurat(object, assay, layer, features, reduction),
+        placeSeurat(object, image, coords, sample.by)
+    )
+    input$inside <- input$inside & input$measured
+    result <- computeDomains(input, k, params, seed.use, device, normalized, verbose)
+    object <- writeSeurat(
+        object, result, reduction.name, reduction.key, cluster.name, set.ident, assay
+    )
+    SeuratObject::LogSeuratCommand(object)
+}
+
+#' Domains for other numbers, from the embeddings at hand
+#'
+#' Takes seconds: nothing is trained again.
+#'
+#' @param x An object that [runM2ST()] or [embedM2ST()] returned.
+#' @param k Number of domains; several at once are possible.
+#' @inheritParams runM2ST
+#' @return The object with the domains in the column `label` (`cluster.name`) and the consensus
+#'   embedding in `name` (`reduction.name`) for one `k`; in `m2st_domain_k5`, `M2ST_k5`
+#'   (`m2st.k5`) and so on for several. The list of class `m2st` of a matrix gets a data frame
+#'   `domains` for several. `clusterM2ST(k = )` gives the same as `runM2ST(k = )`.
+#' @examples
+#' coords <- as.matrix(expand.grid(row = 1:10, col = 1:10))
+#' counts <- outer(1:30, 1:100, function(gene, spot) (gene * spot) %% 7 + gene %% (1 + spot %/% 34))
+#' if (m2stAvailable()) {
+#'     params <- m2stParams(n_epochs = 20)
+#'     embedded <- embedM2ST(counts, coords = coords, params = params, device = "cpu")
+#'     clusterM2ST(embedded, k = 2:3)$domains
+#' }
+#' @export
+clusterM2ST <- function(x, k, ...) {
+    UseMethod("clusterM2ST")
+}
+
+#' @rdname clusterM2ST
+#' @export
+clusterM2ST.default <- function(x, k, ...) {
+    stopM2ST(
+        "Expected an object that runM2ST() or embedM2ST() returned, found ", class(x)[1L], "."
+    )
+}
+
+#' @rdname clusterM2ST
+#' @export
+clusterM2ST.m2st <- function(x, k, params = m2stParams(), seed = 0L, ...) {
+    checkNoMore(...)
+    results <- computeClusters(x$scales, k, params, seed)
+    if (length(k) > 1L) {
+        domains <- lapply(results, function(result) result$domain)
+        names(domains) <- paste0("m2st_domain", clusterSuffix(k))
+        x$domains <- data.frame(domains, row.names = rownames(x$scales[[1L]]))
+        return(x)
+    }
+    result <- results[[1L]]
+    result$scales <- x$scales
+    result$record <- mergeRecord(x$record, result$record)
+    newM2ST(result, rownames(x$scales[[1L]]))
+}
+
+#' @rdname clusterM2ST
+#' @export
+clusterM2ST.SingleCellExperiment <- function(
+    x, k, name = "M2ST", label = "m2st_domain", params = m2stParams(), seed = 0L, ...
+) {
+    checkNoMore(...)
+    results <- computeClusters(scalesSE(x, name), k, params, seed)
+    suffix <- clusterSuffix(k)
+    for (i in seq_along(k)) {
+        x <- writeClusterSE(x, results[[i]], paste0(name, suffix[i]), label, suffix[i])
+    }
+    x
+}
+
+#' @rdname clusterM2ST
+#' @export
+clusterM2ST.Seurat <- function(
+    x, k, reduction.name = "m2st", reduction.key = keyOf(reduction.name),
+    cluster.name = "m2st_domain", set.ident = length(k) == 1L, seed.use = 0L,
+    params = m2stParams(), ...
+) {
+    checkNoMore(...)
+    loadClasses(x)
+    results <- computeClusters(scalesSeurat(x, reduction.name), k, params, seed.use)
+    suffix <- clusterSuffix(k)
+    for (i in seq_along(k)) {
+        x <- writeClusterSeurat(
+            x, results[[i]], paste0(reduction.name, clusterSuffix(k, ".")[i]),
+            sub("_$", paste0(toupper(gsub("_", "", suffix[i])), "_"), reduction.key),
+            cluster.name, set.ident, suffix[i]
+        )
+    }
+    x
+}

@@ -1,0 +1,120 @@
+#' Settings of the method
+#'
+#' Only the settings given here are sent to Python; all others keep the defaults of the Python
+#' package, which documents them (`help(m2st.AutoencoderParams)`, `help(m2st.ClusteringParams)`).
+#' The names are the same on both sides.
+#'
+#' @param scale_dims Width of each of the scales, multiples of `n_heads`.
+#' @param hidden_dim Width of the shared encoder, a multiple of `n_heads`.
+#' @param n_heads Attention heads of the encoders.
+#' @param negative_slope Slope of the LeakyReLU in the attention, in \[0, 1).
+#' @param feature_dropout,attention_dropout Probability of dropping an input or an attention
+#'   weight in training, in \[0, 1).
+#' @param mask_rate Share of the spots that is masked in each epoch, in \[0, 1).
+#' @param gamma Exponent of the scaled cosine error, at least 1; `NA` takes the mean squared error.
+#' @param n_epochs Most epochs to train.
+#' @param learning_rate Step size of the optimiser, in (0, 1\].
+#' @param weight_decay L2 penalty of the optimiser, in \[0, 1\].
+#' @param settle_window,settle_tol Training ends early once the mean loss over so many epochs falls
+#'   by less than the share `settle_tol`; 0 trains all epochs.
+#' @param common_dim Width of the representation common to all scales; `NA` takes the number of
+#'   domains.
+#' @param specific_dim Width of the representation specific to each scale.
+#' @param ridge,orthogonality,entropy Weights of the three penalties of the clustering.
+#' @param n_init Number of starts of the clustering.
+#' @param short_iter Iterations by which the starts are compared.
+#' @param max_iter Most iterations of the clustering.
+#' @param tol Relative decrease under which the clustering has converged.
+#' @return A list of class `m2stParams` with two lists, `autoencoder` and `clustering`.
+#' @examples
+#' m2stParams(n_epochs = 100, mask_rate = 0.3)
+#' @export
+m2stParams <- function(
+    scale_dims = NULL, hidden_dim = NULL, n_heads = NULL, negative_slope = NULL,
+    feature_dropout = NULL, attention_dropout = NULL, mask_rate = NULL, gamma = NULL,
+    n_epochs = NULL, learning_rate = NULL, weight_decay = NULL, settle_window = NULL,
+    settle_tol = NULL, common_dim = NULL, specific_dim = NULL, ridge = NULL,
+    orthogonality = NULL, entropy = NULL, n_init = NULL, short_iter = NULL, max_iter = NULL,
+    tol = NULL
+) {
+    given <- as.list(environment())
+    given <- given[!vapply(given, is.null, logical(1L))]
+    checked <- Map(checkSetting, names(given), given)
+    half <- lapply(settings, function(rules) checked[names(checked) %in% names(rules)])
+    structure(half, class = "m2stParams")
+}
+
+#' @export
+print.m2stParams <- function(x, ...) {
+    for (half in names(x)) {
+        shown <- vapply(x[[half]], function(value) {
+            if (is.null(value)) "NA" else paste(format(unlist(value)), collapse = ", ")
+        }, character(1L))
+        cat(half, ": ", if (length(shown)) paste(names(shown), shown, sep = " = ", collapse = "; ")
+            else "defaults", "\n", sep = "")
+    }
+    invisible(x)
+}
+
+whole <- function(none = FALSE, several = FALSE) {
+    list(whole = TRUE, low = 1, high = Inf, closed = c(TRUE, FALSE), none = none, several = several)
+}
+
+real <- function(low, high, closed, none = FALSE) {
+    list(whole = FALSE, low = low, high = high, closed = closed, none = none, several = FALSE)
+}
+
+share <- real(0, 1, c(TRUE, FALSE))
+
+# The ranges of the settings; a test compares the names with Python's.
+settings <- list(
+    autoencoder = list(
+        scale_dims = whole(several = TRUE), hidden_dim = whole(), n_heads = whole(),
+        negative_slope = share, feature_dropout = share, attention_dropout = share,
+        mask_rate = share, gamma = real(1, Inf, c(TRUE, FALSE), none = TRUE), n_epochs = whole(),
+        learning_rate = real(0, 1, c(FALSE, TRUE)), weight_decay = real(0, 1, c(TRUE, TRUE)),
+        settle_window = whole(), settle_tol = share
+    ),
+    clustering = list(
+        common_dim = whole(none = TRUE), specific_dim = whole(),
+        ridge = real(0, Inf, c(FALSE, FALSE)), orthogonality = real(0, Inf, c(TRUE, FALSE)),
+        entropy = real(0, Inf, c(FALSE, FALSE)), n_init = whole(), short_iter = whole(),
+        max_iter = whole(), tol = real(0, 1, c(TRUE, FALSE))
+    )
+)
+
+# The value as Python wants it, or an error; NULL stands for Python's None.
+checkSetting <- function(name, value) {
+    rule <- c(settings$autoencoder, settings$clustering)[[name]]
+    if (rule$none && length(value) == 1L && is.na(value)) {
+        return(NULL)
+    }
+    if (!isTRUE(fits(value, rule))) {
+        stopM2ST("Expected `", name, "` ", describe(rule), ", found ", shorten(value), ".")
+    }
+    if (!rule$whole) {
+        return(as.numeric(value))
+    }
+    if (rule$several) as.list(as.integer(value)) else as.integer(value)
+}
+
+fits <- function(value, rule) {
+    if (!is.numeric(value) || length(value) < 1L || (length(value) > 1L && !rule$several)) {
+        return(FALSE)
+    }
+    above <- if (rule$closed[1L]) value >= rule$low else value > rule$low
+    below <- if (rule$closed[2L]) value <= rule$high else value < rule$high
+    all(above & below) && (!rule$whole || all(value == round(value)))
+}
+
+describe <- function(rule) {
+    if (rule$whole) {
+        return(if (rule$several) "to be whole numbers above 0" else "to be a whole number above 0")
+    }
+    ends <- c(if (rule$closed[1L]) "[" else "(", if (rule$closed[2L]) "]" else ")")
+    paste0("in ", ends[1L], rule$low, ", ", rule$high, ends[2L])
+}
+
+shorten <- function(value) {
+    substr(paste(deparse(value, width.cutoff = 60L), collapse = " "), 1L, 60L)
+}

@@ -1,0 +1,356 @@
+# Pictures of domains. Colours, sizes and shapes are those of the Python package (m2st.pl).
+
+#' Draw domains in space
+#'
+#' Draws every spot at its place, in its size and shape, one panel for each section, with the
+#' first axis of an image pointing right and the second one down. Images of class `FOV` are
+#' drawn as Seurat draws them.
+#'
+#' Spots of an array are circles of 0.55 of its pitch, the proportion of Visium; on a square
+#' array squares that fill it, as bins do; cells that lie anywhere are circles as wide as the
+#' median distance to the second nearest neighbour, so that tissue looks filled. Indices of a
+#' hexagonal array (row + column always even, or always odd) are drawn as the array they mean.
+#'
+#' With `truth` a second panel stands beside each, in which classes have the colours of the
+#' domains that they overlap most, see [matchDomains()]: equal colours mean agreement.
+#'
+#' One section keeps its coordinates, so that layers can be added; several are each shifted and
+#' scaled to a panel.
+#'
+#' @param x A SummarizedExperiment or an object of a class that extends it, a Seurat object, or a
+#'   data frame with columns of labels and of coordinates.
+#' @param label Name of the column with the domains.
+#' @param truth Name of a column with a reference to draw as well.
+#' @param sample.by Name of the column that names the section; `NULL` takes what [runM2ST()]
+#'   takes: `sample_id`, or the images.
+#' @param coords,image As in [runM2ST()].
+#' @param ... Nothing.
+#' @return A ggplot object. Missing domains are light grey; whole numbers stand in numeric order.
+#' @seealso [compareDomains()]
+#' @examples
+#' spots <- expand.grid(x = 1:20, y = 1:10)
+#' spots$m2st_domain <- factor(ceiling(spots$x / 7))
+#' if (requireNamespace("ggplot2", quietly = TRUE)) {
+#'     plotDomains(spots, coords = c("x", "y"))
+#' }
+#' @export
+plotDomains <- function(x, label = "m2st_domain", truth = NULL, sample.by = NULL, ...) {
+    UseMethod("plotDomains")
+}
+
+#' @export
+plotDomains.default <- function(x, label = "m2st_domain", truth = NULL, sample.by = NULL, ...) {
+    stopM2ST("Expected a Seurat object, a SummarizedExperiment or a data frame with coordinates, ",
+        "found ", class(x)[1L], ".")
+}
+
+#' @rdname plotDomains
+#' @export
+plotDomains.data.frame <- function(
+    x, label = "m2st_domain", truth = NULL, sample.by = NULL, coords = NULL, ...
+) {
+    checkNoMore(...)
+    if (is.null(coords)) {
+        coords <- findColumns(names(x), "x")
+    }
+    if (is.character(coords)) {
+        coords <- columnsAsCoords(x, coords, "x")
+    }
+    coords <- orientColumns(checkCoords(coords, NULL, nrow(x)))
+    drawDomains(as.list(x), "x", coords, NULL, label, truth, sample.by)
+}
+
+#' @rdname plotDomains
+#' @export
+plotDomains.SummarizedExperiment <- function(
+    x, label = "m2st_domain", truth = NULL, sample.by = NULL, coords = NULL, ...
+) {
+    checkNoMore(...)
+    coords <- orientColumns(checkCoords(coordsSE(x, coords), colnames(x), ncol(x)))
+    columns <- as.list(SummarizedExperiment::colData(x))
+    drawDomains(columns, "colData(x)", coords, sampleSE(x, sample.by), label, truth)
+}
+
+#' @rdname plotDomains
+#' @export
+plotDomains.SpatialExperiment <- function(
+    x, label = "m2st_domain", truth = NULL, sample.by = NULL, coords = NULL, ...
+) {
+    if (is.null(coords)) {
+        coords <- coordsSPE(x)
+    }
+    plotDomains.SummarizedExperiment(x, label, truth, sample.by, coords, ...)
+}
+
+#' @rdname plotDomains
+#' @export
+plotDomains.Seurat <- function(
+    x, label = "m2st_domain", truth = NULL, sample.by = NULL, image = NULL, coords = NULL, ...
+) {
+    checkNoMore(...)
+    loadClasses(x)
+    place <- placeSeurat(x, image, coords, NULL)
+    images <- if (is.null(coords)) imagesSeurat(x, image)
+    at <- checkCoords(place$coords, colnames(x), ncol(x))
+    at <- if (length(images)) orientImages(x, images, at, place$sample) else orientColumns(at)
+    drawDomains(as.list(x[[]]), "meta.data", at, place$sample, label, truth, sample.by)
+}
+
+# Coordinates as (right, down): columns that are named after rows come second.
+orientColumns <- function(coords) {
+    rows <- grepl("row", colnames(coords), ignore.case = TRUE)
+    coords <- if (identical(rows, c(TRUE, FALSE))) coords[, 2:1] else coords[, 1:2]
+    unname(coords)
+}
+
+orientImages <- function(object, images, coords, sample) {
+    for (image in images) {
+        at <- if (is.null(sample)) seq_len(nrow(coords)) else which(sample == image)
+        coords[at, ] <- orientImage(object[[image]], coords[at, , drop = FALSE])
+    }
+    unname(coords)
+}
+
+# VisiumV2 had x for rows until Seurat 5.4 said which it is; a FOV is drawn with x up and y right.
+orientImage <- function(image, coords) {
+    if (inherits(image, "VisiumV2")) {
+        right <- isTRUE(attr(image, "coords_x_orientation") == "horizontal")
+        return(if (right) coords else coords[, 2:1])
+    }
+    if (inherits(image, "FOV")) cbind(coords[, 2L], -coords[, 1L]) else coords
+}
+
+drawDomains <- function(columns, where, coords, sample, label, truth, sample.by = NULL) {
+    requirePackage("ggplot2", "to draw")
+    domain <- drawnColumn(columns, label, where)
+    if (identical(truth, label)) {
+        stopM2ST("Expected `truth` to name another column than `label`, found '", truth, "' twice.")
+    }
+    reference <- if (!is.null(truth)) drawnColumn(columns, truth, where)
+    if (!is.null(sample.by)) {
+        sample <- labelColumn(columns, sample.by, where)
+    }
+    placed <- rowSums(!is.finite(coords)) == 0L
+    if (!all(placed)) {
+        say(sum(!placed), " of ", length(placed), " spots have no coordinates: they are not drawn.")
+    }
+    sample <- checkSample(if (is.null(sample)) rep("", length(placed)) else sample, placed)
+    colours <- colourDomains(domain, reference)
+    outlines <- lapply(split(which(placed), sample[placed]), function(at) {
+        outlineSpots(coords[at, , drop = FALSE], at, panel = nlevels(sample) > 1L)
+    })
+    outlines <- do.call(rbind, outlines)
+    layers <- lapply(seq_along(colours$keys), function(layer) {
+        outlines$section <- as.integer(sample)[outlines$spot]
+        outlines$layer <- layer
+        outlines$key <- colours$keys[[layer]][outlines$spot]
+        outlines
+    })
+    panels <- namePanels(levels(sample), c(label, truth))
+    data <- do.call(rbind, layers)
+    data$panel <- factor(panels[cbind(data$section, data$layer)], levels = t(panels))
+    drawOutlines(data, colours, paste(c(label, truth), collapse = " | "), dim(panels))
+}
+
+drawnColumn <- function(columns, name, where, most = 100L) {
+    if (identical(name, "m2st_domain") && !name %in% names(columns)) {
+        stopM2ST("Found no column 'm2st_domain' in ", where, ". Call runM2ST(x, k = ...) first, ",
+            "or name the column to draw: label = ...")
+    }
+    values <- labelColumn(columns, name, where)
+    if (nlevels(values) > most) {
+        stopM2ST("Expected at most ", most, " different labels in '", name, "', found ",
+            nlevels(values), ". Name a column of domains.")
+    }
+    values
+}
+
+# Section x layer; a name says what there is more than one of.
+namePanels <- function(sections, layers) {
+    outer(sections, layers, function(section, layer) {
+        if (length(layers) == 1L) {
+            section
+        } else {
+            paste0(section, ifelse(section == "", "", " | "), layer)
+        }
+    })
+}
+
+# Keys (one factor for each layer, on the same levels) and the colour of each level.
+colourDomains <- function(domain, truth) {
+    names <- levels(domain)
+    keys <- list(as.integer(domain))
+    if (!is.null(truth)) {
+        own <- matchLevels(truth, domain)
+        own[is.na(own)] <- length(names) + seq_len(sum(is.na(own)))
+        keys[[2L]] <- own[as.integer(truth)]
+        other <- rep("-", max(own, length(names)))
+        other[own] <- levels(truth)
+        names <- paste(c(names, rep("-", length(other) - length(names))), other, sep = " | ")
+    }
+    levels <- make.unique(c(names, "missing"))
+    keys <- lapply(keys, function(key) {
+        factor(ifelse(is.na(key), length(levels), key), seq_along(levels), levels)
+    })
+    colours <- c(domainColours(length(names)), missingColour)
+    names(colours) <- levels
+    list(keys = keys, colours = colours)
+}
+
+drawOutlines <- function(data, colours, title, shape) {
+    mapping <- do.call(
+        ggplot2::aes, lapply(c(x = "x", y = "y", group = "spot", fill = "key"), as.name)
+    )
+    plot <- ggplot2::ggplot(data, mapping) +
+        ggplot2::geom_polygon(colour = NA) +
+        ggplot2::scale_fill_manual(values = colours$colours, name = title) +
+        ggplot2::scale_y_reverse() +
+        ggplot2::coord_equal() +
+        ggplot2::theme_void() +
+        ggplot2::theme(
+            strip.text = ggplot2::element_text(hjust = 0, margin = ggplot2::margin(3, 3, 3, 3)),
+            legend.margin = ggplot2::margin(5, 5, 5, 5),
+            plot.margin = ggplot2::margin(5, 5, 5, 5)
+        )
+    if (prod(shape) == 1L) {
+        return(plot)
+    }
+    # With a reference the two panels of a section stand side by side.
+    across <- if (shape[2L] > 1L) 2L * ceiling(sqrt(shape[1L] / 2))
+    plot + ggplot2::facet_wrap("panel", ncol = across)
+}
+
+# Corners of the spots of a section; with `panel` shifted and scaled to [-0.5, 0.5].
+outlineSpots <- function(points, spots, panel) {
+    points <- fromArray(points)
+    if (panel) {
+        ends <- apply(points, 2L, range)
+        extent <- max(ends[2L, ] - ends[1L, ])
+        points <- sweep(points, 2L, colMeans(ends)) / if (extent > 0) extent else 1
+    }
+    shape <- spotShape(points)
+    corners <- if (shape$square) 4L else if (nrow(points) > 20000L) 8L else 24L
+    turn <- shape$angle + pi / corners + 2 * pi * seq_len(corners) / corners
+    radius <- shape$size / if (shape$square) sqrt(2) else 2
+    data.frame(
+        x = as.vector(outer(radius * cos(turn), points[, 1L], "+")),
+        y = as.vector(outer(radius * sin(turn), points[, 2L], "+")),
+        spot = rep(spots, each = corners)
+    )
+}
+
+# Places on a hexagonal array from (column, row) with a constant parity; all else as it is.
+fromArray <- function(points) {
+    whole <- all(points == round(points))
+    if (whole && length(unique(rowSums(points) %% 2)) == 1L &&
+            length(unique(points[, 1L] %% 2)) == 2L) {
+        points[, 2L] <- points[, 2L] * sqrt(3)
+    }
+    points
+}
+
+# Size, whether square, and rotation of spots that look right at these places.
+spotShape <- function(points) {
+    places <- unique(points)
+    if (nrow(places) < 2L) {
+        return(list(size = 1, square = FALSE, angle = 0))
+    }
+    near <- nearPlaces(places)
+    typical <- apply(near$distances, 1L, stats::median)
+    isRing <- function(n) {
+        n < length(typical) && typical[n] < 1.25 * typical[1L] &&
+            typical[n + 1L] > 1.15 * typical[n]
+    }
+    ring <- Filter(isRing, c(6L, 4L))
+    if (length(ring) == 0L) {
+        return(list(size = typical[min(2L, length(typical))], square = FALSE, angle = 0))
+    }
+    if (ring[1L] == 4L && typical[4L] < 1.02 * typical[1L]) {
+        angle <- Arg(mean(exp(4i * near$direction))) / 4
+        return(list(size = typical[1L], square = TRUE, angle = angle))
+    }
+    pitch <- stats::median(near$distances[seq_len(ring[1L]), ])
+    list(size = 0.55 * pitch, square = FALSE, angle = 0)
+}
+
+# Distances of up to 500 places, spread evenly over the rows, to the 7 nearest others (in
+# columns), and the direction of the nearest.
+nearPlaces <- function(places, most = 500L) {
+    n <- min(7L, nrow(places) - 1L)
+    from <- unique(round(seq(1, nrow(places), length.out = min(most, nrow(places)))))
+    steps <- complex(real = places[, 1L], imaginary = places[, 2L])
+    found <- lapply(from, function(i) {
+        distance <- Mod(steps - steps[i])
+        distance[i] <- Inf
+        list(
+            distances = sort(sort(distance, partial = n)[seq_len(n)]),
+            direction = Arg(steps[which.min(distance)] - steps[i])
+        )
+    })
+    list(
+        distances = matrix(unlist(lapply(found, `[[`, "distances")), nrow = n),
+        direction = vapply(found, `[[`, numeric(1L), "direction")
+    )
+}
+
+missingColour <- "#dcdcdc"
+
+# Okabe and Ito without black, yellow last: apart for colour-blind readers, and on white.
+firstColours <- c("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")
+
+# Colours that stay apart: after the first ones each is the one of a grid that is farthest from
+# all before and from the background, as seen with full and with deuteranopic sight.
+domainColours <- function(n) {
+    chosen <- utils::head(firstColours, n)
+    if (length(chosen) == n) {
+        return(chosen)
+    }
+    levels <- seq(0, 1, length.out = 12L)
+    grid <- as.matrix(expand.grid(blue = levels, red = levels, green = levels))
+    grid <- unname(grid[, c("red", "green", "blue")])
+    seen <- asSeen(grid)
+    usable <- seen[, 1L] > 0.38 & seen[, 1L] < 0.92
+    grid <- grid[usable, ]
+    seen <- seen[usable, ]
+    known <- asSeen(fromHex(c("#ffffff", missingColour, chosen)))
+    to <- function(colour) sqrt(rowSums(sweep(seen, 2L, colour)^2))
+    gap <- do.call(pmin, lapply(seq_len(nrow(known)), function(i) to(known[i, ])))
+    while (length(chosen) < n) {
+        farthest <- which.max(gap)
+        levels <- round(255 * grid[farthest, ])
+        chosen <- c(chosen, sprintf("#%02x%02x%02x", levels[1L], levels[2L], levels[3L]))
+        gap <- pmin(gap, to(seen[farthest, ]))
+    }
+    chosen
+}
+
+fromHex <- function(colours) {
+    parts <- vapply(c(2L, 4L, 6L), function(at) {
+        strtoi(substr(colours, at, at + 1L), 16L)
+    }, integer(length(colours)))
+    matrix(parts, length(colours)) / 255
+}
+
+# sRGB colours in a space of seen difference: OKLab, then OKLab without green cones, with more
+# weight as there is less room (Ottosson 2020; Machado et al., IEEE TVCG 15, 2009).
+asSeen <- function(rgb) {
+    linear <- ifelse(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055)^2.4)
+    without_green <- rbind(
+        c(0.367322, 0.860646, -0.227968),
+        c(0.280085, 0.672501, 0.047413),
+        c(-0.011820, 0.042940, 0.968881)
+    )
+    cones <- rbind(
+        c(0.4122214708, 0.5363325363, 0.0514459929),
+        c(0.2119034982, 0.6806995451, 0.1073969566),
+        c(0.0883024619, 0.2817188376, 0.6299787005)
+    )
+    lab <- rbind(
+        c(0.2104542553, 0.7936177850, -0.0040720468),
+        c(1.9779984951, -2.4285922050, 0.4505937099),
+        c(0.0259040371, 0.7827717662, -0.8086757660)
+    )
+    place <- function(light) (light %*% t(cones))^(1 / 3) %*% t(lab)
+    reduced <- pmin(pmax(linear %*% t(without_green), 0), 1)
+    cbind(place(linear), 1.5 * place(reduced))
+}

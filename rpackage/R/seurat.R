@@ -1,0 +1,290 @@
+# Reading from and writing to Seurat objects of versions 3 to 5.
+
+seurat5 <- function() {
+    packageVersion("SeuratObject") >= "5.0.0"
+}
+
+# Functions that only one of the generations has.
+fromSeuratObject <- function(name) {
+    getExportedValue("SeuratObject", name)
+}
+
+# Classes of Seurat (SCTAssay, VisiumV1, ...) must be known before anything looks at the object:
+# R would otherwise load Seurat in the middle of a dispatch, where it fails.
+loadClasses <- function(object) {
+    parts <- c(methods::slot(object, "assays"), methods::slot(object, "images"))
+    packages <- lapply(parts, function(part) attr(class(part), "package"))
+    for (package in unique(unlist(packages))) {
+        requirePackage(package, "to read this object")
+    }
+}
+
+# The assay to use: of an SCTAssay that is only the default, the one it was made from.
+resolveAssay <- function(object, assay) {
+    present <- SeuratObject::Assays(object)
+    if (!is.null(assay)) {
+        if (!assay %in% present) {
+            stopM2ST("Expected an assay '", assay, "', found ", quoted(present), ".")
+        }
+        return(assay)
+    }
+    default <- SeuratObject::DefaultAssay(object)
+    if (!inherits(object[[default]], "SCTAssay")) {
+        return(default)
+    }
+    origin <- SeuratObject::DefaultAssay(object[[default]])
+    raw <- setdiff(c(origin, "Spatial", "RNA", "Xenium", "Vizgen", "Nanostring"), default)
+    raw <- intersect(raw, present)
+    if (length(raw) == 0L) {
+        stopM2ST("The default assay '", default, "' holds counts corrected by SCTransform, and ",
+            "the raw assay they were made from", if (length(origin)) paste0(" (", quoted(origin),
+            ")"), " is not in the object. Load the object with the raw assay, or pass assay = \"",
+            default, "\" to use the corrected counts.")
+    }
+    say("The default assay '", default, "' holds counts corrected by SCTransform: using the raw ",
+        "assay '", raw[1L], "'. Pass assay = \"", default, "\" for the corrected ones.")
+    raw[1L]
+}
+
+# Expression with a column for each cell of the object; `measured` tells which the assay has.
+expressionSeurat <- function(object, assay, layer, features, reduction) {
+    cells <- colnames(object)
+    if (!is.null(reduction)) {
+        if (!reduction %in% SeuratObject::Reductions(object)) {
+            stopM2ST("Expected a reduction '", reduction, "', found ",
+                quoted(SeuratObject::Reductions(object)), ".")
+        }
+        values <- SeuratObject::Embeddings(object, reduction)
+        return(list(
+            features = values[match(cells, rownames(values)), , drop = FALSE],
+            what = paste0("reduction '", reduction, "'"), measured = cells %in% rownames(values)
+        ))
+    }
+    counts <- countsSeurat(object[[assay]], assay, layer)
+    if (!is.null(features)) {
+        counts <- chooseGenes(counts, features)
+    }
+    found <- match(cells, colnames(counts))
+    measured <- !is.na(found)
+    found[!measured] <- 1L
+    if (!identical(found, seq_len(ncol(counts)))) {
+        counts <- counts[, found, drop = FALSE]
+    }
+    list(counts = counts, what = paste0("layer '", layer, "' of assay '", assay, "'"),
+        measured = measured)
+}
+
+countsSeurat <- function(assay, name, layer) {
+    counts <- if (seurat5()) {
+        countsSeurat5(assay, layer)
+    } else {
+        SeuratObject::GetAssayData(assay, slot = layer)
+    }
+    if (is.null(counts) || nrow(counts) == 0L || ncol(counts) == 0L) {
+        stopM2ST("The assay '", name, "' has no '", layer, "'. Name an assay with raw counts: ",
+            "assay = ...")
+    }
+    counts
+}
+
+# An Assay5 may keep the counts of each sample in a layer of its own: counts.1, counts.2, ...
+countsSeurat5 <- function(assay, layer) {
+    layers <- fromSeuratObject("Layers")(assay)
+    split <- layers[startsWith(layers, paste0(layer, "."))]
+    if (!layer %in% layers && length(split)) {
+        assay <- fromSeuratObject("JoinLayers")(assay, layers = layer)
+        layers <- fromSeuratObject("Layers")(assay)
+    }
+    if (layer %in% layers) {
+        fromSeuratObject("LayerData")(assay, layer = layer)
+    }
+}
+
+# Coordinates, section, and whether inside the tissue, of every cell.
+placeSeurat <- function(object, image, coords, sample.by) {
+    cells <- colnames(object)
+    images <- imagesSeurat(object, image)
+    place <- list(names = cells, inside = rep(TRUE, length(cells)))
+    if (is.matrix(coords) || is.data.frame(coords)) {
+        place$coords <- coords
+    } else if (is.null(coords) && length(images)) {
+        place <- c(place["names"], placeImages(object, images))
+    } else {
+        if (is.null(coords)) {
+            coords <- findColumns(names(object[[]]), "meta.data")
+        }
+        place$coords <- columnsAsCoords(object[[]], coords, "meta.data")
+        place$inside <- insideTissue(object[[]])
+    }
+    if (!is.null(sample.by)) {
+        if (!sample.by %in% names(object[[]])) {
+            stopM2ST("Expected a column '", sample.by, "' in meta.data, found ",
+                quoted(names(object[[]])), ".")
+        }
+        place$sample <- oneOrMore(as.character(object[[]][[sample.by]]))
+    }
+    place
+}
+
+imagesSeurat <- function(object, image) {
+    present <- SeuratObject::Images(object)
+    if (is.null(image)) {
+        return(present)
+    }
+    if (!all(image %in% present)) {
+        stopM2ST("Expected `image` to name images of the object, found ",
+            quoted(setdiff(image, present)), ". Images: ", quoted(present), ".")
+    }
+    image
+}
+
+# Each image keeps its own frame and is a section; a cell of two images has no single place.
+placeImages <- function(object, images) {
+    cells <- colnames(object)
+    coords <- matrix(NA_real_, length(cells), 2L)
+    inside <- rep(TRUE, length(cells))
+    sample <- rep(NA_character_, length(cells))
+    for (image in images) {
+        found <- imageCoords(object[[image]], image)
+        at <- match(rownames(found), cells)
+        found <- found[!is.na(at), , drop = FALSE]
+        at <- at[!is.na(at)]
+        twice <- sum(!is.na(sample[at]))
+        if (twice) {
+            stopM2ST("Expected each cell in one image, found ", twice, " cells of image '", image,
+                "' in another one too. Choose with image = \"", image, "\".")
+        }
+        coords[at, ] <- as.matrix(found[, c("x", "y")])
+        inside[at] <- found$inside
+        sample[at] <- image
+    }
+    list(
+        coords = coords, inside = inside,
+        sample = if (length(images) > 1L) sample
+    )
+}
+
+# Data frame of x, y and inside, with cells as row names, in the image's own full resolution.
+imageCoords <- function(image, name) {
+    if (inherits(image, "VisiumV1")) {
+        found <- SeuratObject::GetTissueCoordinates(image, scale = NULL, cols = NULL)
+        return(data.frame(
+            x = found$imagecol, y = found$imagerow,
+            inside = if (is.null(found$tissue)) TRUE else found$tissue != 0,
+            row.names = rownames(found)
+        ))
+    }
+    found <- if (inherits(image, "FOV")) {
+        fovCoords(image, name)
+    } else {
+        SeuratObject::GetTissueCoordinates(image)
+    }
+    if (!all(c("x", "y") %in% names(found))) {
+        stopM2ST("Could not read coordinates of image '", name, "' (", class(image)[1L],
+            "): found columns ", quoted(names(found)), ". Give them: coords = ...")
+    }
+    cells <- if (is.null(found$cell)) rownames(found) else found$cell
+    data.frame(x = found$x, y = found$y, inside = TRUE, row.names = as.character(cells))
+}
+
+# The default boundary of a FOV may be outlines, with many rows for a cell: take the centres.
+fovCoords <- function(image, name) {
+    boundaries <- SeuratObject::Boundaries(image)
+    centroids <- Filter(
+        function(boundary) inherits(image[[boundary]], "Centroids"),
+        boundaries
+    )
+    if (length(centroids)) {
+        return(SeuratObject::GetTissueCoordinates(image[[centroids[1L]]], full = FALSE))
+    }
+    outline <- SeuratObject::GetTissueCoordinates(image[[boundaries[1L]]], full = TRUE)
+    centre <- stats::aggregate(outline[c("x", "y")], outline["cell"], mean)
+    say("Image '", name, "' has outlines only: using the mean of each.")
+    centre
+}
+
+writeSeurat <- function(object, result, name, key, label, set.ident, assay) {
+    for (old in intersect(staleReductions(object, name), SeuratObject::Reductions(object))) {
+        object[[old]] <- NULL
+    }
+    stale <- grep(paste0("^", label, "_k[0-9]+$"), names(object[[]]), value = TRUE)
+    for (column in stale) {
+        object[[column]] <- NULL
+    }
+    for (m in seq_along(result$scales)) {
+        object <- setReduction(
+            object, paste0(name, ".scale", m), sub("_$", paste0("scale", m, "_"), key),
+            result$scales[[m]], assay
+        )
+    }
+    record <- result$record[setdiff(names(result$record), "cluster")]
+    object <- setMisc(object, record)
+    writeClusterSeurat(object, result, name, key, label, set.ident, "", assay)
+}
+
+staleReductions <- function(object, name) {
+    present <- as.character(SeuratObject::Reductions(object))
+    known <- startsWith(present, paste0(name, ".scale")) | startsWith(present, paste0(name, ".k"))
+    present[present == name | known]
+}
+
+writeClusterSeurat <- function(
+    object, result, name, key, label, set.ident, suffix,
+    assay = SeuratObject::DefaultAssay(object)
+) {
+    confidence <- confidenceName(label, suffix)
+    label <- paste0(label, suffix)
+    for (column in intersect(c(label, confidence), names(object[[]]))) {
+        if (column == label) {
+            say("Overwriting the column '", label, "'.")
+        }
+        object[[column]] <- NULL
+    }
+    if (!is.null(result$domain)) {
+        columns <- data.frame(result$domain, row.names = colnames(object))
+        names(columns) <- label
+        columns[[confidence]] <- result$confidence
+        object <- SeuratObject::AddMetaData(object, columns)
+        object <- setReduction(object, name, key, result$embedding, assay)
+        if (set.ident) {
+            SeuratObject::Idents(object) <- label
+        }
+    }
+    record <- SeuratObject::Misc(object, slot = "m2st")
+    setMisc(object, mergeRecord(record, result$record, suffix))
+}
+
+setReduction <- function(object, name, key, matrix, assay) {
+    dimnames(matrix) <- list(colnames(object), paste0(key, seq_len(ncol(matrix))))
+    if (name %in% SeuratObject::Reductions(object)) {
+        object[[name]] <- NULL
+    }
+    object[[name]] <- SeuratObject::CreateDimReducObject(matrix, key = key, assay = assay)
+    object
+}
+
+# Keys are letters and digits with an underscore at the end, and each may occur once.
+keyOf <- function(name) {
+    paste0(toupper(gsub("[^[:alnum:]]", "", name)), "_")
+}
+
+setMisc <- function(object, record) {
+    # Only the warning that there was a record before is silenced: that it is replaced is wanted.
+    withCallingHandlers(
+        SeuratObject::Misc(object, slot = "m2st") <- record,
+        warning = function(condition) {
+            if (startsWith(conditionMessage(condition), "Overwriting")) {
+                invokeRestart("muffleWarning")
+            }
+        }
+    )
+    object
+}
+
+scalesSeurat <- function(object, name) {
+    cells <- colnames(object)
+    numbered(SeuratObject::Reductions(object), paste0(name, ".scale"), function(key) {
+        values <- SeuratObject::Embeddings(object, key)
+        values[match(cells, rownames(values)), , drop = FALSE]
+    })
+}

@@ -1,0 +1,4 @@
+library(testthat)
+library(m2st)
+
+test_check("m2st")

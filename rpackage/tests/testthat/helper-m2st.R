@@ -1,0 +1,75 @@
+skip_if_no_m2st <- function() {
+    skip_if_not(m2stAvailable(), "the Python module m2st is available")
+}
+
+# A STAND-IN for Python, so that reading and writing can be tested without it: the domain of a
+# spot follows from its first coordinate only, a spot whose genes are all zero gets none, and the
+# embeddings hold the first coordinate. It keeps the last request in `fake$request`.
+fake <- new.env()
+
+fakeWorker <- function(what, request, callback) {
+    fake$request <- request
+    fake$what <- what
+    if (what == "run") {
+        n <- request$shape[1L]
+        first <- readBin(request$coordinates, "double", n)
+        dims <- if (is.null(request$autoencoder$scale_dims)) {
+            c(4L, 2L)
+        } else {
+            unlist(request$autoencoder$scale_dims)
+        }
+        scales <- lapply(dims, function(d) fakeBuffer(matrix(first, n, d)))
+    } else {
+        shape <- request$scales[[1L]]$shape
+        n <- shape[1L]
+        first <- readBin(request$scales[[1L]]$data, "double", n)
+        scales <- NULL
+    }
+    answer <- list(
+        warnings = list(), scales = scales,
+        record = list(graph = list(reason = "made up by the stand-in", n_between_samples = 0L))
+    )
+    k <- request$n_domains
+    if (!is.null(k)) {
+        cuts <- ceiling(rank(first, ties.method = "max", na.last = "keep") / n * k)
+        cuts[is.na(cuts)] <- 0L
+        answer$labels <- writeBin(as.integer(cuts), raw())
+        answer$embedding <- fakeBuffer(matrix(first, n, k))
+        answer$record$cluster <- list(n_domains = k)
+    }
+    if (isTRUE(fake$confidence)) {
+        answer$confidence <- writeBin(seq_len(n) / n, raw())
+    }
+    answer
+}
+
+fakeBuffer <- function(matrix) {
+    list(data = writeBin(as.double(matrix), raw(), size = 4L), shape = as.list(dim(matrix)))
+}
+
+withFake <- function(code, worker = fakeWorker) {
+    before <- state$call
+    on.exit(state$call <- before)
+    state$call <- worker
+    force(code)
+}
+
+# Sixty genes that tell the upper from the lower half of a 10 x 12 array.
+toyCoords <- function() {
+    as.matrix(expand.grid(row = 1:10, col = 1:12)) * 1
+}
+
+toyCounts <- function(sparse = TRUE) {
+    set.seed(3)
+    upper <- toyCoords()[, "col"] > 6
+    rates <- outer(1:60, upper, function(gene, upper) ifelse((gene > 30) == upper, 5, 1))
+    counts <- matrix(
+        rpois(7200L, rates), 60L,
+        dimnames = list(paste0("gene", 1:60), paste0("spot", 1:120))
+    )
+    if (sparse) as(counts, "CsparseMatrix") else counts
+}
+
+quickParams <- function() {
+    m2stParams(n_epochs = 5, hidden_dim = 16, scale_dims = c(8, 4), n_init = 2)
+}

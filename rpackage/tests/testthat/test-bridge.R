@@ -1,0 +1,202 @@
+# With Python itself.
+
+# Runs Python code on the counts and coordinates in a folder, as a user of Python would.
+inPython <- function(folder, code) {
+    python <- reticulate::py_config()$python
+    script <- file.path(folder, "run.py")
+    writeLines(c(
+        "import sys, numpy as np, anndata, m2st",
+        "folder = sys.argv[1]",
+        "shape = np.fromfile(folder + '/shape', dtype=np.int32)",
+        "counts = np.fromfile(folder + '/counts', dtype=np.float64).reshape(shape)",
+        "adata = anndata.AnnData(counts.astype(np.float32))",
+        "adata.obsm['spatial'] = np.fromfile(folder + '/coords').reshape(2, -1).T.copy()",
+        code,
+        "labels = adata.obs['m2st_domain'].cat.codes.to_numpy().astype(np.int32) + 1",
+        "labels.tofile(folder + '/labels')",
+        "adata.obsm['X_m2st'].astype('<f4').tofile(folder + '/embedding')",
+        "adata.obsm['X_m2st_scale1'].astype('<f4').tofile(folder + '/scale1')"
+    ), script)
+    status <- system2(
+        python, c(shQuote(script), shQuote(folder)),
+        env = c("LD_LIBRARY_PATH=", "PYTHONWARNINGS=ignore"), stdout = FALSE
+    )
+    expect_identical(status, 0L)
+}
+
+bits <- function(matrix) writeBin(as.double(t(matrix)), raw(), size = 4L)
+
+test_that("R and Python give the same labels and the same bits", {
+    skip_if_no_m2st()
+    folder <- tempfile("m2st")
+    dir.create(folder)
+    writeBin(rev(dim(toyCounts())), file.path(folder, "shape"))
+    writeBin(as.double(toyCounts(sparse = FALSE)), file.path(folder, "counts"))
+    writeBin(as.double(toyCoords()), file.path(folder, "coords"))
+    inPython(folder, c(
+        "m2st.run(adata, 3, random_state=11, device='cpu', progress=False,",
+        "    autoencoder=m2st.AutoencoderParams(n_epochs=30),",
+        "    clustering=m2st.ClusteringParams(n_init=3))"
+    ))
+    result <- runM2ST(
+        toyCounts(), toyCoords(), k = 3, seed = 11, device = "cpu",
+        params = m2stParams(n_epochs = 30, n_init = 3)
+    )
+    read <- function(name) readBin(file.path(folder, name), "raw", 1e7)
+    expect_identical(writeBin(as.integer(result$domain), raw()), read("labels"))
+    expect_identical(bits(result$embedding), read("embedding"))
+    expect_identical(bits(result$scales$scale1), read("scale1"))
+})
+
+test_that("a run finds the planted halves and leaves R's random numbers alone", {
+    skip_if_no_m2st()
+    counts <- toyCounts()
+    before <- .Random.seed
+    result <- runM2ST(
+        counts, toyCoords(), k = 2, params = m2stParams(n_epochs = 30), device = "cpu"
+    )
+    expect_identical(.Random.seed, before)
+    upper <- toyCoords()[, "col"] > 6
+    expect_gte(max(mean((result$domain == "1") == upper), mean((result$domain == "2") == upper)), 1)
+    expect_identical(result$record$graph$method, "lattice")
+})
+
+test_that("stages, dense and sparse agree with a run", {
+    skip_if_no_m2st()
+    arguments <- list(coords = toyCoords(), params = quickParams(), device = "cpu")
+    whole <- do.call(runM2ST, c(list(toyCounts(), k = 3), arguments))
+    dense <- do.call(runM2ST, c(list(toyCounts(sparse = FALSE), k = 3), arguments))
+    expect_identical(dense$embedding, whole$embedding)
+    embedded <- do.call(embedM2ST, c(list(toyCounts()), arguments))
+    again <- clusterM2ST(embedded, k = 3, params = quickParams())
+    expect_identical(again$domain, whole$domain)
+    expect_identical(again$embedding, whole$embedding)
+    expect_identical(again$record$cluster, whole$record$cluster)
+})
+
+test_that("sections share no edge, and each is as if it were alone", {
+    skip_if_no_m2st()
+    sample <- rep(c("left", "right"), each = 60)
+    result <- runM2ST(
+        toyCounts(), toyCoords(), k = 2, sample = sample, params = quickParams(), device = "cpu"
+    )
+    graph <- result$record$graph
+    expect_identical(graph$n_between_samples, 0L)
+    expect_identical(graph$n_components, 2L)
+    # A 10 x 6 array has 10 * 5 + 9 * 6 edges.
+    expect_identical(graph$n_edges, 2L * 2L * (10L * 5L + 9L * 6L))
+})
+
+test_that("shuffled spots get the same domains, shuffled", {
+    skip_if_no_m2st()
+    skip_if_not_installed("mclust")
+    order <- sample(120)
+    params <- m2stParams(n_epochs = 30)
+    plain <- runM2ST(toyCounts(), toyCoords(), k = 2, params = params, device = "cpu")
+    shuffled <- runM2ST(
+        toyCounts()[, order], toyCoords()[order, ], k = 2, params = params, device = "cpu"
+    )
+    expect_identical(names(shuffled$domain), names(plain$domain)[order])
+    # Masks and starts are drawn by position, so that single spots may differ.
+    expect_gte(mclust::adjustedRandIndex(shuffled$domain, plain$domain[order]), 0.95)
+})
+
+test_that("what Python objects to or warns of arrives once", {
+    skip_if_no_m2st()
+    expect_error(
+        runM2ST(toyCounts(), toyCoords(), k = 2, device = "abacus"),
+        "^Expected a `device` that torch can use here, found 'abacus'"
+    )
+    counts <- toyCounts()
+    counts[, 7] <- 0
+    warnings <- capture_warnings(
+        result <- runM2ST(counts, toyCoords(), k = 2, params = quickParams(), device = "cpu")
+    )
+    expect_length(warnings, 1L)
+    expect_match(warnings, "^1 of 120 observations have no counts")
+    expect_identical(unname(which(is.na(result$domain))), 7L)
+    expect_true(all(is.na(result$embedding[7, ])))
+})
+
+test_that("progress is reported by messages, on request", {
+    skip_if_no_m2st()
+    run <- function(verbose) {
+        runM2ST(toyCounts(), toyCoords(), k = 2, verbose = verbose, device = "cpu",
+            params = m2stParams(n_epochs = 50, settle_tol = 0))
+    }
+    expect_message(run(TRUE), "Epoch 50 of at most 50, loss")
+    expect_silent(run(FALSE))
+})
+
+test_that("results hold no Python object and survive a new session", {
+    skip_if_no_m2st()
+    skip_if_not_installed("SingleCellExperiment")
+    x <- suppressMessages(runM2ST(toySCE(), k = 2, params = quickParams(), device = "cpu"))
+    kinds <- rapply(S4Vectors::metadata(x)$m2st, typeof, how = "unlist")
+    expect_true(all(kinds %in% c("character", "integer", "double", "logical")))
+    file <- tempfile(fileext = ".rds")
+    saveRDS(x, file)
+    expect_identical(readRDS(file), x)
+    code <- sprintf(
+        "x <- readRDS('%s'); x <- m2st::clusterM2ST(x, k = 3); cat(nlevels(x$m2st_domain))", file
+    )
+    libs <- paste(.libPaths(), collapse = .Platform$path.sep)
+    out <- system2(
+        file.path(R.home("bin"), "Rscript"), c("-e", shQuote(code)), stdout = TRUE, stderr = FALSE,
+        env = paste0(c("R_LIBS=", "RETICULATE_PYTHON="), c(libs, reticulate::py_config()$python))
+    )
+    expect_identical(utils::tail(out, 1L), "3")
+})
+
+test_that("Ctrl-C stops a run within two seconds, and object and session are intact", {
+    skip_if_no_m2st()
+    skip_on_os("windows")
+    script <- tempfile(fileext = ".R")
+    go <- tempfile()
+    writeLines(c(
+        "library(m2st)",
+        "set.seed(1)",
+        "x <- matrix(rpois(6e5, 3), 300)",
+        "coords <- as.matrix(expand.grid(1:40, 1:50))",
+        "x0 <- x",
+        "params <- m2stParams(n_epochs = 100000, settle_tol = 0)",
+        "message('pid ', Sys.getpid())",
+        "handler <- function(m) file.create(commandArgs(TRUE)[1])",
+        "began <- NULL",
+        "result <- tryCatch(",
+        "    withCallingHandlers(",
+        "        runM2ST(x, coords, k = 3, params = params, device = 'cpu', verbose = TRUE),",
+        "        message = handler",
+        "    ),",
+        "    interrupt = function(condition) 'interrupted'",
+        ")",
+        "cat('stopped:', format(Sys.time(), '%s'), '\\n')",
+        "stopifnot(identical(result, 'interrupted'), identical(x, x0))",
+        "small <- m2stParams(n_epochs = 3)",
+        "again <- runM2ST(x, coords, k = 3, params = small, device = 'cpu')",
+        "cat('again:', nlevels(again$domain), '\\n')"
+    ), script)
+    libs <- paste(.libPaths(), collapse = .Platform$path.sep)
+    out <- tempfile()
+    environment <- c(
+        paste0("R_LIBS=", libs), paste0("RETICULATE_PYTHON=", reticulate::py_config()$python)
+    )
+    system2(
+        file.path(R.home("bin"), "Rscript"), c(script, go), stdout = out, stderr = out,
+        env = environment, wait = FALSE
+    )
+    waitFor <- function(done, seconds) {
+        end <- Sys.time() + seconds
+        while (!done() && Sys.time() < end) Sys.sleep(0.1)
+    }
+    waitFor(function() file.exists(go), 120)
+    expect_true(file.exists(go))
+    pid <- as.integer(sub("pid ", "", grep("^pid ", readLines(out), value = TRUE)))
+    sent <- floor(as.numeric(Sys.time()))
+    tools::pskill(pid, tools::SIGINT)
+    waitFor(function() any(grepl("^again:|Error|halted", readLines(out))), 60)
+    lines <- readLines(out)
+    expect_true("again: 3 " %in% lines)
+    stopped <- as.numeric(sub("stopped: *", "", grep("^stopped:", lines, value = TRUE)))
+    expect_lte(stopped - sent, 2)
+})

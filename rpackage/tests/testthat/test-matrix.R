@@ -1,0 +1,156 @@
+test_that("a matrix gives a list of class m2st in the order of the spots", {
+    result <- withFake(runM2ST(toyCounts(), toyCoords(), k = 5))
+    expect_s3_class(result, "m2st")
+    expect_named(result, c("domain", "embedding", "scales", "record"))
+    expect_identical(levels(result$domain), as.character(1:5))
+    expect_identical(names(result$domain), colnames(toyCounts()))
+    expect_identical(unname(as.integer(result$domain)), as.integer(rep(rep(1:5, each = 2), 12)))
+    expect_identical(colnames(result$embedding), paste0("M2ST_", 1:5))
+    expect_identical(colnames(result$scales$scale2), paste0("M2ST_scale2_", 1:2))
+    expect_identical(unname(result$embedding[, 1]), unname(toyCoords()[, 1]))
+    expect_output(print(result), "120 spots, embedded at 2 scales")
+})
+
+test_that("levels of more than nine domains are in numeric order", {
+    result <- withFake(runM2ST(toyCounts(), toyCoords(), k = 10))
+    expect_identical(levels(result$domain), as.character(1:10))
+})
+
+test_that("dense, sparse and other sparse forms carry the same numbers over", {
+    dense <- toyCounts(sparse = FALSE)
+    withFake({
+        runM2ST(dense, toyCoords(), k = 2)
+        expect_identical(readBin(fake$request$dense, "double", 7200, size = 4), as.double(dense))
+        for (counts in list(toyCounts(), as(toyCounts(), "TsparseMatrix"),
+            as(toyCounts(), "RsparseMatrix"))) {
+            runM2ST(counts, toyCoords(), k = 2)
+            request <- fake$request
+            expect_identical(request$shape, c(120L, 60L))
+            expect_identical(readBin(request$data, "double", 1e4, size = 4), toyCounts()@x)
+            expect_identical(readBin(request$indices, "integer", 1e4), toyCounts()@i)
+            expect_identical(readBin(request$indptr, "integer", 1e4), toyCounts()@p)
+        }
+    })
+})
+
+test_that("settings, seed and sections cross as integers and codes", {
+    sample <- factor(rep(c("b", "a"), each = 60), levels = c("a", "b"))
+    withFake(runM2ST(
+        toyCounts(), toyCoords(), k = 2, sample = sample, seed = 7,
+        params = m2stParams(gamma = NA, n_epochs = 3)
+    ))
+    request <- fake$request
+    expect_identical(request$random_state, 7L)
+    expect_identical(request$n_domains, 2L)
+    expect_identical(request$autoencoder, list(gamma = NULL, n_epochs = 3L))
+    expect_identical(readBin(request$sample, "integer", 120), rep(0:1, each = 60))
+    expect_identical(request$sample_names, list("b", "a"))
+})
+
+test_that("spots without coordinates stay, with NA and one message", {
+    coords <- toyCoords()
+    coords[c(3, 50), 1] <- NA
+    expect_message(
+        result <- withFake(runM2ST(toyCounts(), coords, k = 2)),
+        "2 of 120 spots have no coordinates"
+    )
+    expect_identical(unname(which(is.na(result$domain))), c(3L, 50L))
+    expect_true(all(is.na(result$scales$scale1[c(3, 50), ])))
+    expect_false(anyNA(result$scales$scale1[-c(3, 50), ]))
+    expect_identical(fake$request$shape, c(118L, 60L))
+    expect_identical(result$record$r$n_unplaced, 2L)
+})
+
+test_that("shuffled spots get shuffled domains", {
+    order <- sample(120)
+    plain <- withFake(runM2ST(toyCounts(), toyCoords(), k = 4))
+    shuffled <- withFake(runM2ST(toyCounts()[, order], toyCoords()[order, ], k = 4))
+    expect_identical(shuffled$domain, plain$domain[order])
+})
+
+test_that("coordinates are matched to spots by name", {
+    coords <- toyCoords()
+    rownames(coords) <- colnames(toyCounts())
+    plain <- withFake(runM2ST(toyCounts(), coords, k = 4))
+    matched <- withFake(runM2ST(toyCounts(), as.data.frame(coords[120:1, ]), k = 4))
+    expect_identical(matched$domain, plain$domain)
+    rownames(coords)[1] <- "elsewhere"
+    expect_error(runM2ST(toyCounts(), coords, k = 4), "1 others, such as 'elsewhere'")
+})
+
+test_that("confidence is kept where Python gives one", {
+    fake$confidence <- TRUE
+    on.exit(fake$confidence <- NULL)
+    result <- withFake(runM2ST(toyCounts(), toyCoords(), k = 2))
+    expect_equal(result$confidence, 1:120 / 120)
+})
+
+test_that("embeddings can be clustered for one or several numbers", {
+    embedded <- withFake(embedM2ST(toyCounts(), toyCoords()))
+    expect_null(embedded$domain)
+    expect_output(print(embedded), "No domains yet")
+    one <- withFake(clusterM2ST(embedded, 3))
+    expect_identical(one$domain, withFake(runM2ST(toyCounts(), toyCoords(), k = 3))$domain)
+    expect_identical(one$scales, embedded$scales)
+    several <- withFake(clusterM2ST(embedded, c(2, 5)))
+    expect_named(several$domains, c("m2st_domain_k2", "m2st_domain_k5"))
+    expect_identical(rownames(several$domains), colnames(toyCounts()))
+})
+
+test_that("errors are found in R, in R's words", {
+    counts <- toyCounts()
+    coords <- toyCoords()
+    expect_error(runM2ST("counts"), "Expected a matrix with genes in rows.*found character")
+    expect_error(runM2ST(data.frame(a = 1)), "as.matrix")
+    expect_error(runM2ST(counts, coords, k = 2, q = 7), "not known here: 'q'")
+    expect_error(runM2ST(counts, coords, k = 2, seed = 1.5), "Expected the seed")
+    expect_error(runM2ST(counts, coords, k = 2, params = list()), "m2stParams\\(\\), found list")
+    expect_error(runM2ST(counts, coords, k = 0), "one whole number above 0, found 0")
+    expect_error(runM2ST(counts, coords, k = 2:3), "embedM2ST\\(\\) once")
+    expect_error(runM2ST(counts, coords, k = 120), "fewer domains than spots")
+    expect_error(runM2ST(counts[, 1:20], coords[1:20, ], k = 2), "at least 50 spots.*found 20")
+    expect_error(runM2ST(counts, coords[-1, ], k = 2), "of 120 spots, found 119 rows")
+    expect_error(runM2ST(counts, coords[, 1, drop = FALSE], k = 2), "2 or 3 columns")
+    expect_error(runM2ST(counts, coords * NA, k = 2), "found them all missing")
+    expect_error(runM2ST(counts, coords * 0, k = 2), "all spots in one place")
+    expect_error(runM2ST(counts, coords, k = 2, sample = "a"), "of 120 spots, found 1")
+    expect_error(runM2ST(counts, coords, k = 2, sample = rep(NA, 120)), "120 missing")
+    expect_error(runM2ST(counts / 2, coords, k = 2), "raw counts.*normalized = TRUE")
+    expect_error(runM2ST(-counts, coords, k = 2), "values down to")
+    counts[1, 1] <- Inf
+    expect_error(runM2ST(counts, coords, k = 2), "finite values")
+    expect_error(runM2ST(matrix("a", 2, 120), coords, k = 2), "found character")
+    expect_error(runM2ST(matrix(0, 0, 120), coords, k = 2), "found 0 x 120")
+    expect_error(clusterM2ST(1, 2), "found numeric")
+})
+
+test_that("an error or a warning of Python arrives once, as its message", {
+    worker <- function(what, request, callback) {
+        list(error = "no such thing", warnings = list("mind the gap"))
+    }
+    expect_warning(
+        expect_error(
+            withFake(runM2ST(toyCounts(), toyCoords(), k = 2), worker), "^no such thing$"
+        ),
+        "^mind the gap$"
+    )
+})
+
+test_that("an interrupt is told to Python and then to R", {
+    interrupt <- structure(class = c("interrupt", "condition"), list(message = "", call = NULL))
+    worker <- function(what, request, callback) {
+        # Signalled while the callback looks at its argument.
+        if (callback(signalCondition(interrupt), 100L, 1)) {
+            stop("the callback went on")
+        }
+        list(interrupted = TRUE, warnings = list())
+    }
+    caught <- tryCatch(
+        withFake(runM2ST(toyCounts(), toyCoords(), k = 2, verbose = TRUE), worker),
+        interrupt = function(condition) conditionMessage(condition)
+    )
+    expect_match(caught, "nothing was changed")
+    callback <- progressCallback(TRUE)
+    expect_message(expect_true(callback(50L, 100L, 1)), "Epoch 50 of at most 100, loss 1.0000")
+    expect_null(progressCallback(FALSE))
+})

@@ -1,0 +1,258 @@
+skip_if_not_installed("ggplot2")
+
+# Centre of each spot as (right, down), and its width, from what ggplot2 would draw.
+drawn <- function(plot) {
+    corners <- ggplot2::layer_data(plot)
+    corners$y <- -corners$y # y is reversed
+    spot <- interaction(corners$PANEL, corners$group, drop = TRUE, lex.order = TRUE)
+    first <- !duplicated(spot)
+    data.frame(
+        panel = as.integer(corners$PANEL[first]), spot = corners$group[first],
+        right = as.vector(tapply(corners$x, spot, mean)),
+        down = as.vector(tapply(corners$y, spot, mean)),
+        width = as.vector(tapply(corners$x, spot, function(x) diff(range(x)))),
+        fill = corners$fill[first]
+    )
+}
+
+lattice <- function(columns = 12, rows = 10) {
+    grid <- expand.grid(column = seq_len(columns), row = seq_len(rows))
+    data.frame(x = grid$column + grid$row %% 2 / 2, y = grid$row * sqrt(0.75))
+}
+
+test_that("spots of a hexagonal array are circles of 0.55 of the pitch, in their places", {
+    spots <- lattice()
+    spots$m2st_domain <- rep(1:3, 40)
+    plot <- plotDomains(spots, coords = c("x", "y"))
+    expect_s3_class(plot, "ggplot")
+    found <- drawn(plot)
+    expect_equal(found$right, spots$x)
+    expect_equal(found$down, spots$y)
+    expect_equal(found$width, rep(0.55, 120), tolerance = 1e-2)
+    expect_identical(found$fill, rep(firstColours[1:3], 40))
+    expect_equal(plot$coordinates$ratio, 1)
+    expect_identical(plot$scales$get_scales("fill")$name, "m2st_domain")
+})
+
+test_that("bins of a square array fill it, turned as it is", {
+    grid <- as.matrix(expand.grid(1:8, 1:8)) * 3
+    shape <- spotShape(grid)
+    expect_equal(shape, list(size = 3, square = TRUE, angle = 0))
+    turned <- spotShape(grid %*% rbind(c(cos(0.3), sin(0.3)), c(-sin(0.3), cos(0.3))))
+    expect_equal(turned, list(size = 3, square = TRUE, angle = 0.3))
+    corners <- outlineSpots(grid, 1:64, panel = FALSE)
+    first <- corners[corners$spot == 1, c("x", "y")]
+    expect_setequal(round(first$x, 9), c(1.5, 4.5))
+    expect_setequal(round(first$y, 9), c(1.5, 4.5))
+})
+
+test_that("cells anywhere are as wide as the way to the second nearest", {
+    line <- cbind(c(0, 1, 3, 6, 10, 15, 21, 28, 36, 45), 0)
+    # second nearest of each: 3, 2, 3, 4, 5, 6, 7, 8, 9, 17
+    expect_equal(spotShape(line), list(size = 5.5, square = FALSE, angle = 0))
+    expect_identical(spotShape(line[c(1, 1), ])$size, 1)
+    expect_equal(spotShape(line[1:2, ])$size, 1)
+})
+
+test_that("the shape of many spots follows from a part of them", {
+    many <- as.matrix(expand.grid(1:60, 1:60)) * 1
+    expect_equal(spotShape(many), list(size = 1, square = TRUE, angle = 0))
+    expect_identical(dim(nearPlaces(many)$distances), c(7L, 500L))
+})
+
+test_that("rows go down and columns go right, whatever their order", {
+    spots <- data.frame(array_row = c(0, 0, 1, 5), array_col = c(0, 9, 1, 2), zone = 1:4)
+    found <- drawn(plotDomains(spots, "zone", coords = c("array_col", "array_row")))
+    expect_equal(found$right, spots$array_col)
+    expect_equal(found$down, spots$array_row)
+    expect_identical(drawn(plotDomains(spots, "zone", coords = c("array_row", "array_col"))), found)
+    expect_message(again <- plotDomains(spots, "zone"), "'array_row', 'array_col' of x")
+    expect_identical(drawn(again), found)
+})
+
+test_that("indices of a hexagonal array are drawn as the array", {
+    index <- expand.grid(row = 0:9, col = 0:19)
+    index <- index[(index$row + index$col) %% 2 == 0, ]
+    index$zone <- "a"
+    found <- drawn(suppressMessages(plotDomains(index, "zone")))
+    expect_equal(found$down, index$row * sqrt(3))
+    expect_equal(found$width, rep(1.1, 100), tolerance = 1e-2)
+    even <- as.matrix(expand.grid(0:5, 0:5)) * 2
+    expect_identical(fromArray(even), even)
+})
+
+test_that("sections and a reference have panels of their own", {
+    spots <- rbind(lattice(6, 4), lattice(6, 4) * 100)
+    spots$section <- rep(c("second", "first"), each = 24)
+    spots$m2st_domain <- 1
+    spots$layer <- "a"
+    plot <- plotDomains(spots, coords = c("x", "y"), sample.by = "section")
+    found <- drawn(plot)
+    expect_identical(found$panel, rep(1:2, each = 24))
+    expect_equal(found$right[1:24], found$right[25:48])
+    expect_equal(max(found$right), 0.5)
+    layout <- ggplot2::ggplot_build(plot)$layout$layout
+    expect_identical(as.character(layout$panel), c("second", "first"))
+    both <- plotDomains(spots, truth = "layer", sample.by = "section", coords = c("x", "y"))
+    layout <- ggplot2::ggplot_build(both)$layout$layout
+    expect_identical(
+        as.character(layout$panel),
+        c("second | m2st_domain", "second | layer", "first | m2st_domain", "first | layer")
+    )
+    expect_identical(layout$COL, c(1L, 2L, 1L, 2L))
+    one <- plotDomains(spots[1:24, ], truth = "layer", coords = c("x", "y"))
+    layout <- ggplot2::ggplot_build(one)$layout$layout
+    expect_identical(as.character(layout$panel), c("m2st_domain", "layer"))
+    spots$section[3] <- NA
+    expect_error(
+        plotDomains(spots, coords = c("x", "y"), sample.by = "section"), "section of every spot"
+    )
+})
+
+test_that("a reference has the colours of the domains it overlaps, and others for the rest", {
+    domain <- factor(c(1, 1, 2, 2, 2, 3))
+    truth <- factor(c("b", "b", "a", "a", "c", NA))
+    found <- colourDomains(domain, truth)
+    names <- c("1 | b", "2 | a", "3 | -", "- | c", "missing")
+    expect_identical(names(found$colours), names)
+    expect_identical(unname(found$colours), c(firstColours[1:4], missingColour))
+    expect_identical(as.character(found$keys[[1]]), names[c(1, 1, 2, 2, 2, 3)])
+    expect_identical(as.character(found$keys[[2]]), names[c(1, 1, 2, 2, 4, 5)])
+})
+
+test_that("the legend is in numeric order, and missing domains are light grey", {
+    spots <- lattice()
+    spots$m2st_domain <- as.character(c(NA, rep(1:17, 7)))
+    plot <- plotDomains(spots, coords = c("x", "y"))
+    expect_identical(levels(plot$data$key), c(1:17, "missing"))
+    expect_identical(drawn(plot)$fill[1:2], c("#dcdcdc", "#0072b2"))
+    spots$m2st_domain <- "missing"
+    expect_identical(levels(plotDomains(spots, coords = c("x", "y"))$data$key)[1], "missing")
+})
+
+test_that("colours are those of the Python package", {
+    expect_identical(domainColours(3), c("#0072b2", "#e69f00", "#009e73"))
+    expect_identical(domainColours(12), c(
+        "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#742e17",
+        "#d100ff", "#0000ff", "#5d178b", "#b9008b"
+    ))
+    expect_identical(domainColours(30)[21:30], c(
+        "#e8a2a2", "#5dffa2", "#00e8ff", "#00b900", "#ff2ee8", "#e80074", "#8b005d", "#74748b",
+        "#0046b9", "#a274d1"
+    ))
+})
+
+test_that("a SingleCellExperiment is drawn with rows down and a panel for each section", {
+    skip_if_not_installed("SingleCellExperiment")
+    x <- toySCE()
+    x$m2st_domain <- factor(rep(1:2, 60))
+    found <- drawn(suppressMessages(plotDomains(x)))
+    expect_equal(found$right, x$col)
+    expect_equal(found$down, x$row)
+    x$sample_id <- rep(c("a", "b"), each = 60)
+    expect_identical(range(drawn(suppressMessages(plotDomains(x)))$panel), 1:2)
+    x$who <- "one"
+    one <- suppressMessages(plotDomains(x, sample.by = "who"))
+    expect_identical(unique(drawn(one)$panel), 1L)
+    expect_error(suppressMessages(plotDomains(x, sample.by = "when")), "a column 'when'")
+})
+
+test_that("a SpatialExperiment is drawn at its spatialCoords", {
+    useSpatialExperiment()
+    x <- toySPE()
+    x$m2st_domain <- 1
+    found <- drawn(plotDomains(x))
+    expect_equal(found$right, unname(toyCoords()[, 1]))
+    expect_equal(found$down, unname(toyCoords()[, 2]))
+    turned <- drawn(plotDomains(x, coords = c("array_row", "array_col")))
+    expect_equal(turned$right, unname(toyCoords()[, 2]))
+})
+
+test_that("a FOV is drawn as Seurat draws it: x up, y to the right", {
+    object <- toySeurat(meta = FALSE)
+    at <- data.frame(toyCoords()[1:110, ], cell = colnames(object)[1:110])
+    names(at)[1:2] <- c("x", "y")
+    object[["left"]] <- SeuratObject::CreateFOV(at, type = "centroids", assay = "RNA")
+    object$m2st_domain <- 1
+    expect_message(plot <- plotDomains(object), "10 of 120 spots have no coordinates")
+    found <- drawn(plot)
+    expect_equal(found$spot, 1:110)
+    expect_equal(found$right, at$y)
+    expect_equal(found$down, -at$x)
+})
+
+test_that("images are panels, each in its own frame", {
+    object <- toySeurat(meta = FALSE)
+    for (half in 1:2) {
+        cells <- 60 * (half - 1) + 1:60
+        at <- data.frame(
+            x = toyCoords()[cells, 1] * half, y = toyCoords()[cells, 2] * half,
+            cell = colnames(object)[cells]
+        )
+        object[[c("left", "right")[half]]] <- SeuratObject::CreateFOV(
+            at, type = "centroids", assay = "RNA", key = c("left_", "right_")[half]
+        )
+    }
+    object$m2st_domain <- 1
+    object$who <- "one"
+    found <- drawn(plotDomains(object))
+    expect_identical(found$panel, rep(1:2, each = 60))
+    expect_equal(found$right[1:60], found$right[61:120])
+    only <- suppressMessages(drawn(plotDomains(object, image = "right")))
+    expect_equal(only$right, toyCoords()[61:120, 2] * 2, ignore_attr = TRUE)
+    expect_identical(unique(drawn(plotDomains(object, sample.by = "who"))$panel), 1L)
+})
+
+test_that("images of Visium have columns to the right", {
+    coords <- cbind(c(1, 2), c(30, 40))
+    old <- structure(list(), class = c("VisiumV2", "FOV"))
+    new <- structure(list(), class = c("VisiumV2", "FOV"), coords_x_orientation = "horizontal")
+    none <- structure(list(), class = c("VisiumV2", "FOV"), coords_x_orientation = character())
+    expect_identical(orientImage(old, coords), coords[, 2:1])
+    expect_identical(orientImage(none, coords), coords[, 2:1])
+    expect_identical(orientImage(new, coords), coords)
+    expect_identical(orientImage(structure(list(), class = "VisiumV1"), coords), coords)
+    expect_identical(orientImage(structure(list(), class = "SlideSeq"), coords), coords)
+})
+
+test_that("a VisiumV2 of Seurat itself has columns to the right", {
+    skip_if_not_installed("Seurat", "5.1.0")
+    object <- toySeurat(meta = FALSE)
+    at <- data.frame(x = toyCoords()[, 2], y = toyCoords()[, 1], cell = colnames(object))
+    fields <- list(
+        "VisiumV2", assay = "RNA", key = "slice_", molecules = list(), image = array(1, c(4, 4, 3)),
+        boundaries = list(centroids = SeuratObject::CreateCentroids(at)),
+        scale.factors = Seurat::scalefactors(spot = 1, fiducial = 1, hires = 0.5, lowres = 0.1)
+    )
+    says <- "coords_x_orientation" %in% methods::slotNames(methods::getClass("VisiumV2"))
+    fields$coords_x_orientation <- if (says) "horizontal"
+    object[["slice"]] <- do.call(methods::new, fields)
+    object$m2st_domain <- 1
+    found <- drawn(plotDomains(object))
+    expect_equal(found$right, unname(if (says) at$x else at$y))
+    expect_equal(found$down, unname(if (says) at$y else at$x))
+})
+
+test_that("a Seurat object without images is drawn from meta.data or given coordinates", {
+    object <- toySeurat()
+    object$m2st_domain <- 1
+    expect_message(plot <- plotDomains(object), "'row', 'col' of meta.data")
+    expect_equal(drawn(plot)$right, unname(object$col))
+    given <- drawn(plotDomains(object, coords = unname(toyCoords())))
+    expect_equal(given$right, unname(object$row))
+})
+
+test_that("what is missing or wrong is named", {
+    spots <- lattice()
+    expect_error(plotDomains(1:3), "Expected a Seurat object.* found integer")
+    at <- c("x", "y")
+    expect_error(plotDomains(spots, coords = at), "no column 'm2st_domain' in x. Call runM2ST")
+    spots$m2st_domain <- seq_len(120)
+    expect_error(plotDomains(spots, coords = at), "at most 100 different labels.* found 120")
+    spots$m2st_domain <- 1
+    expect_error(plotDomains(spots, "zone", coords = at), "column of x, found \"zone\"")
+    expect_error(plotDomains(spots, truth = "m2st_domain", coords = at), "another column than")
+    expect_error(plotDomains(spots, coords = c("x", "z")), "names of columns of x")
+    expect_error(plotDomains(spots, coords = at, colour = 1), "not known here: 'colour'")
+    expect_error(plotDomains(spots["m2st_domain"]), "Found no coordinates: x has none")
+})
