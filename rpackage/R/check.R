@@ -6,7 +6,8 @@ checkNoMore <- function(...) {
     names <- ...names()
     if (...length() > 0L) {
         names <- if (is.null(names)) "without a name" else quoted(names)
-        stopM2ST("Found arguments that are not known here: ", names, ". See ?runM2ST.")
+        stopM2ST("Found arguments that are not known here: ", names,
+            ". See the help page of the function.")
     }
 }
 

@@ -29,6 +29,7 @@ expressionSE <- function(x, assay.type, dimred, subset.row) {
 
 otherwiseReduced <- function(x) {
     reduced <- if (is(x, "SingleCellExperiment")) SingleCellExperiment::reducedDimNames(x)
+    reduced <- grep("^M2ST", reduced, value = TRUE, invert = TRUE)
     if (length(reduced)) {
         paste0(", or use ready features (", quoted(reduced), ") with dimred = \"", reduced[1L],
             "\"")
