@@ -130,9 +130,14 @@ def test_permuting_observations_permutes_the_output(rng: np.random.Generator) ->
     np.testing.assert_allclose(permuted.detach(), straight.detach(), atol=1e-6)
 
 
-@pytest.mark.parametrize("scale", [1e4, 1e30])
+@pytest.mark.parametrize("scale", [1e2, 1e9, 1e28])
 def test_large_logits_do_not_overflow(scale: float) -> None:
-    gat = layer(3, 4, 1)
-    x = torch.full((5, 3), scale / 100)
-    out = gat(x, Edges.from_adjacency(random_graph(5, 0.5, 0)))
-    assert torch.isfinite(out).all()
+    edges = Edges.from_adjacency(random_graph(5, 0.5, 0))
+    for seed in range(20):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)  # noqa: TID251
+            gat = layer(3, 4, 1)
+        x = torch.full((5, 3), scale)
+        # Equal features: attention of any shape returns them all alike.
+        expected = (x @ gat.lin.weight.T).detach()
+        torch.testing.assert_close(gat(x, edges).detach(), expected, rtol=1e-5, atol=0.0)

@@ -71,7 +71,8 @@ def _forward(  # type: ignore[no-untyped-def]
                 logit = from_source[source[e], k] + to_target[i, k]
                 logit = logit if logit > 0 else slope * logit
                 attention[e, k] = logit
-                largest = max(largest, logit)
+                # As stored: the logit itself may have more digits, and then exceed them all.
+                largest = max(largest, attention[e, k])
             total = 0.0
             for e in range(indptr[i], indptr[i + 1]):
                 attention[e, k] = np.exp(attention[e, k] - largest)
