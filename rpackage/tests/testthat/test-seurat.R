@@ -97,6 +97,23 @@ test_that("several images are several sections", {
     expect_error(RunM2ST(object, k = 2), "60 cells of image 'again' in another one")
 })
 
+test_that("SlideSeq and STARmap images are read", {
+    skip_if_not_installed("Seurat")
+    for (class in c("SlideSeq", "STARmap")) {
+        object <- toySeurat(meta = FALSE)
+        coordinates <- data.frame(x = toyCoords()[, 1], y = toyCoords()[, 2])
+        rownames(coordinates) <- colnames(object)
+        slots <- list(class, assay = "RNA", key = "image_", coordinates = coordinates)
+        if (class == "STARmap") {
+            slots$qhulls <- data.frame(x = 0, y = 0, cell = colnames(object)[1L])
+        }
+        classes <- getClass(class, where = asNamespace("Seurat"))
+        object[["image"]] <- do.call(methods::new, c(list(classes), slots[-1L]))
+        object <- quiet(RunM2ST(object, k = 5))
+        expect_identical(as.integer(object$m2st_domain), byRow(5))
+    }
+})
+
 test_that("sample.by tells sections apart", {
     object <- toySeurat()
     object$who <- rep(c("s2", "s1"), each = 60)

@@ -27,3 +27,12 @@ test_that("an object without coordinates is refused with what could be used", {
     x$array_row <- NULL
     expect_error(runM2ST(x, k = 2), "coords = a matrix")
 })
+
+test_that("classes derived from SpatialExperiment work, as SpatialFeatureExperiment does", {
+    methods::setClass("DerivedExperiment", contains = "SpatialExperiment", where = globalenv())
+    on.exit(methods::removeClass("DerivedExperiment", where = globalenv()))
+    x <- methods::as(toySPE(), "DerivedExperiment")
+    y <- withFake(runM2ST(x, k = 5))
+    expect_s4_class(y, "DerivedExperiment")
+    expect_identical(as.integer(y$m2st_domain), as.integer(ceiling(toyCoords()[, 1] / 10 * 5)))
+})
