@@ -129,11 +129,16 @@ def run(
     tl.cluster(adata, n_domains, clustering, random_state=random_state)
 
 
-def _check_sections(adata: AnnData, sample_key: str) -> None:
-    """Require that the graph at hand has no edge between sections."""
+def edges_between_sections(adata: AnnData, sample_key: str) -> int:
+    """Count the stored entries of the graph at hand that join two sections."""
     source, target = adata.obsp[_keys.CONNECTIVITIES].nonzero()
     sections = adata.obs[sample_key].astype("category").cat.codes.to_numpy()
-    crossing = int(np.count_nonzero(sections[source] != sections[target]))
+    return int(np.count_nonzero(sections[source] != sections[target]))
+
+
+def _check_sections(adata: AnnData, sample_key: str) -> None:
+    """Require that the graph at hand has no edge between sections."""
+    crossing = edges_between_sections(adata, sample_key)
     if crossing:
         msg = (
             f"Expected no edge between the sections of `adata.obs[{sample_key!r}]`, found "

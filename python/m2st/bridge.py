@@ -26,6 +26,7 @@ from scipy import sparse
 
 from m2st import _keys
 from m2st._params import AutoencoderParams, ClusteringParams
+from m2st._run import edges_between_sections
 
 __all__ = ["cluster", "run"]
 
@@ -282,11 +283,7 @@ def _read_params(request: Request) -> tuple[AutoencoderParams, ClusteringParams]
 
 def _check_sections(adata: AnnData, sample_key: str | None) -> None:
     """Count the edges between sections, of which there must be none, for the record."""
-    crossing = 0
-    if sample_key is not None:
-        source, target = adata.obsp[_keys.CONNECTIVITIES].nonzero()
-        codes = adata.obs[sample_key].cat.codes.to_numpy()
-        crossing = int(np.count_nonzero(codes[source] != codes[target]))
+    crossing = 0 if sample_key is None else edges_between_sections(adata, sample_key)
     adata.uns[_keys.RECORD]["graph"]["n_between_samples"] = crossing
     if crossing:
         msg = f"Expected no edge between sections, found {crossing} in the spatial graph."
