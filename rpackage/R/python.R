@@ -109,11 +109,14 @@ chosenBy <- function(config) {
     "reticulate's own order of discovery"
 }
 
+# The package is on no index yet: what it would be called there, and what to write until then.
 fixCommand <- function(python) {
-    if (is.null(python)) {
-        return("m2st::m2stSetup()")
+    command <- if (is.null(python)) {
+        "m2st::m2stSetup(packages = \"m2st\")"
+    } else {
+        paste(shQuote(python), "-m pip install m2st")
     }
-    paste(shQuote(python), "-m pip install m2st")
+    paste0(command, "\n(until m2st is published, the path of your clone in place of m2st)")
 }
 
 # The original error of Python, which Python it was, and what to do.
