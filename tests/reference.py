@@ -45,31 +45,49 @@ def scaled_cosine_error(x: Array, z: list[Array], masked: list[int], gamma: floa
     return total / len(z)
 
 
+def robust_cost(r: Array, covariance: Array, freedom: float) -> float:
+    """ρ of a residual: minus the log density of a t distribution, up to a constant."""
+    distance = r @ np.linalg.inv(covariance) @ r
+    tails = (freedom + len(r)) / 2 * np.log(1 + distance / freedom)
+    return float(tails + 0.5 * np.log(np.linalg.det(covariance)))
+
+
 def objective(
-    h: list[Array],
-    h_c: Array,
-    h_s: list[Array],
-    w: list[Array],
-    p: list[Array],
-    v: list[Array],
+    blocks: list[Array],
     u: Array,
+    v: list[Array],
+    covariances: list[Array],
+    floors: list[float],
+    nulls: list[float],
     alpha: Array,
+    adjacency: Array,
     *,
-    beta: float,
-    lam: float,
+    freedom: float,
     delta: float,
+    eta: float,
+    hops: int,
 ) -> float:
-    """Equation (12), term by term. `h` (N, d_m), `h_c` (d_c, N), `h_s` (d_s, N), `u` (C, N)."""
-    total = beta * np.sum(h_c**2)
-    for m, h_m in enumerate(h):
-        total += np.sum((h_m - h_c.T @ w[m] - h_s[m].T @ p[m]) ** 2)
-        total += beta * np.sum(h_s[m] ** 2)
-        total += alpha[m] * np.sum((h_s[m] - v[m] @ u) ** 2)
-    total += alpha[-1] * np.sum((h_c - v[-1] @ u) ** 2)
-    for v_m in v:
-        total += lam * np.sum((v_m.T @ v_m - np.eye(v_m.shape[1])) ** 2)
-    for a in alpha:
-        total += delta * a * np.log(a) if a > 0 else 0.0
+    """The clustering's objective, term by term and observation by observation.
+
+    `blocks` (N, d), `u` (N, C), `v` (C, d); the variances are kept above `floors` by a penalty.
+    """
+    n_obs, n_domains = u.shape
+    total = 0.0
+    for m, block in enumerate(blocks):
+        cost = 0.5 * floors[m] * np.trace(np.linalg.inv(covariances[m])) - nulls[m]
+        for i in range(n_obs):
+            for k in range(n_domains):
+                rho = robust_cost(block[i] - v[m][k], covariances[m], freedom)
+                cost += u[i, k] * rho / n_obs
+        total += alpha[m] * cost + delta * alpha[m] * np.log(alpha[m])
+    step = adjacency + np.eye(n_obs)
+    step = step / np.sqrt(np.outer(step.sum(axis=1), step.sum(axis=1)))
+    walk = np.linalg.matrix_power(step, hops)
+    for i in range(n_obs):
+        for k in range(n_domains):
+            total += u[i, k] * np.log(u[i, k]) / n_obs if u[i, k] > 0 else 0.0
+            for j in range(n_obs):
+                total -= eta / (2 * n_obs) * u[i, k] * walk[i, j] * u[j, k]
     return float(total)
 
 
@@ -137,9 +155,7 @@ def published_clustering(
         alpha = np.exp(-inverse_delta * costs)
         alpha = alpha / alpha.sum()
         distance = np.zeros((n_obs, n_domains))
-        for i in range(n_obs):
-            for c in range(n_domains):
-                for m, block in enumerate(blocks):
-                    distance[i, c] += alpha[m] * np.sum((block[:, i] - v[m][:, c]) ** 2)
+        for m, block in enumerate(blocks):
+            distance += alpha[m] * np.sum((block[:, :, None] - v[m][:, None, :]) ** 2, axis=0)
         labels = distance.argmin(axis=1)
     return labels

@@ -23,6 +23,7 @@ from m2st._graph import (
     knn_graph,
     lattice_graph,
     radius_graph,
+    spatial_structure,
 )
 
 SQUARE = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
@@ -520,3 +521,29 @@ def test_cells_and_beads_are_no_array(shared_data: Path, name: str) -> None:
     report = graph_report(choose_graph(coordinates).graph.connectivities)
     assert report["n_isolated"] == 0
     assert 5 < report["mean_degree"] < 8
+
+
+def test_structure_is_found_where_neighbours_are_alike() -> None:
+    rng = np.random.default_rng(0)
+    points = np.array([[x, y] for x in range(20) for y in range(20)], dtype=float)
+    graph = lattice_graph(points).connectivities
+    noise = rng.normal(size=(400, 10))
+    domains = noise.copy()
+    domains[:, 0] += 1.0 * (points[:, 0] > 9)
+    assert spatial_structure(domains, graph) == pytest.approx(1 / 200)
+    assert spatial_structure(domains[rng.permutation(400)], graph) > 0.01
+    assert spatial_structure(noise, graph) > 0.01
+
+
+def test_structure_test_keeps_its_level() -> None:
+    """On noise the p-values are spread over the whole range."""
+    points = np.array([[x, y] for x in range(8) for y in range(8)], dtype=float)
+    graph = lattice_graph(points).connectivities
+    p_values = [
+        spatial_structure(
+            np.random.default_rng(seed).normal(size=(64, 3)), graph, n_permutations=19
+        )
+        for seed in range(100)
+    ]
+    assert 0.4 < np.mean(p_values) < 0.65
+    assert np.mean(np.array(p_values) <= 0.05) < 0.15

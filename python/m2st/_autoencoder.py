@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -42,11 +42,12 @@ class MaskedGraphAutoencoder(nn.Module):
     r"""Shared graph attention encoder, M encoders of different width, one decoder for each.
 
     .. math::
-        h = \mathrm{PReLU}(\mathrm{GAT}(\tilde x)), \quad
-        h^m = \mathrm{PReLU}(\mathrm{GAT}_m(h)), \quad
+        h = \sigma(\mathrm{GAT}(\tilde x)), \quad
+        h^m = \sigma(\mathrm{GAT}_m(h)), \quad
         z^m = \mathrm{GAT}'_m(\tilde h^m)
 
-    where in training the features of the masked observations are replaced by one learnable vector
+    with one or more layers in :math:`\mathrm{GAT}_m` and the identity or a PReLU as :math:`\sigma`.
+    In training the features of the masked observations are replaced by one learnable vector
     (:math:`\tilde x`, equation 1) and so are, per scale, their embeddings before decoding
     (:math:`\tilde h^m`, equation 8).
 
@@ -81,9 +82,14 @@ class MaskedGraphAutoencoder(nn.Module):
         )
         hidden = self.params.hidden_dim
         self.shared_encoder = self._attention(n_features, hidden)
-        self.shared_activation = nn.PReLU()
-        self.encoders = nn.ModuleList(self._attention(hidden, d) for d in self.params.scale_dims)
-        self.activations = nn.ModuleList(nn.PReLU() for _ in self.params.scale_dims)
+        self.shared_activation = self._activation()
+        self.encoders = nn.ModuleList(
+            nn.ModuleList(
+                nn.ModuleList([self._attention(d if layer else hidden, d), self._activation()])
+                for layer in range(self.params.n_layers)
+            )
+            for d in self.params.scale_dims
+        )
         self.decoders = nn.ModuleList(
             self._attention(d, n_features, n_heads=1) for d in self.params.scale_dims
         )
@@ -100,16 +106,23 @@ class MaskedGraphAutoencoder(nn.Module):
             attention_dropout=self.params.attention_dropout,
         )
 
+    def _activation(self) -> nn.Module:
+        return nn.PReLU() if self.params.activation else nn.Identity()
+
     def _dropout(self, x: Tensor) -> Tensor:
         return functional.dropout(x, self.params.feature_dropout, self.training)
 
     def encode(self, x: Tensor, edges: Edges) -> list[Tensor]:
         """Embeddings of each scale, equations (2) to (7); `x` is divided by `feature_scale`."""
         hidden = self.shared_activation(self.shared_encoder(self._dropout(x), edges))
-        return [
-            activation(encoder(self._dropout(hidden), edges))
-            for encoder, activation in zip(self.encoders, self.activations, strict=True)
-        ]
+        embeddings = []
+        for encoder in self.encoders:
+            embedding = hidden
+            for layer in cast("nn.ModuleList", encoder):
+                attention, activation = cast("nn.ModuleList", layer)
+                embedding = activation(attention(self._dropout(embedding), edges))
+            embeddings.append(embedding)
+        return embeddings
 
     def forward(self, x: Tensor, edges: Edges, masked: Tensor) -> list[Tensor]:
         """Reconstructions of each scale with the observations `masked` (indices) hidden."""

@@ -7,12 +7,13 @@ H^m        embedding of scale m, centred and scaled    (n_obs, d_m)        ``emb
 H_c        representation common to all scales         (n_obs, d_c)        ``common_``
 H_s^m      representation specific to scale m          (n_obs, d_s)        ``specific_``
 W^m, P^m   loadings of the common, the specific one    (d_c|d_s, d_m)      --
-U          domain of each observation                  (n_obs,)            ``labels_``
+U          membership of each observation              (n_obs, n_domains)  ``memberships_``
 V^m        centres of the domains                      (n_domains, d)      ``centers_``
+Σ^m        covariance that all domains share           (d, d)              ``covariances_``
 α^m        weight of a scale; the last is the common   (M + 1,)            ``scale_weights_``
-β          ridge on the representations                --                  ``ridge``
-λ          near-orthogonality of the centres           --                  ``orthogonality``
 δ          entropy of the weights                      --                  ``entropy``
+η          smoothness of the domains in space          --                  ``smoothness``
+ν          degrees of freedom                          --                  ``freedom``
 =========  ==========================================  ==================  =======================
 
 Representations are stored by observation, the transpose of the paper's.
@@ -27,34 +28,51 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import linalg, optimize, special
+from scipy import linalg, sparse, special
 from sklearn.base import BaseEstimator, ClusterMixin
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.cluster import AgglomerativeClustering, KMeans
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from threadpoolctl import threadpool_limits
 
-from m2st._checks import check_features, check_int, check_n_domains
+from m2st._checks import check_adjacency, check_features, check_int, check_n_domains
 from m2st._params import ClusteringParams
 
 Array = NDArray[np.float64]
+
+# Least variance of a direction within the domains, in units of the mean variance of a direction.
+_FLOOR = 1e-3
+# Steps over which the domains are smooth. Even: the matrix of the walk is then positive
+# semi-definite, which the descent rests on.
+_HOPS = 4
+# Hierarchical clusterings start from a sample of this size, so that starts are linear in n_obs.
+_SAMPLE = 800
 
 
 class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     r"""Cluster several embeddings of the same observations together.
 
-    Minimises, over representations, loadings, centres, labels and weights, the objective (12) of
-    the paper divided by the number of observations,
+    The embeddings are split into a representation that is common to all scales and one that is
+    specific to each, :math:`H^m = H_c W^m + H_s^m P^m` with orthonormal loadings, by principal
+    components: the least squares of the first term of the paper's objective (12). With these blocks
+    :math:`X^1, \dots, X^M = H_s^1, \dots, H_s^M` and :math:`X^{M+1} = H_c`, and memberships
+    :math:`u_{ik} \ge 0`, :math:`\sum_k u_{ik} = 1`, it minimises
 
     .. math::
-        \tfrac1N \Big[\sum_m \lVert H^m - H_c W^m - H_s^m P^m \rVert^2
-        + \beta \big(\lVert H_c \rVert^2 + \sum_m \lVert H_s^m \rVert^2\big)
-        + \sum_m \alpha^m \lVert H_s^m - U V^m \rVert^2
-        + \alpha^{M+1} \lVert H_c - U V^{M+1} \rVert^2 \Big]
-        + \lambda \sum_m \lVert V^m V^{m\top} - I \rVert^2
-        + \delta \sum_m \alpha^m \ln \alpha^m,
+        \sum_{m=1}^{M+1} \alpha^m \Big[ \tfrac1N \sum_{ik} u_{ik}\, \rho_m(x_i^m - v_k^m)
+        - \rho_m^0 \Big]
+        + \tfrac1N \sum_{ik} u_{ik} \ln u_{ik}
+        + \delta \sum_m \alpha^m \ln \alpha^m
+        - \tfrac{\eta}{2N} \sum_{ijk} u_{ik} S_{ij} u_{jk},
 
-    by exact updates of one block after the other. It assumes domains that are compact around their
-    centres in the representations.
+    .. math::
+        \rho_m(r) = \tfrac{\nu + d_m}{2} \ln\!\big(1 + r^\top (\Sigma^m)^{-1} r / \nu\big)
+        + \tfrac12 \ln \lvert \Sigma^m \rvert,
+
+    by updates of one block of unknowns after the other, none of which raises it. :math:`\rho_m^0`
+    is the same for a single domain, so that a scale counts by how much the domains explain of it;
+    :math:`S` is a walk of four steps over the spatial graph.
+
+    It assumes domains that differ in their centres and share the shape of the scatter around them.
 
     Parameters
     ----------
@@ -69,12 +87,16 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     ----------
     labels_
         Domain of each observation, 0 to C - 1 by decreasing size; shape (n_obs,).
+    memberships_
+        Membership of each observation in each domain, shape (n_obs, C), rows sum to 1.
     common_
         Common representation, shape (n_obs, d_c).
     specific_
         Specific representation of each scale, shape (n_obs, d_s) each.
     centers_
         Centres of the domains, of each scale and, last, of the common representation.
+    covariances_
+        Covariance that the domains share, in the same order.
     scale_weights_
         Weights of the scales and, last, of the common representation, shape (M + 1,); sum 1.
     objective_
@@ -88,27 +110,35 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
 
     Notes
     -----
-    Departures from the paper:
+    Departures from the paper, each with the measurement that decided it in
+    ``benchmarks/NOTEBOOK.md``:
 
-    * β weighs only the representations, so that (12) falls without end when loadings grow and
-      representations shrink. The published code divides rows by their length after each solve,
-      which breaks the descent. Here the loadings are orthonormal, :math:`\sum_m W^m W^{m\top} = I`
-      and :math:`P^m P^{m\top} = I`: any product has such a factorisation (by its QR decomposition),
-      so the reconstruction loses nothing, and the best loadings are the solution of an orthogonal
-      Procrustes problem: the step is exact.
-    * Embeddings are centred and divided by one number each, so that an observation has a mean
-      squared norm of 1 in every scale. With λ and δ taken per observation, no setting depends on
-      the number of observations or on units.
-    * The equation for the centres has no closed solution; they take descending L-BFGS steps.
-    * A domain never becomes empty: the labels are the best among those that leave each domain at
-      least one observation.
-    * Several starts are made and the best is descended to the end; they are k-means++ solutions
-      on all representations side by side, on the common one, and on each scale.
+    * **A covariance shared by the domains.** The k-means terms of (12) assume round domains: they
+      cut the tissue along the direction of the largest scatter, even where that is scatter within
+      domains.
+    * **Heavy tails.** Distances grow with the logarithm (a t distribution), so that outlying
+      observations neither pull centres nor take a domain for themselves.
+    * **Memberships with an entropy** instead of one-hot columns: the limit of many small steps is
+      the same labels, from far fewer poor local minima.
+    * **Scale weights by what the domains explain.** In (12) the weights favour a scale with little
+      variance, signal or not. Here a scale without domains has the cost 0, others less.
+    * **Smoothness in space** enters once the best start has settled; earlier it would keep the
+      labels of the start.
+    * **Representations do not move with the labels.** In (12) they are pulled to the centres, which
+      confirms the labels of any start, and the objective falls without end when loadings grow and
+      representations shrink. The ridge β multiplies a representation by a number, to which
+      distances in units of the covariance are blind; near-orthogonal centres (λ) have no meaning in
+      such units. Both are left out.
+    * A domain never becomes empty: at the end one without a first place takes the observation that
+      loses least.
 
     References
     ----------
     Zhang W, Zhang Z, Yang H, et al. m2ST: dual multi-scale graph clustering for spatially resolved
     transcriptomics. Bioinformatics, 2025.
+
+    Peel D, McLachlan GJ. Robust mixture modelling using the t distribution. Statistics and
+    Computing, 2000.
 
     Examples
     --------
@@ -133,7 +163,13 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         self.params = params
         self.random_state = random_state
 
-    def fit(self, embeddings: Sequence[NDArray[Any]], y: None = None) -> MultiScaleClustering:
+    def fit(
+        self,
+        embeddings: Sequence[NDArray[Any]],
+        y: None = None,
+        *,
+        connectivities: sparse.spmatrix | None = None,
+    ) -> MultiScaleClustering:
         """Find the domains.
 
         Parameters
@@ -142,11 +178,15 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             One array of shape (n_obs, d_m) per scale, finite.
         y
             Not used; here by scikit-learn's convention.
+        connectivities
+            Symmetric spatial graph of shape (n_obs, n_obs), weights ignored; without it the domains
+            need not be smooth.
 
         Raises
         ------
         ValueError
-            If embeddings are missing, not finite, of unequal length, or fewer than `n_domains`.
+            If embeddings are missing, not finite, of unequal length, or fewer than `n_domains`; if
+            the graph does not fit.
 
         Warns
         -----
@@ -158,31 +198,40 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         n_obs = len(scales[0])
         check_n_domains(self.n_domains, n_obs=n_obs)
         check_int("random_state", self.random_state, minimum=0)
+        walk = None if connectivities is None else _walk(connectivities, n_obs)
         # One thread: the sums are then the same bits whatever the machine offers.
         with threadpool_limits(1):
-            scales = [_standardise(scale) for scale in scales]
-            first = _initial_state(scales, self.n_domains, params)
+            self._factors = _factorise(scales, params)
+            blocks = self._factors.project(scales)
+            nulls = [_null(block, params) for block in blocks]
             starts = []
             seeds = np.random.default_rng(self.random_state).integers(2**31, size=params.n_init)
             for start, seed in enumerate(seeds.tolist()):
-                labels = _initial_labels(first, self.n_domains, start, seed)
-                state = first.with_labels(labels, self.n_domains)
-                objective = [_objective(scales, state, params)]
-                _descend(scales, state, objective, params, n_iter=params.short_iter)
+                labels = _initial_labels(blocks[-1], self.n_domains, start, seed)
+                state = _State.start(blocks, nulls, labels, self.n_domains, params)
+                objective = [state.objective(params)]
+                _descend(blocks, state, objective, params, n_iter=params.short_iter)
                 starts.append((objective[-1], start, objective, state))
             _, _, objective, state = min(starts)
-            converged = _descend(scales, state, objective, params, n_iter=params.max_iter)
+            converged = _descend(blocks, state, objective, params, n_iter=params.max_iter)
+            if walk is not None and params.smoothness > 0:
+                state.walk = walk
+                objective.append(state.objective(params))
+                converged = _descend(blocks, state, objective, params, n_iter=params.max_iter)
         if not converged:
             msg = (
                 f"The clustering did not converge in {params.max_iter} iterations "
                 "(`max_iter`): its objective still fell by more than `tol`."
             )
             warnings.warn(msg, ConvergenceWarning, stacklevel=2)
-        order = np.argsort(-np.bincount(state.labels, minlength=self.n_domains), kind="stable")
-        self.labels_ = np.argsort(order, kind="stable")[state.labels]
-        self.common_ = state.blocks[-1]
-        self.specific_ = state.blocks[:-1]
-        self.centers_ = [centers[order] for centers in state.centers]
+        labels = filled_labels(state.memberships)
+        order = np.argsort(-np.bincount(labels, minlength=self.n_domains), kind="stable")
+        self.labels_ = np.argsort(order, kind="stable")[labels]
+        self.memberships_ = state.memberships[:, order]
+        self.common_ = blocks[-1]
+        self.specific_ = blocks[:-1]
+        self.centers_ = [block.centers[order] for block in state.mixtures]
+        self.covariances_ = [block.covariance for block in state.mixtures]
         self.scale_weights_ = state.weights
         self.objective_ = np.array(objective)
         self.start_objectives_ = np.array([last for last, *_ in starts])
@@ -190,28 +239,368 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         self.converged_ = converged
         return self
 
+    def predict_memberships(
+        self,
+        embeddings: Sequence[NDArray[Any]],
+        *,
+        connectivities: sparse.spmatrix | None = None,
+    ) -> Array:
+        """Memberships of other observations in the domains that were found.
+
+        Parameters
+        ----------
+        embeddings
+            One array of shape (n_obs, d_m) per scale, from the model of the fitted ones.
+        connectivities
+            Their spatial graph, as in `fit`.
+
+        Returns
+        -------
+        Shape (n_obs, n_domains), rows sum to 1.
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` has not run.
+        ValueError
+            If the embeddings do not fit those of `fit`.
+        """
+        if not hasattr(self, "_factors"):
+            msg = "Expected a fitted clustering. Run `fit` first."
+            raise NotFittedError(msg)
+        params = self.params or ClusteringParams()
+        scales = _check_embeddings(embeddings)
+        widths = [scale.shape[1] for scale in scales]
+        expected = [len(mean) for mean in self._factors.means]
+        if widths != expected:
+            msg = f"Expected embeddings of widths {expected}, found {widths}."
+            raise ValueError(msg)
+        with threadpool_limits(1):
+            cost = sum(
+                weight * _cost(_distances(block, centers, covariance), covariance, params)
+                for weight, block, centers, covariance in zip(
+                    self.scale_weights_,
+                    self._factors.project(scales),
+                    self.centers_,
+                    self.covariances_,
+                    strict=True,
+                )
+            )
+            memberships: Array = special.softmax(-cost, axis=1)
+            if connectivities is not None and params.smoothness > 0:
+                walk = _walk(connectivities, len(memberships))
+                for _ in range(params.max_iter):
+                    before = memberships
+                    memberships = special.softmax(
+                        params.smoothness * _walked(walk, before) - cost, axis=1
+                    )
+                    if np.abs(memberships - before).mean() <= params.tol:
+                        break
+        return memberships
+
+
+def common_representation(
+    embeddings: Sequence[NDArray[Any]], params: ClusteringParams | None = None
+) -> Array:
+    """Representation common to all embeddings, as `MultiScaleClustering` finds it.
+
+    Parameters
+    ----------
+    embeddings
+        One array of shape (n_obs, d_m) per scale, finite.
+    params
+        For `common_dim`; None takes the defaults.
+
+    Returns
+    -------
+    Shape (n_obs, d_c).
+    """
+    scales = _check_embeddings(embeddings)
+    with threadpool_limits(1):
+        return _factorise(scales, params or ClusteringParams()).project(scales)[-1]
+
+
+@dataclass
+class _Factors:
+    """Split of embeddings into specific representations and, last, the common one."""
+
+    means: list[Array]
+    sizes: list[float]
+    common_axes: Array  # [W^1 .. W^M], side by side
+    specific_axes: list[Array]  # P^1 .. P^M
+
+    def project(self, scales: list[Array]) -> list[Array]:
+        """Representations of observations."""
+        standard = [
+            (scale - mean) / size
+            for scale, mean, size in zip(scales, self.means, self.sizes, strict=True)
+        ]
+        common, rests = _split(standard, self.common_axes)
+        return [
+            *(rest @ axes.T for rest, axes in zip(rests, self.specific_axes, strict=True)),
+            common,
+        ]
+
+
+def _factorise(scales: list[Array], params: ClusteringParams) -> _Factors:
+    """Common representation by PCA of all scales, specific ones by PCA of what it leaves.
+
+    Embeddings are centred and divided by one number each, so that an observation has a mean squared
+    norm of 1 in every scale and no setting depends on units.
+    """
+    means = [scale.mean(axis=0) for scale in scales]
+    centred = [scale - mean for scale, mean in zip(scales, means, strict=True)]
+    sizes = [float(np.sqrt(np.mean(np.sum(scale**2, axis=1)))) or 1.0 for scale in centred]
+    standard = [scale / size for scale, size in zip(centred, sizes, strict=True)]
+    common_axes = _principal_axes(np.concatenate(standard, axis=1), params.common_dim)
+    _, rests = _split(standard, common_axes)
+    return _Factors(
+        means=means,
+        sizes=sizes,
+        common_axes=common_axes,
+        specific_axes=[_principal_axes(rest, params.specific_dim) for rest in rests],
+    )
+
+
+def _split(standard: list[Array], common_axes: Array) -> tuple[Array, list[Array]]:
+    """Common representation, and what it leaves of each scale."""
+    common = np.concatenate(standard, axis=1) @ common_axes.T
+    splits = np.cumsum([scale.shape[1] for scale in standard])[:-1]
+    loadings = np.split(common_axes, splits, axis=1)
+    return common, [
+        scale - common @ loading for scale, loading in zip(standard, loadings, strict=True)
+    ]
+
+
+def _principal_axes(matrix: Array, n_axes: int) -> Array:
+    """First principal axes as orthonormal rows, from the small square of the matrix."""
+    _, vectors = linalg.eigh(matrix.T @ matrix)
+    axes: Array = vectors[:, ::-1][:, :n_axes].T
+    return axes
+
+
+@dataclass
+class _Mixture:
+    """Centres and shared covariance of one representation, and what a single domain costs."""
+
+    centers: Array
+    covariance: Array
+    floor: float
+    null: float
+
+    def update(self, block: Array, memberships: Array, distances: Array, freedom: float) -> None:
+        """Majorise the logarithm at the current distances; its minimum is a weighted mean."""
+        n_obs, width = block.shape
+        pull = memberships * (freedom + width) / (freedom + distances)
+        mass = pull.sum(axis=0)
+        # A domain without any mass keeps its centre.
+        self.centers = np.where(
+            mass[:, None] > 0, pull.T @ block / np.maximum(mass, 1e-300)[:, None], self.centers
+        )
+        scatter = (block * pull.sum(axis=1)[:, None]).T @ block
+        scatter -= (self.centers * mass[:, None]).T @ self.centers
+        self.covariance = scatter / n_obs + self.floor * np.eye(width)
+
+    def term(self, memberships: Array, cost: Array) -> float:
+        """Mean cost of the memberships, above that of a single domain."""
+        return float(np.sum(memberships * cost) / len(cost) + self.penalty() - self.null)
+
+    def penalty(self) -> float:
+        """Keep every direction's variance above the floor: ½ floor tr Σ⁻¹."""
+        return float(0.5 * self.floor * np.trace(linalg.inv(self.covariance)))
+
 
 @dataclass
 class _State:
-    """All blocks of the objective. `blocks` and `centers` hold the scales and, last, the common."""
+    """All unknowns of the objective, and the distances and costs that go with them."""
 
-    blocks: list[Array]  # H_s^1 .. H_s^M, H_c
-    specific_loadings: list[Array]  # P^1 .. P^M
-    common_loadings: Array  # [W^1 .. W^M], side by side
-    centers: list[Array]  # V^1 .. V^{M+1}
+    memberships: Array  # U
+    mixtures: list[_Mixture]  # V, Σ of the specific representations and, last, the common
     weights: Array  # α
-    labels: NDArray[np.intp]  # U
+    distances: list[Array]
+    costs: list[Array]
+    walk: sparse.csr_matrix | None = None
 
-    def with_labels(self, labels: NDArray[np.intp], n_domains: int) -> _State:
-        """Start from these labels: their means as centres, the rest as in this state."""
-        return _State(
-            blocks=list(self.blocks),
-            specific_loadings=list(self.specific_loadings),
-            common_loadings=self.common_loadings,
-            centers=[_sums(block, labels, n_domains, mean=True) for block in self.blocks],
-            weights=self.weights.copy(),
-            labels=labels,
+    @classmethod
+    def start(
+        cls,
+        blocks: list[Array],
+        nulls: list[float],
+        labels: NDArray[np.intp],
+        n_domains: int,
+        params: ClusteringParams,
+    ) -> _State:
+        """Start from labels: their means, the scatter around these, equal weights."""
+        memberships = np.eye(n_domains)[labels]
+        mixtures = []
+        for block, null in zip(blocks, nulls, strict=True):
+            covariance, floor = _total(block)
+            width = block.shape[1]
+            mixture = _Mixture(np.zeros((n_domains, width)), covariance, floor, null)
+            # At this distance, the mean under a normal distribution, everybody counts as one.
+            mixture.update(block, memberships, np.full_like(memberships, width), params.freedom)
+            mixtures.append(mixture)
+        weights = np.full(len(blocks), 1 / len(blocks))
+        state = cls(memberships, mixtures, weights, [], [])
+        state.measure(blocks, params)
+        state.reweigh(params)
+        return state
+
+    def measure(self, blocks: list[Array], params: ClusteringParams) -> None:
+        """Distances and costs at the current centres and covariances."""
+        self.distances = [
+            _distances(block, mixture.centers, mixture.covariance)
+            for block, mixture in zip(blocks, self.mixtures, strict=True)
+        ]
+        self.costs = [
+            _cost(distances, mixture.covariance, params)
+            for distances, mixture in zip(self.distances, self.mixtures, strict=True)
+        ]
+
+    def terms(self) -> Array:
+        """Cost of each scale above that of a single domain."""
+        return np.array(
+            [
+                mixture.term(self.memberships, cost)
+                for mixture, cost in zip(self.mixtures, self.costs, strict=True)
+            ]
         )
+
+    def reweigh(self, params: ClusteringParams) -> None:
+        """α ∝ exp(-term / δ), the paper's update."""
+        self.weights = special.softmax(-self.terms() / params.entropy)
+
+    def objective(self, params: ClusteringParams) -> float:
+        """The objective, per observation."""
+        entropy = np.sum(special.entr(self.memberships)) / len(self.memberships)
+        value = self.weights @ self.terms() - entropy
+        value -= params.entropy * np.sum(special.entr(self.weights))
+        if self.walk is not None:
+            agreement = np.sum(self.memberships * _walked(self.walk, self.memberships))
+            value -= 0.5 * params.smoothness * agreement / len(self.memberships)
+        return float(value)
+
+
+def _descend(
+    blocks: list[Array],
+    state: _State,
+    objective: list[float],
+    params: ClusteringParams,
+    *,
+    n_iter: int,
+) -> bool:
+    """Update the unknowns in turn, and the history, until the objective settles; whether it did."""
+    for _ in range(n_iter):
+        score = -np.tensordot(state.weights, np.stack(state.costs), axes=1)
+        if state.walk is not None:  # linear bound of the convex term at the current memberships
+            score += params.smoothness * _walked(state.walk, state.memberships)
+        state.memberships = special.softmax(score, axis=1)
+        for block, mixture, distances in zip(blocks, state.mixtures, state.distances, strict=True):
+            mixture.update(block, state.memberships, distances, params.freedom)
+        state.measure(blocks, params)
+        state.reweigh(params)
+        objective.append(state.objective(params))
+        if objective[-2] - objective[-1] <= params.tol:
+            return True
+    return False
+
+
+def _distances(block: Array, centers: Array, covariance: Array) -> Array:
+    """Squared distance of each observation to each centre, in units of the covariance."""
+    root = linalg.cholesky(covariance, lower=True)
+    whitened = linalg.solve_triangular(root, np.concatenate([block, centers]).T, lower=True).T
+    points, means = whitened[: len(block)], whitened[len(block) :]
+    squares = np.sum(points**2, axis=1)[:, None] - 2 * points @ means.T + np.sum(means**2, axis=1)
+    distances: Array = np.maximum(squares, 0)
+    return distances
+
+
+def _cost(distances: Array, covariance: Array, params: ClusteringParams) -> Array:
+    """ρ of each observation and domain."""
+    width = len(covariance)
+    tails = 0.5 * (params.freedom + width) * np.log1p(distances / params.freedom)
+    cost: Array = tails + 0.5 * np.linalg.slogdet(covariance)[1]
+    return cost
+
+
+def _total(block: Array) -> tuple[Array, float]:
+    """Covariance of all observations, and the floor of a variance."""
+    width = block.shape[1]
+    centred = block - block.mean(axis=0)
+    covariance = centred.T @ centred / len(block)
+    floor = _FLOOR * (float(np.trace(covariance)) / width or 1.0)
+    return covariance + floor * np.eye(width), floor
+
+
+def _null(block: Array, params: ClusteringParams) -> float:
+    """Least cost of the representation with a single domain."""
+    memberships = np.ones((len(block), 1))
+    mixture = _Mixture(block.mean(axis=0)[None], *_total(block), 0.0)
+    terms = [np.inf]
+    for _ in range(params.max_iter):
+        distances = _distances(block, mixture.centers, mixture.covariance)
+        terms.append(mixture.term(memberships, _cost(distances, mixture.covariance, params)))
+        if terms[-2] - terms[-1] <= params.tol:
+            break
+        mixture.update(block, memberships, distances, params.freedom)
+    return terms[-1]
+
+
+def _walk(connectivities: sparse.spmatrix, n_obs: int) -> sparse.csr_matrix:
+    """One symmetric step over the graph with self-loops: D^-½ (A + I) D^-½."""
+    check_adjacency(connectivities, n_obs=n_obs)
+    links = sparse.csr_matrix(connectivities, dtype=np.float64, copy=True)
+    links.setdiag(0)
+    links.eliminate_zeros()
+    links.data[:] = 1
+    links = sparse.csr_matrix(links + sparse.identity(n_obs, format="csr"))
+    root = sparse.diags(1 / np.sqrt(np.asarray(links.sum(axis=1)).ravel()))
+    return sparse.csr_matrix(root @ links @ root)
+
+
+def _walked(walk: sparse.csr_matrix, memberships: Array) -> Array:
+    """Memberships after the whole walk."""
+    for _ in range(_HOPS):
+        memberships = walk @ memberships
+    return memberships
+
+
+def _initial_labels(common: Array, n_domains: int, start: int, seed: int) -> NDArray[np.intp]:
+    """k-means or Ward's clustering of the common representation under one of three metrics.
+
+    Its directions as they are, of equal variance, and between the two: which of them shows the
+    domains differs from tissue to tissue.
+    """
+    deviations = common.std(axis=0)
+    deviations[deviations == 0] = 1
+    view = common / deviations ** (0.0, 0.5, 1.0)[start % 3]
+    rng = np.random.default_rng(seed)
+    if start % 2 and len(common) > 2 * n_domains:
+        n_sampled = max(2 * n_domains, min(_SAMPLE, round(0.8 * len(common))))
+        sample = view[rng.choice(len(view), n_sampled, replace=False)]
+        labels = AgglomerativeClustering(n_domains).fit_predict(sample)
+        centers = np.stack([sample[labels == k].mean(axis=0) for k in range(n_domains)])
+        nearest = np.sum(centers**2, axis=1) - 2 * view @ centers.T
+        return np.asarray(nearest.argmin(axis=1))
+    with warnings.catch_warnings():
+        # Fewer distinct observations than domains: the spare domains are filled at the end.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return np.asarray(KMeans(n_domains, n_init=1, random_state=seed).fit_predict(view))
+
+
+def filled_labels(memberships: Array) -> NDArray[np.intp]:
+    """Domain of the largest membership; an empty one takes the row that loses least."""
+    labels: NDArray[np.intp] = memberships.argmax(axis=1)
+    rows = np.arange(len(labels))
+    sizes = np.bincount(labels, minlength=memberships.shape[1])
+    for empty in np.flatnonzero(sizes == 0):
+        regret = memberships[rows, labels] - memberships[:, empty]
+        regret[sizes[labels] == 1] = np.inf
+        moved = regret.argmin()
+        sizes[labels[moved]] -= 1
+        labels[moved] = empty
+        sizes[empty] = 1
+    return labels
 
 
 def _check_embeddings(embeddings: Sequence[NDArray[Any]]) -> list[Array]:
@@ -227,222 +616,3 @@ def _check_embeddings(embeddings: Sequence[NDArray[Any]]) -> list[Array]:
         msg = f"Expected embeddings of the same observations, found {lengths} rows."
         raise ValueError(msg)
     return scales
-
-
-def _standardise(scale: Array) -> Array:
-    """Centre the columns; divide by one number, so that the mean squared row norm is 1."""
-    centred = scale - scale.mean(axis=0)
-    size = np.sqrt(np.mean(np.sum(centred**2, axis=1)))
-    standard: Array = centred / (size or 1.0)
-    return standard
-
-
-def _initial_state(scales: list[Array], n_domains: int, params: ClusteringParams) -> _State:
-    """Common representation by PCA of all scales, specific ones by PCA of what it leaves."""
-    stacked = np.concatenate(scales, axis=1)
-    width = min(params.common_dim or n_domains, stacked.shape[1])
-    loadings = _principal_axes(stacked, width)
-    common = stacked @ loadings.T
-    rests = np.split(stacked - common @ loadings, np.cumsum([s.shape[1] for s in scales])[:-1], 1)
-    axes = [_principal_axes(rest, min(params.specific_dim, rest.shape[1])) for rest in rests]
-    blocks = [rest @ axis.T for rest, axis in zip(rests, axes, strict=True)]
-    return _State(
-        blocks=[*blocks, common],
-        specific_loadings=axes,
-        common_loadings=loadings,
-        centers=[],
-        weights=np.full(len(scales) + 1, 1 / (len(scales) + 1)),
-        labels=np.empty(0, dtype=np.intp),
-    )
-
-
-def _principal_axes(matrix: Array, n_axes: int) -> Array:
-    """First principal axes as orthonormal rows, from the small square of the matrix."""
-    _, vectors = linalg.eigh(matrix.T @ matrix)
-    axes: Array = vectors[:, ::-1][:, :n_axes].T
-    return axes
-
-
-def _initial_labels(state: _State, n_domains: int, start: int, seed: int) -> NDArray[np.intp]:
-    """k-means++ on all representations side by side, the common one, or one scale, in turn."""
-    views = [np.concatenate(state.blocks, axis=1), state.blocks[-1], *state.blocks[:-1]]
-    view = views[start % len(views)]
-    with warnings.catch_warnings():
-        # Fewer distinct observations than domains: the spare domains are filled below.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        labels = KMeans(n_domains, n_init=1, random_state=seed).fit_predict(view).astype(np.intp)
-    costs = np.ones((len(labels), n_domains))
-    costs[np.arange(len(labels)), labels] = 0
-    return _best_labels(costs)
-
-
-def _descend(
-    scales: list[Array],
-    state: _State,
-    objective: list[float],
-    params: ClusteringParams,
-    *,
-    n_iter: int,
-) -> bool:
-    """Update the blocks in turn, and the history, until the objective settles; whether it did."""
-    for _ in range(n_iter):
-        _update_representations(scales, state, params)
-        _update_centers(state, params)
-        costs = _costs(state)
-        state.weights = special.softmax(-_kmeans_terms(costs, state.labels) / params.entropy)
-        _update_labels(costs, state)
-        objective.append(_objective(scales, state, params))
-        if objective[-2] - objective[-1] <= params.tol * len(scales):
-            return True
-    return False
-
-
-def _update_representations(scales: list[Array], state: _State, params: ClusteringParams) -> None:
-    """Minimise over H_s, P, W and H_c, each with the others fixed.
-
-    With orthonormal loadings, the matrix to invert in the paper's updates of H_s and H_c is a
-    multiple of the identity, (1 + β + α) I.
-    """
-    splits = np.cumsum([scale.shape[1] for scale in scales])[:-1]
-    for m, (scale, loadings) in enumerate(
-        zip(scales, np.split(state.common_loadings, splits, axis=1), strict=True)
-    ):
-        rest = scale - state.blocks[-1] @ loadings
-        state.blocks[m] = _shrink(rest @ state.specific_loadings[m].T, m, state, params)
-        state.specific_loadings[m] = _procrustes(state.blocks[m], rest)
-    rest = np.concatenate(
-        [
-            scale - block @ loadings
-            for scale, block, loadings in zip(
-                scales, state.blocks[:-1], state.specific_loadings, strict=True
-            )
-        ],
-        axis=1,
-    )
-    state.common_loadings = _procrustes(state.blocks[-1], rest)
-    state.blocks[-1] = _shrink(rest @ state.common_loadings.T, len(scales), state, params)
-
-
-def _shrink(scores: Array, m: int, state: _State, params: ClusteringParams) -> Array:
-    """Closed form of a representation: its scores, pulled to zero by β and to the centres by α."""
-    weight = state.weights[m]
-    shrunk: Array = (scores + weight * state.centers[m][state.labels]) / (1 + params.ridge + weight)
-    return shrunk
-
-
-def _procrustes(block: Array, rest: Array) -> Array:
-    """Orthonormal rows L that minimise ‖rest - block L‖."""
-    left, _, right = linalg.svd(block.T @ rest, full_matrices=False)
-    loadings: Array = left @ right
-    return loadings
-
-
-def _update_centers(state: _State, params: ClusteringParams) -> None:
-    """Descend α/N ‖H - U V‖² + λ ‖V Vᵀ - I‖² in each V."""
-    n_obs, n_domains = len(state.labels), len(state.centers[0])
-    sizes = np.bincount(state.labels, minlength=n_domains)[:, None] / n_obs
-    identity = np.eye(n_domains)
-    for m, block in enumerate(state.blocks):
-        weight = state.weights[m]
-        sums = _sums(block, state.labels, n_domains) / n_obs
-        shape = state.centers[m].shape
-
-        def value_and_gradient(
-            flat: Array,
-            weight: float = weight,
-            sums: Array = sums,
-            shape: tuple[int, ...] = shape,
-        ) -> tuple[float, Array]:
-            centers = flat.reshape(shape)
-            excess = centers @ centers.T - identity
-            pull = sizes * centers - sums
-            value = weight * np.sum(centers * (pull - sums)) + params.orthogonality * np.sum(
-                excess**2
-            )
-            gradient = 2 * weight * pull + 4 * params.orthogonality * (excess @ centers)
-            return float(value), gradient.ravel()
-
-        flat = state.centers[m].ravel()
-        found = optimize.minimize(
-            value_and_gradient, flat, jac=True, method="L-BFGS-B", options={"maxiter": 10}
-        )
-        if found.fun <= value_and_gradient(flat)[0]:
-            state.centers[m] = found.x.reshape(shape)
-
-
-def _update_labels(costs: list[Array], state: _State) -> None:
-    """Give each observation the domain of least weighted cost; no domain is left empty."""
-    total = np.tensordot(state.weights, np.stack(costs), axes=1)
-    labels = _best_labels(total)
-    rows = np.arange(len(labels))
-    if total[rows, labels].sum() <= total[rows, state.labels].sum():
-        state.labels = labels
-
-
-def _best_labels(costs: Array) -> NDArray[np.intp]:
-    """Least cost per row; an empty column takes the row that loses least by moving to it."""
-    labels: NDArray[np.intp] = costs.argmin(axis=1)
-    rows = np.arange(len(labels))
-    sizes = np.bincount(labels, minlength=costs.shape[1])
-    for empty in np.flatnonzero(sizes == 0):
-        regret = costs[:, empty] - costs[rows, labels]
-        regret[sizes[labels] == 1] = np.inf
-        moved = regret.argmin()
-        sizes[labels[moved]] -= 1
-        labels[moved] = empty
-        sizes[empty] = 1
-    return labels
-
-
-def _sums(block: Array, labels: NDArray[np.intp], n_domains: int, *, mean: bool = False) -> Array:
-    """Sum, or mean, of the rows of each domain."""
-    sums: Array = np.stack(
-        [np.bincount(labels, weights=column, minlength=n_domains) for column in block.T], axis=1
-    )
-    if mean:
-        sums /= np.bincount(labels, minlength=n_domains)[:, None]
-    return sums
-
-
-def _costs(state: _State) -> list[Array]:
-    """Squared distance of each observation to each centre, per representation."""
-    return [
-        np.maximum(
-            np.sum(block**2, axis=1)[:, None]
-            - 2 * block @ centers.T
-            + np.sum(centers**2, axis=1)[None, :],
-            0,
-        )
-        for block, centers in zip(state.blocks, state.centers, strict=True)
-    ]
-
-
-def _kmeans_terms(costs: list[Array], labels: NDArray[np.intp]) -> Array:
-    """Mean squared distance to the own centre, per representation."""
-    rows = np.arange(len(labels))
-    return np.array([cost[rows, labels].mean() for cost in costs])
-
-
-def _objective(scales: list[Array], state: _State, params: ClusteringParams) -> float:
-    """Objective (12) per observation."""
-    n_obs = len(state.labels)
-    splits = np.cumsum([scale.shape[1] for scale in scales])[:-1]
-    fit = sum(
-        np.sum((scale - state.blocks[-1] @ common - block @ loadings) ** 2)
-        for scale, common, block, loadings in zip(
-            scales,
-            np.split(state.common_loadings, splits, axis=1),
-            state.blocks[:-1],
-            state.specific_loadings,
-            strict=True,
-        )
-    )
-    norms = sum(np.sum(block**2) for block in state.blocks)
-    spread = state.weights @ _kmeans_terms(_costs(state), state.labels)
-    excess = sum(np.sum((v @ v.T - np.eye(len(v))) ** 2) for v in state.centers)
-    return float(
-        (fit + params.ridge * norms) / n_obs
-        + spread
-        + params.orthogonality * excess
-        - params.entropy * np.sum(special.entr(state.weights))
-    )

@@ -385,6 +385,51 @@ def smooth(
     return averaged
 
 
+def spatial_structure(
+    features: NDArray[Any],
+    connectivities: sparse.csr_matrix,
+    *,
+    n_permutations: int = 199,
+    random_state: int = 0,
+) -> float:
+    r"""Test whether features of neighbours are alike at all.
+
+    The statistic is the largest eigenvalue of the covariance between an observation's features and
+    the mean of its neighbours', :math:`\tfrac1N X^\top D^{-1} A X`, made symmetric: the most that a
+    direction of the features varies together with its surroundings.
+
+    Parameters
+    ----------
+    features
+        Shape (n_obs, n_features), finite.
+    connectivities
+        Shape (n_obs, n_obs), symmetric, zero diagonal.
+    n_permutations
+        Permutations of the observations that the statistic is compared with.
+    random_state
+        Seed of the permutations.
+
+    Returns
+    -------
+    p-value of the hypothesis that observations could change places, at least
+    1 / (n_permutations + 1).
+    """
+    centred = np.asarray(features, dtype=np.float64)
+    centred = centred - centred.mean(axis=0)
+    links = sparse.csr_matrix(connectivities, dtype=np.float64)
+    degree = np.maximum(np.asarray(links.sum(axis=1)).ravel(), 1)
+    share = sparse.diags(1 / degree) @ links
+
+    def statistic(values: NDArray[np.float64]) -> float:
+        crossed = values.T @ (share @ values)
+        return float(np.linalg.eigvalsh(crossed + crossed.T)[-1])
+
+    rng = np.random.default_rng(random_state)
+    observed = statistic(centred)
+    permuted = [statistic(centred[rng.permutation(len(centred))]) for _ in range(n_permutations)]
+    return float((1 + sum(value >= observed for value in permuted)) / (1 + n_permutations))
+
+
 def _checked(coordinates: NDArray[Any]) -> NDArray[np.float64]:
     """Coordinates as float64 after validation."""
     points = np.asarray(coordinates, dtype=np.float64)

@@ -3,8 +3,11 @@
 DOMAIN = "m2st_domain"
 """``obs``: the domain of each observation, categorical ``"1"`` .. ``"K"`` in numeric order."""
 
+CONFIDENCE = "m2st_confidence"
+"""``obs``: estimated probability that another run agrees with the domain, in [0, 1]."""
+
 EMBEDDING = "X_m2st"
-"""``obsm``: the representation common to all scales."""
+"""``obsm``: the representation common to all scales and members."""
 
 RECORD = "m2st"
 """``uns``: parameters, seed, versions, histories and the graph report of a run."""
@@ -26,7 +29,7 @@ NEIGHBORS = "spatial_neighbors"
 
 
 def scale_embedding(scale: int | str) -> str:
-    """``obsm``: key of the embedding of one scale, counted from 1; their prefix, given ``""``."""
+    """``obsm``: embedding of a scale, counted from 1, members side by side; ``""``: prefix."""
     return f"{EMBEDDING}_scale{scale}"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 def run(
     adata: AnnData,
-    n_domains: int,
+    n_domains: int | Literal["auto"],
     *,
     use_rep: str | None = None,
     layer: str | None = None,
@@ -33,6 +33,7 @@ def run(
     clustering: ClusteringParams | None = None,
     random_state: int = 0,
     device: str = "auto",
+    n_jobs: int | None = None,
     progress: bool = True,
     callback: Callback | None = None,
     checkpoint: str | Path | None = None,
@@ -45,7 +46,7 @@ def run(
         n_obs observations with coordinates in ``obsm["spatial"]`` and raw counts. A graph that is
         already in ``obsp["spatial_connectivities"]`` is used as it is.
     n_domains
-        Number of domains.
+        Number of domains, or ``"auto"`` for `m2st.tl.choose_n_domains`.
     use_rep
         Ready features to use instead of preparing the counts: a key of ``obsm``, or ``"X"``.
     layer
@@ -53,7 +54,8 @@ def run(
     normalized
         The expression is already normalised and on a log scale.
     sample_key
-        Column of ``obs`` that names the tissue section; no edge joins two sections.
+        Column of ``obs`` that names the tissue section: no edge joins two sections, and features
+        have the same mean and variance in each. Domains are labelled alike in all.
     autoencoder
         Settings of `m2st.tl.embed`; None takes the defaults.
     clustering
@@ -63,20 +65,22 @@ def run(
         threads.
     device
         ``"auto"``, or a device as torch names it.
+    n_jobs
+        Members of the ensemble to work on at a time, as in `m2st.tl.embed`.
     progress
         Show a progress bar.
     callback
-        Called after each epoch of the training with the epoch, the most epochs, and the loss;
-        returning False ends the training.
+        Called after each epoch of the training with the epoch, the most epochs, both counted over
+        all members, and the loss; returning False ends the training. Needs a single job.
     checkpoint
-        File from which an interrupted training resumes.
+        File from which an interrupted training resumes; each member has its own, numbered.
 
     Writes
     ------
     What `m2st.pp.prepare` (unless `use_rep` is given), `m2st.pp.spatial_graph` (unless there is a
     graph), `m2st.tl.embed` and `m2st.tl.cluster` write: ``obs["m2st_domain"]``,
-    ``obsm["X_m2st"]``, ``obsm["X_m2st_scale<m>"]``, ``obsm["X_pca"]``, the graph in ``obsp``, and
-    the record in ``uns["m2st"]``.
+    ``obs["m2st_confidence"]``, ``obsm["X_m2st"]``, ``obsm["X_m2st_scale<m>"]``, ``obsm["X_pca"]``,
+    the graph in ``obsp``, and the record in ``uns["m2st"]``.
 
     Raises
     ------
@@ -86,8 +90,9 @@ def run(
 
     Notes
     -----
-    An interrupt from the keyboard ends the training, not the run: domains are found from what has
-    been learned, and the record says so. A second one ends the run.
+    An interrupt from the keyboard ends the training, not the run: domains are found from the
+    members that have learned something, and the record says so. A second one ends the run; with
+    several jobs the first one does.
 
     Examples
     --------
@@ -99,7 +104,8 @@ def run(
     """
     from m2st import pp, tl
 
-    check_n_domains(n_domains, n_obs=adata.n_obs)
+    if n_domains != "auto":
+        check_n_domains(n_domains, n_obs=adata.n_obs)
     if use_rep is not None and (layer is not None or normalized):
         msg = (
             f"Expected either ready features or expression to prepare, found `use_rep={use_rep!r}` "
@@ -115,18 +121,30 @@ def run(
     else:
         pp.spatial_graph(adata, sample_key=sample_key)
     if use_rep is None:
-        pp.prepare(adata, layer=layer, normalized=normalized, random_state=random_state)
+        pp.prepare(
+            adata,
+            layer=layer,
+            normalized=normalized,
+            sample_key=sample_key,
+            random_state=random_state,
+        )
     tl.embed(
         adata,
         autoencoder,
         use_rep=use_rep or _keys.FEATURES,
         random_state=random_state,
         device=device,
+        n_jobs=n_jobs,
         progress=progress,
         callback=callback,
         checkpoint=checkpoint,
     )
-    tl.cluster(adata, n_domains, clustering, random_state=random_state)
+    if n_domains == "auto":
+        n_domains = tl.choose_n_domains(
+            adata, params=clustering, random_state=random_state, n_jobs=n_jobs
+        )
+        logger.info("Chosen: %d domains", n_domains)
+    tl.cluster(adata, n_domains, clustering, random_state=random_state, n_jobs=n_jobs)
 
 
 def edges_between_sections(adata: AnnData, sample_key: str) -> int:

@@ -35,7 +35,6 @@ logging.getLogger("m2st").addHandler(logging.NullHandler())
 
 _FEATURES = "features"
 _SAMPLE = "sample"
-_CONFIDENCE = "m2st_confidence"
 _R_INTEGER = 2**31 - 1
 
 Request = Mapping[str, Any]
@@ -81,7 +80,9 @@ def run(request: Request, callback: Callback | None = None) -> Answer:
         use_rep = _FEATURES if _FEATURES in adata.obsm else _keys.FEATURES
         if use_rep == _keys.FEATURES:
             normalized = bool(request.get("normalized", False))
-            pp.prepare(adata, normalized=normalized, random_state=random_state)
+            pp.prepare(
+                adata, normalized=normalized, sample_key=sample_key, random_state=random_state
+            )
         tl.embed(
             adata,
             autoencoder,
@@ -107,7 +108,8 @@ def cluster(request: Request, callback: Callback | None = None) -> Answer:
     ----------
     request
         ``scales``: embeddings, each with ``data`` (float64, Fortran order) and ``shape``, NaN
-        where missing. ``n_domains``, ``clustering``, ``random_state`` as in `run`.
+        where missing. ``n_members``: of the ensemble, side by side in each. ``coordinates``,
+        ``n_axes``, ``sample``, ``n_domains``, ``clustering``, ``random_state`` as in `run`.
     callback
         Not called; `run` and `cluster` are called alike.
 
@@ -117,12 +119,14 @@ def cluster(request: Request, callback: Callback | None = None) -> Answer:
     """
 
     def compute() -> Answer:
-        from m2st import tl
+        from m2st import pp, tl
 
         scales = [_matrix(scale["data"], scale["shape"]) for scale in request["scales"]]
         adata = AnnData(obs=_names(len(scales[0])))
         for number, scale in enumerate(scales, start=1):
             adata.obsm[_keys.scale_embedding(number)] = scale.astype(np.float32)
+        pp.spatial_graph(adata, sample_key=_read_place(adata, request))
+        adata.uns[_keys.RECORD]["n_members"] = int(request["n_members"])
         _, clustering = _read_params(request)
         tl.cluster(
             adata,
@@ -299,8 +303,8 @@ def _results(adata: AnnData) -> Answer:
         codes = adata.obs[_keys.DOMAIN].cat.codes.to_numpy()
         answer["labels"] = bytearray((codes.astype(np.int32) + 1).tobytes())
         answer["embedding"] = _buffer(adata.obsm[_keys.EMBEDDING])
-    if _CONFIDENCE in adata.obs:
-        confidence = adata.obs[_CONFIDENCE].to_numpy(dtype=np.float64)
+    if _keys.CONFIDENCE in adata.obs:
+        confidence = adata.obs[_keys.CONFIDENCE].to_numpy(dtype=np.float64)
         answer["confidence"] = bytearray(confidence.tobytes())
     return answer
 

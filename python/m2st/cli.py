@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
+import numpy as np
 import typer
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ app = typer.Typer(
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed; the same seed, the same result.")]
+Jobs = Annotated[int, typer.Option(help="Members to work on at a time; -1: one for each core.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 
 
@@ -47,7 +49,9 @@ def run_command(
         Path,
         typer.Argument(metavar="INPUT", help="h5ad, SpatialData zarr, or Space Ranger folder."),
     ],
-    domains: Annotated[int, typer.Option("--domains", "-k", min=1, help="Number of domains.")],
+    domains: Annotated[
+        str, typer.Option("--domains", "-k", help="Number of domains, or auto to choose it.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="h5ad file to write.")],
     plots: Annotated[Path | None, typer.Option(help="Folder for pictures (PNG).")] = None,
     layer: Annotated[str | None, typer.Option(help="Layer that holds the counts.")] = None,
@@ -60,12 +64,14 @@ def run_command(
     sample_key: Annotated[
         str | None, typer.Option(help="Column of obs that names the tissue section.")
     ] = None,
+    members: Annotated[int | None, typer.Option(min=1, help="Models of the ensemble.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Most epochs to train.")] = None,
     scale_dims: Annotated[
         str | None, typer.Option(help="Widths of the scales, such as 64,32.")
     ] = None,
     seed: Seed = 0,
     device: Device = "auto",
+    jobs: Jobs = 1,
     checkpoint: Annotated[
         Path | None, typer.Option(help="File from which an interrupted training resumes.")
     ] = None,
@@ -81,6 +87,8 @@ def run_command(
 
         _check_output(input_path, output, overwrite=overwrite)
         autoencoder = m2st.AutoencoderParams()
+        if members is not None:
+            autoencoder = replace(autoencoder, n_members=members)
         if epochs is not None:
             autoencoder = replace(autoencoder, n_epochs=epochs)
         if scale_dims is not None:
@@ -88,7 +96,7 @@ def run_command(
         adata = m2st.io.read(input_path)
         m2st.run(
             adata,
-            domains,
+            _n_domains(domains),
             use_rep=use_rep,
             layer=layer,
             normalized=normalized,
@@ -96,6 +104,7 @@ def run_command(
             autoencoder=autoencoder,
             random_state=seed,
             device=device,
+            n_jobs=jobs,
             progress=sys.stderr.isatty() and not quiet,
             checkpoint=checkpoint,
         )
@@ -114,6 +123,7 @@ def demo(
     ),
     seed: Seed = 0,
     device: Device = "auto",
+    jobs: Jobs = 1,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -132,6 +142,7 @@ def demo(
             n_domains,
             random_state=seed,
             device=device,
+            n_jobs=jobs,
             progress=sys.stderr.isatty() and not quiet,
         )
         features = adata.obsm["X_pca"]
@@ -211,6 +222,17 @@ def _check_output(input_path: Path, output: Path, *, overwrite: bool) -> None:
         raise FileNotFoundError(msg)
 
 
+def _n_domains(text: str) -> int | Literal["auto"]:
+    """Read the number of domains."""
+    if text == "auto":
+        return "auto"
+    try:
+        return int(text)
+    except ValueError as error:
+        msg = f"Expected `--domains` to be a whole number or auto, found {text!r}."
+        raise ValueError(msg) from error
+
+
 def _widths(text: str) -> tuple[int, ...]:
     """Read the widths of the scales."""
     try:
@@ -241,13 +263,18 @@ def _summary(adata: AnnData) -> str:
     record = adata.uns["m2st"]
     embedding, clustering = record["embed"], record["cluster"]
     sizes = adata.obs["m2st_domain"].value_counts(sort=False)
-    weights = ", ".join(f"{weight:.2f}" for weight in clustering["scale_weights"])
+    weights = ", ".join(f"{weight:.2f}" for weight in clustering["scale_weights"].mean(axis=0))
+    loss = embedding["loss"]
+    last = [row[~np.isnan(row)] for row in loss]
+    confident = (adata.obs["m2st_confidence"].dropna() >= 0.9).mean()
     lines = [
         f"{clustering['n_domains']} domains in {adata.n_obs} observations: "
         + ", ".join(f"{name} ({size})" for name, size in sizes.items()),
         f"Graph: {record['graph'].get('reason', record['graph']['method'])}",
-        f"Training: {embedding['stopped']} after {len(embedding['loss'])} epochs on "
-        f"{embedding['device']}, loss {embedding['loss'][-1]:.4f}",
+        f"Confidence of at least 0.9: {confident:.0%} of the observations",
+        f"Training: {len(loss)} members, {embedding['stopped']} after "
+        f"{', '.join(str(len(row)) for row in last)} epochs on {embedding['device']}, loss "
+        f"{np.mean([row[-1] for row in last if len(row)] or np.nan):.4f}",
         f"Weights of the scales and of what they share: {weights}",
     ]
     if clustering["n_unplaced"]:

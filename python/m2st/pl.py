@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["domains", "scale_weights", "training"]
+__all__ = ["domains", "n_domains", "scale_weights", "training"]
 
 MAX_DOMAINS = 100
 MISSING_COLOR = "#dcdcdc"
@@ -170,7 +170,7 @@ def domains(
 
 
 def training(adata: AnnData) -> Figure:
-    """Draw the training loss per epoch, and where and why training stopped.
+    """Draw the training loss of each member per epoch, and where and why training stopped.
 
     Parameters
     ----------
@@ -198,7 +198,9 @@ def training(adata: AnnData) -> Figure:
     from matplotlib.ticker import MaxNLocator
 
     record = _record(adata, "embed", "loss", call="m2st.tl.embed(adata)")
-    loss = np.asarray(record["loss"], dtype=np.float64).ravel()
+    members = np.atleast_2d(np.asarray(record["loss"], dtype=np.float64))
+    losses = [row[~np.isnan(row)] for row in members]
+    longest = max(len(loss) for loss in losses)
     params = record.get("params", {})
     cosine = not pd.isna(params.get("gamma"))
     planned = params.get("n_epochs")
@@ -206,21 +208,25 @@ def training(adata: AnnData) -> Figure:
 
     figure = Figure(figsize=(4.5, 3.0), facecolor="white", dpi=150, layout="constrained")
     axes = figure.add_subplot()
-    epochs = np.arange(1, len(loss) + 1)
-    axes.plot(epochs, loss, color=FIRST_COLORS[0], linewidth=1.2)
-    if stopped and len(loss):
-        axes.plot(epochs[-1:], loss[-1:], "o", color=FIRST_COLORS[5], markersize=5)
+    for loss in losses:
+        epochs = np.arange(1, len(loss) + 1)
+        axes.plot(epochs, loss, color=FIRST_COLORS[0], linewidth=1.2 if len(losses) == 1 else 0.7)
+        if stopped and len(loss):
+            axes.plot(epochs[-1:], loss[-1:], "o", color=FIRST_COLORS[5], markersize=4)
+    if stopped and longest:
+        last = np.mean([loss[-1] for loss in losses])
         axes.annotate(
-            f"{stopped}, {loss[-1]:.3g}",
-            (epochs[-1], loss[-1]),
+            f"{stopped}, {last:.3g}",
+            (longest, last),
             xytext=(0, 8),
             textcoords="offset points",
             ha="right",
             fontsize=FONT,
         )
-    of_planned = "" if planned is None or planned == len(loss) else f" of at most {planned}"
-    plural = "" if len(loss) == 1 and not of_planned else "s"
-    axes.set_title(f"Training: {len(loss)}{of_planned} epoch{plural}", fontsize=FONT + 1)
+    of_planned = "" if planned is None or planned == longest else f" of at most {planned}"
+    plural = "" if longest == 1 and not of_planned else "s"
+    several = f"{len(losses)} members, up to " if len(losses) > 1 else ""
+    axes.set_title(f"Training: {several}{longest}{of_planned} epoch{plural}", fontsize=FONT + 1)
     axes.set_xlabel("epoch", fontsize=FONT)
     axes.set_ylabel("scaled cosine error" if cosine else "mean squared error", fontsize=FONT)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
@@ -239,7 +245,8 @@ def scale_weights(adata: AnnData) -> Figure:
 
     Returns
     -------
-    The figure. The dashed line is the weight that all would have if none told more than another.
+    The figure. Bars are means over the members, dots the members; the dashed line is the weight
+    that all would have if none told more than another.
 
     Raises
     ------
@@ -258,7 +265,8 @@ def scale_weights(adata: AnnData) -> Figure:
 
     call = "m2st.tl.cluster(adata, n_domains)"
     record = _record(adata, "cluster", "scale_weights", call=call)
-    weights = np.asarray(record["scale_weights"], dtype=np.float64).ravel()
+    members = np.atleast_2d(np.asarray(record["scale_weights"], dtype=np.float64))
+    weights = members.mean(axis=0)
     n_scales = len(weights) - 1
     params = adata.uns[_keys.RECORD].get("embed", {}).get("params", {})
     widths = np.ravel(params.get("scale_dims", [])).tolist()
@@ -271,12 +279,67 @@ def scale_weights(adata: AnnData) -> Figure:
     axes = figure.add_subplot()
     bar_colors = [FIRST_COLORS[0]] * n_scales + [FIRST_COLORS[1]]
     bars = axes.bar([*labels, "common"], weights, width=0.7, color=bar_colors)
+    if len(members) > 1:
+        places = np.broadcast_to(np.arange(len(weights)), members.shape)
+        axes.plot(places.T, members.T, "o", color="black", markersize=2, clip_on=False)
     on_white = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
     axes.bar_label(bars, fmt="{:.2f}", fontsize=FONT, padding=3, bbox=on_white)
     axes.axhline(1 / len(weights), color="black", linewidth=0.8, linestyle="--", label="uniform")
-    axes.set_ylim(0, 1.25 * max(weights.max(), 1 / len(weights)))
+    axes.set_ylim(0, 1.25 * max(members.max(), 1 / len(weights)))
     axes.set_ylabel("weight", fontsize=FONT)
     axes.legend(fontsize=FONT, frameon=False, loc="upper right")
+    _tidy(axes)
+    return figure
+
+
+def n_domains(adata: AnnData) -> Figure:
+    """Draw the evidence for each number of domains.
+
+    Parameters
+    ----------
+    adata
+        Annotated data after `m2st.tl.choose_n_domains`.
+
+    Returns
+    -------
+    The figure: how far the members agree, and the score with the choice marked.
+
+    Raises
+    ------
+    KeyError
+        If there is no record of a choice.
+
+    Examples
+    --------
+    >>> from anndata import AnnData
+    >>> record = {"candidates": [2, 3, 4], "stability": [0.9, 0.9, 0.6], "score": [0.2, 0.5, 0.1],
+    ...           "chosen": 3, "p_value": 0.005}
+    >>> figure = n_domains(AnnData(uns={"m2st": {"n_domains": record}}))
+    >>> figure.axes[0].get_title()
+    'Chosen: 3 domains'
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    call = "m2st.tl.choose_n_domains(adata)"
+    record = _record(adata, "n_domains", "score", call=call)
+    candidates, score = np.asarray(record["candidates"]), np.asarray(record["score"])
+    chosen = int(record["chosen"])
+    figure = Figure(figsize=(4.5, 3.0), facecolor="white", dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(candidates, record["stability"], "o-", color=FIRST_COLORS[0], markersize=3,
+              linewidth=1.2, label="agreement of members (ARI)")  # fmt: skip
+    axes.plot(candidates, score, "s-", color=FIRST_COLORS[1], markersize=3, linewidth=1.2,
+              label="score")  # fmt: skip
+    axes.axvline(chosen, color="black", linewidth=0.8, linestyle="--")
+    title = f"Chosen: {chosen} domain{'' if chosen == 1 else 's'}"
+    if chosen == 1:
+        title = f"No structure in space (p = {record['p_value']:.2g})"
+    axes.set_title(title, fontsize=FONT + 1)
+    axes.set_xlabel("number of domains", fontsize=FONT)
+    axes.set_ylim(0, 1.05)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True))
+    axes.legend(fontsize=FONT, frameon=False)
     _tidy(axes)
     return figure
 

@@ -47,15 +47,15 @@ def prepare(
     normalized: bool = False,
     n_top_genes: int = 3000,
     n_pcs: int = 50,
-    max_value: float = 10.0,
+    sample_key: str | None = None,
     random_state: int = 0,
 ) -> None:
-    r"""Make features from counts: normalise, log, select genes, scale with clipping, PCA.
+    r"""Make features from counts: normalise, log, select genes, PCA.
 
     The most variable genes are kept (by the variance of their counts that their mean does not
     explain, as Seurat 3 does; all genes if there are no more than `n_top_genes`), library sizes are
-    brought to their median, :math:`\ln(1 + x)` is taken, each gene gets variance 1 and is clipped,
-    and principal components are taken. Every step is scanpy's, on a private copy.
+    brought to their median, :math:`\ln(1 + x)` and principal components are taken. Every step is
+    scanpy's, on a private copy.
 
     Parameters
     ----------
@@ -64,14 +64,14 @@ def prepare(
     layer
         Layer that holds the counts; ``X`` if not given.
     normalized
-        The values are already normalised and on a log scale: select, scale and take components
-        only.
+        The values are already normalised and on a log scale: select and take components only.
     n_top_genes
         Number of highly variable genes.
     n_pcs
         Number of components; fewer if the observations or genes do not allow as many.
-    max_value
-        Scaled values are clipped to this, so that no outlier has a component of its own.
+    sample_key
+        Column of ``obs`` that names the section of each observation; scores then have the same mean
+        and variance in each section.
     random_state
         Seed of the iterative eigensolver's first vector.
 
@@ -88,7 +88,7 @@ def prepare(
         If there is no matrix or fewer than two observations or (varying) genes with counts; if
         values are negative, not finite or (unless `normalized`) not whole; if names are not unique.
     KeyError
-        If the layer is missing.
+        If the layer or the sample column is missing.
 
     Warns
     -----
@@ -97,11 +97,14 @@ def prepare(
 
     Notes
     -----
-    Genes are not centred before PCA, which centres them itself: the matrix stays sparse. Genes are
-    chosen from counts because the dispersion of log values favours rare genes in shallow data; of
-    values that are `normalized` already, Seurat's dispersion is what there is. The bits of the
-    result do not depend on the number of threads; each component points the way in which its
-    largest loading is positive.
+    Genes are not scaled to equal variance: after the logarithm their variance tells how much they
+    differ, and scaling raises the noise of rare genes. Genes are chosen from counts because the
+    dispersion of log values favours rare genes in shallow data; of values that are `normalized`
+    already, Seurat's dispersion is what there is. The bits of the result do not depend on the
+    number of threads; each component points the way in which its largest loading is positive.
+
+    With `sample_key` the shift and the scale of a whole section are taken for an effect of the
+    batch. Where sections differ in what tissue they hold, part of that difference goes with it.
 
     Examples
     --------
@@ -114,7 +117,6 @@ def prepare(
     """
     check_int("n_top_genes", n_top_genes, minimum=2)
     check_int("n_pcs", n_pcs, minimum=1)
-    check_interval("max_value", max_value, 0, np.inf, closed=(False, True))
     work = _working_copy(adata, layer=layer, normalized=normalized, min_cells=1)
 
     import scanpy as sc
@@ -129,12 +131,14 @@ def prepare(
         if "highly_variable" in work.var:
             work = work[:, work.var["highly_variable"]].copy()
         work = _without_constant_genes(work)
-        sc.pp.scale(work, zero_center=False, max_value=max_value)
         scores = _component_scores(work, n_pcs, random_state)
+    if sample_key is not None:
+        sections, _ = _sections(adata, sample_key)
+        scores = _aligned(scores, sections[adata.obs_names.isin(work.obs_names)])
     parameters = {
+        **({} if sample_key is None else {"sample_key": sample_key}),
         "normalized": normalized,
         "n_top_genes": n_top_genes,
-        "max_value": float(max_value),
     }
     _write_features(adata, work, scores, "prepare", layer, random_state, parameters)
 
@@ -187,8 +191,8 @@ def prepare_paper(
 
     Notes
     -----
-    Not the default: without logarithm, gene selection or clipping, a few outlying observations
-    dominate whole components. `prepare` has all three.
+    Not the default: without logarithm and gene selection a few outlying observations dominate whole
+    components.
 
     Genes are not centred before PCA, which centres them itself: the scores are the same and the
     matrix stays sparse.
@@ -593,7 +597,7 @@ def _working_copy(
 
 
 def _without_constant_genes(work: AnnData) -> AnnData:
-    """Genes that differ between observations by more than rounding: others cannot be scaled."""
+    """Genes that differ between observations by more than rounding."""
     low, high = (extreme.toarray().ravel() for extreme in (work.X.min(axis=0), work.X.max(axis=0)))
     varying = high - low > 1e-4 * high
     if varying.sum() < 2:
@@ -614,6 +618,20 @@ def _component_scores(work: AnnData, n_pcs: int, random_state: int) -> NDArray[n
     loadings = work.varm["PCs"]
     signs = np.sign(loadings[np.abs(loadings).argmax(axis=0), np.arange(n_pcs)])
     return np.asarray(work.obsm["X_pca"] * signs, dtype=np.float32)
+
+
+def _aligned(scores: NDArray[np.float32], sections: NDArray[np.intp]) -> NDArray[np.float32]:
+    """Give each component mean 0 and its overall deviation in every section."""
+    aligned = np.zeros_like(scores)
+    overall = scores.std(axis=0)
+    for section in np.unique(sections):
+        rows = sections == section
+        centred = scores[rows] - scores[rows].mean(axis=0)
+        deviation = centred.std(axis=0)
+        aligned[rows] = centred * np.divide(
+            overall, deviation, out=np.zeros_like(overall), where=deviation > 0
+        )
+    return aligned
 
 
 def _write_features(

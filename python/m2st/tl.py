@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import warnings
+from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -12,20 +14,31 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from m2st import _keys
-from m2st._checks import check_adjacency, check_features, check_key, check_n_domains
+from m2st._checks import (
+    check_adjacency,
+    check_features,
+    check_int,
+    check_key,
+    check_n_domains,
+)
 from m2st._params import AutoencoderParams, ClusteringParams
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from anndata import AnnData
 
     from m2st._autoencoder import MaskedGraphAutoencoder
-    from m2st._training import Callback
+    from m2st._clustering import MultiScaleClustering
+    from m2st._training import Callback, TrainingResult
 
-__all__ = ["cluster", "embed", "transform"]
+__all__ = ["choose_n_domains", "cluster", "embed", "transform"]
 
 logger = logging.getLogger(__name__)
+
+# The least p-value of the 199 permutations is half of this.
+_STRUCTURE_LEVEL = 0.01
 
 
 def embed(
@@ -35,41 +48,49 @@ def embed(
     use_rep: str = _keys.FEATURES,
     random_state: int = 0,
     device: str = "auto",
+    n_jobs: int | None = None,
     progress: bool = True,
     callback: Callback | None = None,
     checkpoint: str | Path | None = None,
-) -> MaskedGraphAutoencoder:
-    """Train the multi-scale masked graph autoencoder and embed every observation.
+) -> list[MaskedGraphAutoencoder]:
+    """Train an ensemble of multi-scale masked graph autoencoders and embed every observation.
 
     Parameters
     ----------
     adata
         n_obs observations with a spatial graph in ``obsp["spatial_connectivities"]``.
     params
-        Architecture and training; None takes the defaults.
+        Architecture, training and number E of members; None takes the defaults.
     use_rep
         Features to train on: a key of ``obsm``, or ``"X"`` for the expression matrix as it is.
     random_state
         Seed.
     device
         ``"auto"`` (CUDA, MPS or the CPU, whichever there is), or a device as torch names it.
+    n_jobs
+        Members to train at a time, by joblib, each in a process of its own and on one thread. None
+        takes joblib's number, which is 1 outside of ``joblib.parallel_config``; the result is the
+        same. With several jobs an interrupt from the keyboard is raised.
     progress
         Show a progress bar.
     callback
-        Called after each epoch with the epoch, the most epochs, and the loss; returning False ends
-        the training.
+        Called after each epoch with the epoch, the most epochs, both counted over all members, and
+        the loss; returning False ends the training. Needs a single job.
     checkpoint
-        File from which an interrupted training resumes.
+        File from which an interrupted training resumes; each member has its own, numbered.
 
     Returns
     -------
-    The trained model, to `save` or to use with `transform` on other sections.
+    The trained models, to `save` or to use with `transform` on other sections.
 
     Writes
     ------
-    ``obsm["X_m2st_scale<m>"]``, float32 of shape (n_obs, d_m), for each scale m from 1.
-    ``uns["m2st"]["embed"]``: parameters, seed, features used, device, versions, loss of each epoch,
-    and how the training ended. A clustering from earlier embeddings is removed.
+    ``obsm["X_m2st_scale<m>"]``, float32 of shape (n_obs, E·d_m), for each scale m from 1: the
+    members side by side.
+    ``uns["m2st"]["n_members"]``: E.
+    ``uns["m2st"]["embed"]``: parameters, seed, features used, device, versions, loss of each member
+    and epoch (NaN after its end), and how the training ended. A clustering from earlier embeddings
+    is removed.
 
     Raises
     ------
@@ -84,60 +105,66 @@ def embed(
     without a count) take no part and get NaN.
     """
     from m2st._graph import graph_report
-    from m2st._training import train
 
     params = params or AutoencoderParams()
     features = _features(adata, use_rep)
     adjacency = _adjacency(adata)
     placed = _placed(features)
     check_features(features[placed], name=use_rep)
-    result = train(
+    results = _train_members(
         features[placed],
         adjacency[placed][:, placed],
         params,
         random_state=random_state,
         device=device,
+        n_jobs=n_jobs,
         progress=progress,
         callback=callback,
         checkpoint=checkpoint,
     )
     _forget_clustering(adata)
-    _write_scales(adata, result.embeddings, placed)
-    record = adata.uns.setdefault(_keys.RECORD, {})
+    _write_scales(adata, [result.embeddings for result in results], placed)
+    record = adata.uns[_keys.RECORD]
     report = graph_report(adjacency)
     if not report.items() <= record.get("graph", {}).items():
         record["graph"] = {"method": "given"} | report
+    endings = [result.stopped for result in results]
     record["embed"] = {
         "params": params.to_dict(),
         "use_rep": use_rep,
         "random_state": random_state,
-        "device": result.device,
+        "device": results[0].device,
         "n_unplaced": int((~placed).sum()),
-        "loss": result.loss,
-        "stopped": result.stopped,
+        "loss": _padded([result.loss for result in results]),
+        "stopped": next(e for e in ("interrupted", "finished", "settled") if e in endings),
         "versions": {name: version(name) for name in ("m2st", "torch", "numpy", "scanpy")},
     }
-    return result.model
+    return [result.model for result in results]
 
 
 def transform(
-    adata: AnnData, model: MaskedGraphAutoencoder, *, use_rep: str = _keys.FEATURES
+    adata: AnnData,
+    models: Sequence[MaskedGraphAutoencoder],
+    *,
+    use_rep: str = _keys.FEATURES,
 ) -> None:
-    """Embed the observations of another section with a trained model.
+    """Embed the observations of another section with trained models.
 
     Parameters
     ----------
     adata
         n_obs observations with a spatial graph.
-    model
-        What `embed` returned, or `MaskedGraphAutoencoder.load`.
+    models
+        What `embed` returned, or loaded by `MaskedGraphAutoencoder.load`.
     use_rep
         The same features as at training, such as scores on the same principal components: a key of
         ``obsm``, or ``"X"``.
 
     Writes
     ------
-    ``obsm["X_m2st_scale<m>"]``, float32 of shape (n_obs, d_m), for each scale m from 1.
+    ``obsm["X_m2st_scale<m>"]``, float32 of shape (n_obs, E·d_m), for each scale m from 1: the
+    members side by side.
+    ``uns["m2st"]["n_members"]``: E.
     A clustering from earlier embeddings is removed.
 
     Raises
@@ -145,14 +172,17 @@ def transform(
     KeyError
         If features or graph are missing.
     ValueError
-        If features or graph do not fit.
+        If there is no model, or features or graph do not fit.
     """
+    if not models:
+        msg = "Expected at least one trained model, found none."
+        raise ValueError(msg)
     features = _features(adata, use_rep)
-    adjacency = _adjacency(adata)
     placed = _placed(features)
-    embeddings = model.transform(features[placed], adjacency[placed][:, placed])
+    adjacency = _adjacency(adata)[placed][:, placed]
+    members = [model.transform(features[placed], adjacency) for model in models]
     _forget_clustering(adata)
-    _write_scales(adata, embeddings, placed)
+    _write_scales(adata, members, placed)
 
 
 def cluster(
@@ -161,60 +191,289 @@ def cluster(
     params: ClusteringParams | None = None,
     *,
     random_state: int = 0,
+    n_jobs: int | None = None,
 ) -> None:
-    """Find spatial domains from the embeddings of all scales.
+    """Find spatial domains from the embeddings of all scales and members.
+
+    Each member is clustered by itself, `m2st.MultiScaleClustering`; the domains are their
+    consensus.
 
     Parameters
     ----------
     adata
-        Observations that `embed` or `transform` has embedded.
+        Observations that `embed` or `transform` has embedded, with their spatial graph.
     n_domains
-        Number of domains.
+        Number of domains K.
     params
         Settings of the clustering; None takes the defaults.
     random_state
         Seed.
+    n_jobs
+        Members to cluster at a time, as in `embed`.
 
     Writes
     ------
     ``obs["m2st_domain"]``: categorical ``"1"`` to ``"K"``, by decreasing size.
-    ``obsm["X_m2st"]``: the representation common to all scales, float32 of shape (n_obs, d_c).
-    ``uns["m2st"]["cluster"]``: parameters, seed, scale weights (the last is that of the common
-    representation), objective of each iteration and of each start, and whether it converged.
+    ``obs["m2st_confidence"]``: estimated probability that a run with another seed puts the
+    observation into the same domain, in [0, 1].
+    ``obsm["X_m2st"]``: the representation common to all scales and members, float32 of shape
+    (n_obs, d_c).
+    ``uns["m2st"]["cluster"]``: parameters, seed, stability of each domain and, a row for each
+    member: agreement with the consensus, scale weights (the last is that of the common
+    representation), objective of each iteration and of each start; and whether all converged.
 
     Observations without an embedding have a missing domain and NaN.
 
     Raises
     ------
     KeyError
-        If there are no embeddings.
+        If there are no embeddings or no graph.
     ValueError
         If there are fewer observations than domains.
+
+    Notes
+    -----
+    The confidence is calibrated on halves of the ensemble. It tells how far another seed would
+    agree on the same data, not whether the domain is right: a domain may be confidently misplaced.
     """
-    from m2st._clustering import MultiScaleClustering
+    from m2st._clustering import common_representation
+    from m2st._consensus import consensus
 
     params = params or ClusteringParams()
-    scales = _scales(adata)
+    members, placed, adjacency = _members(adata)
     check_n_domains(n_domains, n_obs=adata.n_obs)
-    placed = _placed(scales[0])
-    found = MultiScaleClustering(n_domains, params, random_state=random_state).fit(
-        [scale[placed] for scale in scales]
-    )
+    fits = _cluster_members(members, adjacency, n_domains, params, random_state, n_jobs)
+    found = consensus([fit.memberships_ for fit in fits])
     codes = np.full(adata.n_obs, -1)
-    codes[placed] = found.labels_
+    codes[placed] = found.labels
+    confidence = np.full(adata.n_obs, np.nan)
+    confidence[placed] = found.confidence
     names = [str(number) for number in range(1, n_domains + 1)]
     adata.obs[_keys.DOMAIN] = pd.Categorical.from_codes(codes, categories=names)
-    adata.obsm[_keys.EMBEDDING] = _spread(found.common_, placed)
+    adata.obs[_keys.CONFIDENCE] = confidence
+    common = common_representation([scale for scales in members for scale in scales], params)
+    adata.obsm[_keys.EMBEDDING] = _spread(common, placed)
     adata.uns.setdefault(_keys.RECORD, {})["cluster"] = {
         "params": params.to_dict(),
         "n_domains": n_domains,
         "random_state": random_state,
         "n_unplaced": int((~placed).sum()),
-        "scale_weights": found.scale_weights_,
-        "objective": found.objective_,
-        "start_objectives": found.start_objectives_,
-        "converged": found.converged_,
+        "stability": found.stability,
+        "agreement": found.agreement,
+        "scale_weights": np.stack([fit.scale_weights_ for fit in fits]),
+        "objective": _padded([fit.objective_ for fit in fits]),
+        "start_objectives": np.stack([fit.start_objectives_ for fit in fits]),
+        "converged": all(fit.converged_ for fit in fits),
     }
+
+
+def choose_n_domains(
+    adata: AnnData,
+    candidates: Sequence[int] = range(2, 13),
+    params: ClusteringParams | None = None,
+    *,
+    random_state: int = 0,
+    n_jobs: int | None = None,
+) -> int:
+    """Choose a number of domains by stability and by what each further domain explains.
+
+    Parameters
+    ----------
+    adata
+        Observations that `embed` has embedded, with features and spatial graph.
+    candidates
+        Numbers of domains to choose from, at least 2.
+    params
+        Settings of the clustering; None takes the defaults.
+    random_state
+        Seed.
+    n_jobs
+        Clusterings to run at a time, as in `embed`.
+
+    Returns
+    -------
+    The number of domains; 1 if the data have no structure in space.
+
+    Writes
+    ------
+    ``uns["m2st"]["n_domains"]``: the candidates with their stability (mean adjusted Rand index
+    between members), gain (nats per observation over one domain less) and score, the p-value of the
+    test for structure, and the choice.
+
+    Raises
+    ------
+    KeyError
+        If embeddings, features or graph are missing.
+    ValueError
+        If there are no candidates, or some are out of range.
+
+    Warns
+    -----
+    UserWarning
+        If the features of neighbours are not more alike than those of any two observations.
+
+    Notes
+    -----
+    A guide, not a truth: tissue has domains within domains. Look at the curve,
+    `m2st.pl.n_domains`, and at its other peaks. The network is not asked whether there is
+    structure, because it smooths noise into domains as well: features are compared with those of
+    permuted observations, at the level 0.01.
+    """
+    from m2st._consensus import number_of_domains
+    from m2st._graph import spatial_structure
+
+    params = params or ClusteringParams()
+    numbers = sorted(set(candidates))
+    if not numbers or numbers[0] < 2:
+        msg = f"Expected `candidates` of at least 2 domains, found {numbers or 'none'}."
+        raise ValueError(msg)
+    members, placed, adjacency = _members(adata)
+    check_n_domains(numbers[-1] + 1, n_obs=int(placed.sum()))
+    record = adata.uns[_keys.RECORD]
+    use_rep = record.get("embed", {}).get("use_rep", _keys.FEATURES)
+    p_value = spatial_structure(
+        _features(adata, use_rep)[placed], adjacency, random_state=random_state
+    )
+    fits = {
+        number: _cluster_members(members, adjacency, number, params, random_state, n_jobs)
+        for number in sorted({k + step for k in numbers for step in (-1, 0, 1)})
+    }
+    found = number_of_domains(
+        numbers,
+        {number: [fit.labels_ for fit in fits[number]] for number in numbers},
+        {
+            number: float(np.mean([fit.objective_[-1] for fit in members_fits]))
+            for number, members_fits in fits.items()
+        },
+    )
+    structured = p_value <= _STRUCTURE_LEVEL
+    if not structured:
+        msg = (
+            "The features of neighbours are no more alike than those of any two observations "
+            f"(p = {p_value:.2g}): no structure in space, so 1 domain. Check that the coordinates "
+            "belong to these observations."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=2)
+    chosen = found.chosen if structured else 1
+    record["n_domains"] = {
+        "candidates": found.candidates,
+        "stability": found.stability,
+        "gain": found.gain,
+        "score": found.score,
+        "p_value": p_value,
+        "chosen": chosen,
+    }
+    return chosen
+
+
+def _train_members(
+    features: NDArray[np.float32],
+    adjacency: sparse.csr_matrix,
+    params: AutoencoderParams,
+    *,
+    random_state: int,
+    device: str,
+    n_jobs: int | None,
+    progress: bool,
+    callback: Callback | None,
+    checkpoint: str | Path | None,
+) -> list[TrainingResult]:
+    """Train every member; after an interrupt, those before it and the interrupted one."""
+    from joblib import Parallel, delayed, effective_n_jobs
+    from tqdm import tqdm
+
+    from m2st._training import train
+
+    n_members = params.n_members
+    seeds = _member_seeds(random_state, n_members)
+    files = [
+        None if checkpoint is None else f"{checkpoint}.{number}"
+        for number in range(1, n_members + 1)
+    ]
+    if effective_n_jobs(n_jobs) > 1 and n_members > 1:
+        if callback is not None:
+            msg = "Expected no `callback` with several jobs, found one. Set `n_jobs=1`."
+            raise ValueError(msg)
+        tasks = (
+            delayed(train)(
+                features, adjacency, params, random_state=seed, device=device, checkpoint=file
+            )
+            for seed, file in zip(seeds, files, strict=True)
+        )
+        # Never threads, whatever joblib is set to: torch has one random stream per process.
+        done = Parallel(n_jobs=n_jobs, backend="loky", return_as="generator")(tasks)
+        return list(tqdm(done, total=n_members, disable=not progress, desc="Training members"))
+    results: list[TrainingResult] = []
+    n_epochs = params.n_epochs
+    with tqdm(total=n_members * n_epochs, disable=not progress, desc="Training") as bar:
+        for member, (seed, file) in enumerate(zip(seeds, files, strict=True)):
+
+            def report(epoch: int, _: int, loss: float, member: int = member) -> object:
+                epoch += member * n_epochs
+                bar.n = epoch
+                bar.set_postfix(member=member + 1, loss=f"{loss:.4f}", refresh=False)
+                bar.update(0)
+                return None if callback is None else callback(epoch, n_members * n_epochs, loss)
+
+            result = train(
+                features,
+                adjacency,
+                params,
+                random_state=seed,
+                device=device,
+                callback=report,
+                checkpoint=file,
+            )
+            # A member without any epoch has learned nothing.
+            if len(result.loss) or not results:
+                results.append(result)
+            if result.stopped == "interrupted":
+                results[-1] = replace(results[-1], stopped="interrupted")
+                break
+        else:
+            bar.n = bar.total
+    return results
+
+
+def _cluster_members(
+    members: list[list[NDArray[np.float32]]],
+    adjacency: sparse.csr_matrix,
+    n_domains: int,
+    params: ClusteringParams,
+    random_state: int,
+    n_jobs: int | None,
+) -> list[MultiScaleClustering]:
+    """Cluster each member by itself."""
+    from joblib import Parallel, delayed
+
+    from m2st._clustering import MultiScaleClustering
+
+    seeds = _member_seeds(random_state, len(members))
+    # Never threads: a process has one limit on the threads of its linear algebra.
+    fits: list[MultiScaleClustering] = Parallel(n_jobs=n_jobs, backend="loky")(
+        delayed(MultiScaleClustering(n_domains, params, random_state=seed).fit)(
+            scales, connectivities=adjacency
+        )
+        for seed, scales in zip(seeds, members, strict=True)
+    )
+    return fits
+
+
+def _member_seeds(random_state: int, n_members: int) -> list[int]:
+    """A seed for each member, the same whatever their number."""
+    check_int("random_state", random_state, minimum=0)
+    return [
+        int(np.random.SeedSequence([random_state, member]).generate_state(1)[0])
+        for member in range(n_members)
+    ]
+
+
+def _padded(histories: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Histories of different lengths as rows, NaN after their ends."""
+    rows = np.full((len(histories), max(map(len, histories))), np.nan)
+    for row, history in zip(rows, histories, strict=True):
+        row[: len(history)] = history
+    return rows
 
 
 def _features(adata: AnnData, use_rep: str) -> NDArray[np.float32]:
@@ -256,8 +515,10 @@ def _adjacency(adata: AnnData) -> sparse.csr_matrix:
     return sparse.csr_matrix(adjacency)
 
 
-def _scales(adata: AnnData) -> list[NDArray[np.float32]]:
-    """Embeddings of all scales."""
+def _members(
+    adata: AnnData,
+) -> tuple[list[list[NDArray[np.float32]]], NDArray[np.bool_], sparse.csr_matrix]:
+    """Embeddings of all members and scales, where there are any, and the graph between them."""
     check_key(
         _keys.scale_embedding(1),
         adata.obsm,
@@ -267,7 +528,21 @@ def _scales(adata: AnnData) -> list[NDArray[np.float32]]:
     scales: list[NDArray[np.float32]] = []
     while (key := _keys.scale_embedding(len(scales) + 1)) in adata.obsm:
         scales.append(np.asarray(adata.obsm[key]))
-    return scales
+    n_members = int(adata.uns.get(_keys.RECORD, {}).get("n_members", 1))
+    uneven = [scale.shape[1] for scale in scales if scale.shape[1] % n_members]
+    if uneven:
+        msg = (
+            f"Expected embeddings of {n_members} members, found {uneven[0]} columns. "
+            "Run `m2st.tl.embed(adata)` again."
+        )
+        raise ValueError(msg)
+    placed = _placed(scales[0])
+    parts = [np.split(scale[placed], n_members, axis=1) for scale in scales]
+    return (
+        [list(member) for member in zip(*parts, strict=True)],
+        placed,
+        _adjacency(adata)[placed][:, placed],
+    )
 
 
 def _placed(values: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -283,17 +558,18 @@ def _spread(values: NDArray[Any], placed: NDArray[np.bool_]) -> NDArray[np.float
 
 
 def _write_scales(
-    adata: AnnData, embeddings: list[NDArray[np.float32]], placed: NDArray[np.bool_]
+    adata: AnnData, members: list[list[NDArray[np.float32]]], placed: NDArray[np.bool_]
 ) -> None:
     """Write the embedding of each scale; those of an earlier run with more scales go."""
     for key in [key for key in adata.obsm if key.startswith(_keys.scale_embedding(""))]:
         del adata.obsm[key]
-    for scale, embedding in enumerate(embeddings, start=1):
-        adata.obsm[_keys.scale_embedding(scale)] = _spread(embedding, placed)
+    for scale, parts in enumerate(zip(*members, strict=True), start=1):
+        adata.obsm[_keys.scale_embedding(scale)] = _spread(np.concatenate(parts, axis=1), placed)
+    adata.uns.setdefault(_keys.RECORD, {})["n_members"] = len(members)
 
 
 def _forget_clustering(adata: AnnData) -> None:
     """Remove domains that no longer belong to the embeddings."""
-    adata.obs.drop(columns=_keys.DOMAIN, errors="ignore", inplace=True)
+    adata.obs.drop(columns=[_keys.DOMAIN, _keys.CONFIDENCE], errors="ignore", inplace=True)
     adata.obsm.pop(_keys.EMBEDDING, None)
     adata.uns.get(_keys.RECORD, {}).pop("cluster", None)

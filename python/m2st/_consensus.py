@@ -1,0 +1,210 @@
+"""Consensus of several clusterings of the same observations, and how far to trust it.
+
+Linear in the number of observations: members are compared through tables of domains × domains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+from sklearn.isotonic import IsotonicRegression
+from sklearn.metrics import adjusted_rand_score
+
+from m2st._clustering import filled_labels
+
+Array = NDArray[np.float64]
+
+_MAX_ROUNDS = 20
+
+
+@dataclass(frozen=True)
+class Consensus:
+    """What the members agree on.
+
+    Parameters
+    ----------
+    labels
+        Domain of each observation, 0 to K - 1 by decreasing size, shape (n_obs,).
+    memberships
+        Mean of the members' memberships, shape (n_obs, K), rows sum to 1.
+    confidence
+        Estimated probability, in [0, 1], that another run puts an observation into the same domain,
+        shape (n_obs,).
+    stability
+        Mean over the members of the Jaccard index of each domain and its counterpart, shape (K,).
+    agreement
+        Adjusted Rand index of each member and the consensus, shape (n_members,).
+    """
+
+    labels: NDArray[np.intp]
+    memberships: Array
+    confidence: Array
+    stability: Array
+    agreement: Array
+
+
+@dataclass(frozen=True)
+class NumberOfDomains:
+    """Evidence for a number of domains; arrays have an entry per candidate.
+
+    Parameters
+    ----------
+    candidates
+        Numbers of domains that were tried.
+    stability
+        Mean adjusted Rand index between the members of the ensemble.
+    gain
+        How much the objective falls, in nats per observation, from one domain less.
+    score
+        ``stability × (1 - gain of one domain more / gain)``: high where members agree and a further
+        domain explains much less than the last one did.
+    chosen
+        Candidate with the largest score.
+    """
+
+    candidates: NDArray[np.intp]
+    stability: Array
+    gain: Array
+    score: Array
+    chosen: int
+
+
+def number_of_domains(
+    candidates: Sequence[int],
+    labels: Mapping[int, Sequence[NDArray[np.intp]]],
+    objectives: Mapping[int, float],
+) -> NumberOfDomains:
+    """Weigh how members agree against what each further domain explains.
+
+    Parameters
+    ----------
+    candidates
+        Numbers of domains to choose from, ascending, at least 2.
+    labels
+        By candidate: the labels of each member.
+    objectives
+        By candidate, and by the numbers just below and above: mean objective of the members.
+
+    Returns
+    -------
+    NumberOfDomains
+
+    Notes
+    -----
+    Stability alone favours two or three domains, whatever there is; the elbow of the objective
+    alone is unsure where it is round. Their product was right within one on simulations with 3 to 9
+    layers.
+    """
+    gain, following = (
+        np.array([objectives[k + step - 1] - objectives[k + step] for k in candidates])
+        for step in (0, 1)
+    )
+    stability = np.array(
+        [
+            np.mean([adjusted_rand_score(*pair) for pair in combinations(labels[k], 2)] or [1.0])
+            for k in candidates
+        ]
+    )
+    elbow = 1 - np.clip(following / np.maximum(gain, 1e-12), 0, 1)
+    score = stability * elbow
+    return NumberOfDomains(
+        candidates=np.array(candidates),
+        stability=stability,
+        gain=gain,
+        score=score,
+        chosen=int(candidates[int(score.argmax())]),
+    )
+
+
+def consensus(memberships: Sequence[NDArray[Any]]) -> Consensus:
+    """Bring the members' domains into correspondence and average them.
+
+    Parameters
+    ----------
+    memberships
+        One array of shape (n_obs, K) per member, rows sum to 1.
+
+    Returns
+    -------
+    Consensus
+
+    Raises
+    ------
+    ValueError
+        If there is no member, or their shapes differ.
+
+    Notes
+    -----
+    The correspondence is the assignment of domains that maximises the shared membership (Hungarian
+    method), to the member that agrees most with the others and then, until nothing moves, to the
+    mean.
+
+    A mean membership is not a probability: members see the same data. The confidence is calibrated
+    on halves of the ensemble: how often the labels of one half agree with those of the other, as a
+    non-decreasing function of the first half's mean membership. It says whether a run with another
+    seed would agree, not whether the domain is right: a domain may be confidently misplaced. With a
+    single member it is the membership itself.
+    """
+    members = [np.asarray(member, dtype=np.float64) for member in memberships]
+    shapes = {member.shape for member in members}
+    if len(shapes) != 1:
+        msg = f"Expected memberships of one shape, found {sorted(shapes) or 'none'}."
+        raise ValueError(msg)
+    mean, aligned = _average(members)
+    labels = filled_labels(mean)
+    n_domains = mean.shape[1]
+    order = np.argsort(-np.bincount(labels, minlength=n_domains), kind="stable")
+    own = mean[np.arange(len(mean)), labels]
+    found = [member.argmax(axis=1) for member in aligned]
+    jaccard = [[_jaccard(labels == k, other == k) for k in order] for other in found]
+    return Consensus(
+        labels=np.argsort(order, kind="stable")[labels],
+        memberships=mean[:, order],
+        confidence=_calibrated(own, aligned),
+        stability=np.mean(jaccard, axis=0),
+        agreement=np.array([adjusted_rand_score(labels, other) for other in found]),
+    )
+
+
+def _average(members: list[Array]) -> tuple[Array, list[Array]]:
+    """Mean of the members after alignment, and the aligned members."""
+    labels = [member.argmax(axis=1) for member in members]
+    agreement = [sum(adjusted_rand_score(one, other) for other in labels) for one in labels]
+    mean = members[int(np.argmax(agreement))]
+    aligned = members
+    for _ in range(_MAX_ROUNDS):
+        aligned = [_align(member, mean) for member in members]
+        before, mean = mean, np.mean(aligned, axis=0)
+        if np.array_equal(before.argmax(axis=1), mean.argmax(axis=1)):
+            break
+    return mean, aligned
+
+
+def _align(member: Array, reference: Array) -> Array:
+    """Order the domains of a member as those of the reference that they share most with."""
+    _, columns = linear_sum_assignment(reference.T @ member, maximize=True)
+    return member[:, columns]
+
+
+def _jaccard(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    union = np.count_nonzero(one | other)
+    return float(np.count_nonzero(one & other) / union) if union else 1.0
+
+
+def _calibrated(own: Array, aligned: list[Array]) -> Array:
+    """Probability of agreement at each observation's mean membership of its own domain."""
+    if len(aligned) == 1:
+        return own
+    halves = [np.mean(aligned[start::2], axis=0) for start in (0, 1)]
+    labels = [half.argmax(axis=1) for half in halves]
+    scores = np.concatenate([half.max(axis=1) for half in halves])
+    agrees = np.tile(labels[0] == labels[1], 2).astype(np.float64)
+    curve = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(scores, agrees)
+    confidence: Array = curve.predict(own)
+    return confidence
