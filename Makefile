@@ -7,6 +7,8 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 # What Debian has of the R side; elsewhere, install the same from CRAN and Bioconductor.
 R_PACKAGES := r-base-core r-bioc-biocstyle r-bioc-singlecellexperiment r-cran-ggplot2 r-cran-knitr \
 	r-cran-mclust r-cran-reticulate r-cran-rmarkdown r-cran-seurat r-cran-testthat r-cran-withr
+# rpy2 is built against R, which needs these headers.
+R_PACKAGES += libblas-dev libpcre2-dev
 R_LIBRARY := $(CURDIR)/$(VENV)/R
 export R_LIBS := $(R_LIBRARY)
 export RETICULATE_PYTHON := $(CURDIR)/$(BIN)/python
@@ -48,7 +50,8 @@ check-r: test-r
 
 benchmark: $(VENV)/package.stamp test-r
 	$(BIN)/python -m benchmarks.accuracy
-	$(BIN)/python -m benchmarks.paper
+	$(BIN)/python -m benchmarks.reliability
+	$(BIN)/python -m benchmarks.conversions
 	Rscript benchmarks/bridge.R
 
 $(VENV)/package.stamp: pyproject.toml constraints.txt
@@ -58,7 +61,8 @@ $(VENV)/package.stamp: pyproject.toml constraints.txt
 	$(PIP) --editable .
 	touch $@
 
-$(VENV)/test.stamp: $(VENV)/package.stamp
+# rpy2 is built against R, which must be there first.
+$(VENV)/test.stamp: $(VENV)/package.stamp | r-packages
 	$(PIP) --group test
 	touch $@
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it; a result that was saved all the same says so."""
 
+_CONVERTED = (".h5ad", ".zarr", ".rds", ".rda", ".rdata")
+
 app = typer.Typer(
     help="Spatial domains from spatial transcriptomics.",
     no_args_is_help=True,
@@ -47,7 +49,7 @@ def main() -> None:
 def run_command(
     input_path: Annotated[
         Path,
-        typer.Argument(metavar="INPUT", help="h5ad, SpatialData zarr, or Space Ranger folder."),
+        typer.Argument(metavar="INPUT", help="h5ad, SpatialData zarr, Space Ranger folder, rds."),
     ],
     domains: Annotated[
         str, typer.Option("--domains", "-k", help="Number of domains, or auto to choose it.")
@@ -114,6 +116,40 @@ def run_command(
         _say(f"{_summary(adata)}\nSaved {output}", quiet=quiet)
         if adata.uns["m2st"]["embed"]["stopped"] == "interrupted":
             raise typer.Exit(INTERRUPTED)
+
+
+@app.command()
+def convert(
+    input_path: Annotated[
+        Path,
+        typer.Argument(metavar="IN", help="h5ad, SpatialData zarr, Space Ranger folder, rds, rda."),
+    ],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="h5ad, zarr, rds, rda or RData.")],
+    as_: Annotated[
+        str | None,
+        typer.Option("--as", help="Class in R: SpatialExperiment, SingleCellExperiment or Seurat."),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace OUT if it exists.")
+    ] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Convert between AnnData, SpatialData and the objects of Bioconductor and Seurat."""
+    with _one_line_errors(debug=debug, quiet=quiet):
+        import m2st
+
+        _check_output(input_path, output, overwrite=overwrite, suffixes=_CONVERTED)
+        in_r = output.suffix.lower() in {".rds", ".rda", ".rdata"}
+        if as_ is not None and not in_r:
+            msg = f"Expected `--as` only with an .rds, .rda or .RData file, found {output}."
+            raise ValueError(msg)
+        adata = m2st.io.read(input_path)
+        if in_r:
+            m2st.interop.write_r(adata, output, as_, overwrite=overwrite)
+        else:
+            m2st.io.write(adata, output, overwrite=overwrite)
+        _say(f"Saved {output}: {adata.n_obs} observations, {adata.n_vars} genes", quiet=quiet)
 
 
 @app.command()
@@ -206,13 +242,15 @@ def _one_line_errors(*, debug: bool, quiet: bool) -> Iterator[None]:
             raise typer.Exit(1) from None
 
 
-def _check_output(input_path: Path, output: Path, *, overwrite: bool) -> None:
+def _check_output(
+    input_path: Path, output: Path, *, overwrite: bool, suffixes: tuple[str, ...] = (".h5ad",)
+) -> None:
     """Refuse, before any work, an output that could not or should not be written."""
     if output.resolve() == input_path.resolve():
         msg = f"Expected an output other than the input, found {output} for both."
         raise ValueError(msg)
-    if output.suffix != ".h5ad":
-        msg = f"Expected an output that ends in .h5ad, found {output}."
+    if output.suffix.lower() not in suffixes:
+        msg = f"Expected an output that ends in {', '.join(suffixes)}, found {output}."
         raise ValueError(msg)
     if output.exists() and not overwrite:
         msg = f"{output} exists. Name another file, or replace it with --overwrite."

@@ -1,4 +1,4 @@
-"""Simulated data with planted domains, small enough to need no download."""
+"""Data sets: simulated, of Bioconductor's hubs, and as their authors published them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,18 @@ from scipy.special import expit
 
 from m2st import _keys
 from m2st._checks import check_int, check_interval
+from m2st.interop._hub import bioconductor, from_r_file, spatial_libd, st_example
+from m2st.interop._published import annotate, slide_seq
 
-__all__ = ["simulate_cortex"]
+__all__ = [
+    "annotate",
+    "bioconductor",
+    "from_r_file",
+    "simulate_cortex",
+    "slide_seq",
+    "spatial_libd",
+    "st_example",
+]
 
 _Floats = NDArray[np.float64]
 _Ints = NDArray[np.int64]

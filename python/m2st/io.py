@@ -27,7 +27,7 @@ __all__ = ["read", "write"]
 
 _SUPPORTED = (
     "Supported: an `.h5ad` file, a SpatialData or AnnData zarr folder, "
-    "the output folder of Space Ranger."
+    "the output folder of Space Ranger, an R object in an `.rds`, `.rda` or `.RData` file."
 )
 _COUNTS = "filtered_feature_bc_matrix"
 # Visium HD, Space Ranger >= 2.0, Space Ranger <= 1.3.
@@ -46,6 +46,8 @@ def read(path: str | os.PathLike[str], *, table: str | None = None) -> AnnData:
         One of
 
         * an ``.h5ad`` file;
+        * an R object, SpatialExperiment, SingleCellExperiment or Seurat, in an ``.rds``, ``.rda``
+          or ``.RData`` file; where it holds several, see :func:`m2st.interop.read_r`;
         * a zarr folder written by SpatialData (needs ``m2st[spatialdata]``) or by AnnData;
         * the output of Space Ranger: ``outs``, the folder that holds it, one
           ``binned_outputs/square_*um`` of Visium HD, or a folder with the files of one sample,
@@ -102,8 +104,9 @@ def read(path: str | os.PathLike[str], *, table: str | None = None) -> AnnData:
         raise FileNotFoundError(msg)
     suffix = path.suffix.lower()
     if suffix in {".rds", ".rda", ".rdata"}:
-        msg = f"R objects such as {path} are not supported yet: convert to h5ad first. {_SUPPORTED}"
-        raise ValueError(msg)
+        from m2st.interop import read_r
+
+        return read_r(path)
     if suffix != ".h5ad":
         msg = f"Expected a supported format, found {path}. {_SUPPORTED}"
         raise ValueError(msg)
@@ -111,7 +114,7 @@ def read(path: str | os.PathLike[str], *, table: str | None = None) -> AnnData:
 
 
 def write(adata: AnnData, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Write to h5ad, whole or not at all.
+    """Write to h5ad, or to SpatialData zarr, whole or not at all.
 
     Parameters
     ----------
@@ -119,14 +122,18 @@ def write(adata: AnnData, path: str | os.PathLike[str], *, overwrite: bool = Fal
         What to write. Text columns of ``obs`` and ``var`` with repeated values become categorical
         in it, as with :meth:`anndata.AnnData.write_h5ad`.
     path
-        Where to; ends in ``.h5ad``, in a folder that exists.
+        Where to, in a folder that exists; ends in ``.h5ad``, or in ``.zarr`` for a SpatialData
+        store with one table, ``"table"`` (needs ``m2st[spatialdata]``). For R, see
+        :func:`m2st.interop.write_r`.
     overwrite
         Whether a file that is there may be replaced.
 
     Raises
     ------
     ValueError
-        `path` does not end in ``.h5ad``.
+        `path` does not end in ``.h5ad`` or ``.zarr``.
+    ImportError
+        spatialdata is not installed.
     FileNotFoundError
         The folder does not exist.
     FileExistsError
@@ -147,8 +154,8 @@ def write(adata: AnnData, path: str | os.PathLike[str], *, overwrite: bool = Fal
     >>> m2st.io.write(adata, "section.h5ad", overwrite=True)  # doctest: +SKIP
     """
     path = Path(path)
-    if path.suffix != ".h5ad":
-        msg = f"Expected a path that ends in `.h5ad`, the supported format, found {path}."
+    if path.suffix not in {".h5ad", ".zarr"}:
+        msg = f"Expected a path that ends in `.h5ad` or `.zarr`, found {path}."
         raise ValueError(msg)
     target = path.resolve()  # Through a link, so that the link stays one.
     if not target.parent.is_dir():
@@ -161,6 +168,9 @@ def write(adata: AnnData, path: str | os.PathLike[str], *, overwrite: bool = Fal
     if adata.is_view:
         adata = adata.copy()
     adata.strings_to_categoricals()
+    if path.suffix == ".zarr":
+        _write_spatialdata(adata, target)
+        return
     image = BytesIO()
     with h5py.File(image, "w") as file:
         # On 100,000 x 2,000 counts, 10 % filled (160 MB): level 1 50 MB in 2.2 s, anndata's level 4
@@ -186,6 +196,24 @@ def write(adata: AnnData, path: str | os.PathLike[str], *, overwrite: bool = Fal
         raise OSError(error.errno, msg) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def _write_spatialdata(adata: AnnData, target: Path) -> None:
+    """Write a SpatialData store with this table beside the target, then put it in its place."""
+    try:
+        import spatialdata
+        from spatialdata.models import TableModel
+    except ImportError as error:
+        msg = f"Writing {target} (SpatialData) needs `pip install 'm2st[spatialdata]'`."
+        raise ImportError(msg) from error
+    part = target.with_name(f".{target.name}.{uuid4().hex}.part")
+    try:
+        spatialdata.SpatialData(tables={"table": TableModel.parse(adata)}).write(part)
+        if target.exists():
+            shutil.rmtree(target)
+        part.replace(target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 @contextmanager

@@ -1,0 +1,135 @@
+"""Files of R objects without R, through the parser of rds2py."""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import gzip
+import io
+import lzma
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from m2st.interop._nodes import NULL, Node, Uncarried
+
+_KINDS = {"boolean": "logical", "string": "character", "vector": "list"}
+_OPENERS: dict[bytes, Callable[..., Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ": lzma.open,
+}
+_OLD = re.compile(rb"(RDX2\n)?X\n\0\0\0\x02(.{8})(.*)", re.DOTALL)
+_HINT = "Read it through R: `method='r'`, which needs R and `pip install 'm2st[r]'`."
+
+
+class ParsedNode(Node):
+    """A value in a parsed file."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+        kind = value.get_rtype()
+        self.kind = _KINDS.get(kind, kind)
+
+    @property
+    def attributes(self) -> Sequence[str]:
+        """Names of the attributes."""
+        if self.kind in {"null", "symbol", "other"}:
+            return ()
+        own = list(self.value.get_attribute_names())
+        return [*own, "class"] if self.kind == "S4" and "class" not in own else own
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class of the object, which rds2py keeps apart for S4."""
+        if self.kind == "S4":
+            return (self.value.get_class_name(),)
+        return super().classes
+
+    def attribute(self, name: str) -> Node:
+        """Return an attribute, null where there is none."""
+        if self.kind in {"null", "symbol", "other"} or name not in self.value.get_attribute_names():
+            return NULL
+        found = ParsedNode(self.value.load_attribute_by_name(name))
+        # A slot that is NULL holds a symbol in its place.
+        return NULL if found.kind in {"null", "symbol"} else found
+
+    def numbers(self) -> NDArray[Any]:
+        """Copy the values."""
+        return np.array(self.value.get_numeric_data())
+
+    def strings(self) -> NDArray[np.object_]:
+        """Return the values, None where missing."""
+        values = self.value.get_string_arr()
+        made = np.empty(len(values), dtype=object)
+        made[:] = values
+        return made
+
+    def items(self) -> list[Node]:
+        """Return the elements."""
+        found = (ParsedNode(self.value.load_vec_element(i)) for i in range(self.value.get_rsize()))
+        return [NULL if node.kind in {"null", "symbol"} else node for node in found]
+
+    def as_sparse(self) -> Node:
+        """Only R knows how."""
+        msg = f"of class {self.classes[0]}, which only R can read: use method='r'"
+        raise Uncarried(msg)
+
+
+def read_objects(path: Path) -> dict[str, Node]:
+    """Parse a file; the object of an ``.rds`` is called object.
+
+    Raises
+    ------
+    ImportError
+        rds2py is not installed.
+    ValueError
+        The file is damaged, or holds what the parser does not know.
+    """
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what else could be installed
+            from rds2py.lib_rds_parser import RdaObject, RdsObject, RdsParserError
+    except ImportError as error:
+        msg = "Reading R files without R needs rds2py, not installed: `pip install 'm2st[rds]'`."
+        raise ImportError(msg) from error
+    try:
+        with _plain(path) as file:
+            if path.suffix.lower() == ".rds":
+                return {"object": ParsedNode(RdsObject(str(file)).get_robject())}
+            found = RdaObject(str(file))
+            names = found.get_object_names()
+            return {name: ParsedNode(found.get_object_by_name(name)) for name in names}
+    except (RdsParserError, EOFError, OSError, lzma.LZMAError) as error:
+        reason = " ".join(str(error).split())
+        msg = f"rds2py could not read {path} ({reason}). {_HINT}"
+        raise ValueError(msg) from error
+
+
+@contextlib.contextmanager
+def _plain(path: Path) -> Iterator[Path]:
+    """Unpack into a temporary file, with the header as rds2py expects it."""
+    with path.open("rb") as stream:
+        start = stream.read(5)
+    opener = next((opener for mark, opener in _OPENERS.items() if start.startswith(mark)), open)
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder) / path.name
+        with opener(path, "rb") as packed, plain.open("wb") as stream:
+            stream.write(_modern_header(packed.read(19)))
+            shutil.copyfileobj(packed, stream)
+        yield plain
+
+
+def _modern_header(header: bytes) -> bytes:
+    """Turn the header of R before 3.5 into that of today, which adds the native encoding."""
+    found = _OLD.fullmatch(header)
+    if found is None:
+        return header
+    mark, versions, rest = found.groups()
+    modern = b"RDX3\n" if mark else b""
+    return modern + b"X\n\0\0\0\x03" + versions + b"\0\0\0\x05UTF-8" + rest

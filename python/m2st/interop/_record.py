@@ -1,0 +1,99 @@
+"""What one language knows and the other has no slot for, kept beside the data as one JSON text.
+
+Going to Python, R's record (classes, names, order) lies in ``uns["m2st_r"]``; going to R, Python's
+(types, keys) lies in ``metadata(x)$m2st_python`` or ``Misc(x, "m2st_python")``. Each is used up on
+the way back, and written only if there is something to say. A part that no longer fits the data,
+because it was changed in between, is not used.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from anndata import AnnData
+
+from m2st.interop._values import kept_dtype, restore_dtype, unique_names
+
+FROM_R = "m2st_r"
+"""``uns``: R's record."""
+
+FROM_PYTHON = "m2st_python"
+"""Metadata of the R object: Python's record."""
+
+_ORIGINAL = "original_name"
+
+
+def load(text: Any) -> dict[str, Any]:
+    """Read a record; nothing where there is none."""
+    return json.loads(text) if isinstance(text, str) else {}
+
+
+def dump(record: Mapping[str, Any]) -> str | None:
+    """Write a record without its empty parts; None if nothing is left."""
+    kept = {key: value for key, value in record.items() if value not in ({}, [], None, False)}
+    return json.dumps(kept, ensure_ascii=False) if kept else None
+
+
+def table(
+    columns: dict[str, Any], names: list[str] | None, n: int
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Make ``obs`` or ``var``; names are made unique, and the original ones kept in a column."""
+    if names is None:
+        return pd.DataFrame(columns, index=pd.RangeIndex(n).astype(str)), {"unnamed": True}
+    unique = unique_names(names)
+    frame = pd.DataFrame(columns, index=pd.Index(unique, dtype=object))
+    if unique == names:
+        return frame, {}
+    column = unique_names([*columns, _ORIGINAL])[-1]
+    frame[column] = pd.Categorical(names, categories=pd.unique(pd.Series(names, dtype=object)))
+    return frame, {"original": column}
+
+
+def original_names(
+    frame: pd.DataFrame, record: Mapping[str, Any]
+) -> tuple[pd.DataFrame, list[str] | None]:
+    """Part ``obs`` or ``var`` into its columns and its names in R."""
+    if record.get("unnamed") and (frame.index == pd.RangeIndex(len(frame)).astype(str)).all():
+        return frame, None
+    column = record.get("original")
+    if column in frame:
+        return frame.drop(columns=column), frame[column].astype(str).tolist()
+    return frame, frame.index.astype(str).tolist()
+
+
+def dtypes(frame: pd.DataFrame) -> dict[str, str]:
+    """Name the columns whose type R does not have."""
+    found = {str(name): kept_dtype(frame[name]) for name in frame if frame.columns.is_unique}
+    return {name: dtype for name, dtype in found.items() if dtype is not None}
+
+
+def restore_table(frame: pd.DataFrame, types: Mapping[str, str]) -> None:
+    """Give columns back their types."""
+    for name, dtype in types.items():
+        if name in frame:
+            frame[name] = restore_dtype(frame[name].array, dtype)
+
+
+def python_record(adata: AnnData) -> dict[str, Any]:
+    """Types of an AnnData that R does not have."""
+    layers = {name: kept_dtype(matrix) for name, matrix in adata.layers.items()}
+    return {
+        "X": None if adata.X is None else kept_dtype(adata.X),
+        "layers": {name: dtype for name, dtype in layers.items() if dtype is not None},
+        "obs": dtypes(adata.obs),
+        "var": dtypes(adata.var),
+    }
+
+
+def restore(adata: AnnData, record: Mapping[str, Any]) -> None:
+    """Give an AnnData back the types that Python's record names."""
+    if adata.X is not None:
+        adata.X = restore_dtype(adata.X, record.get("X"))
+    for name, dtype in record.get("layers", {}).items():
+        if name in adata.layers:
+            adata.layers[name] = restore_dtype(adata.layers[name], dtype)
+    restore_table(adata.obs, record.get("obs", {}))
+    restore_table(adata.var, record.get("var", {}))
