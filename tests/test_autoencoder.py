@@ -43,6 +43,33 @@ def test_shapes_of_any_number_of_scales(x: torch.Tensor) -> None:
         assert [z.shape for z in model(x, edges, torch.tensor([1]))] == [(12, 6)] * len(dims)
 
 
+@pytest.mark.parametrize("n_layers", [1, 2, 3])
+def test_an_embedding_sees_one_step_more_than_it_has_layers(n_layers: int, x: torch.Tensor) -> None:
+    params = AutoencoderParams(scale_dims=(4,), hidden_dim=8, n_heads=2, n_layers=n_layers)
+    model = MaskedGraphAutoencoder(6, params)
+    edges = Edges.from_adjacency(ring(12))
+    changed = x.clone()
+    changed[0] += 1
+    (before,), (after,) = model.encode(x, edges), model.encode(changed, edges)
+    moved = torch.nonzero((before != after).any(dim=1)).ravel().tolist()
+    steps = np.minimum(np.arange(12), 12 - np.arange(12))
+    assert moved == np.flatnonzero(steps <= n_layers + 1).tolist()
+
+
+def test_activations_only_when_asked(x: torch.Tensor) -> None:
+    """With one neighbourhood, its own, attention is linear: so is the encoder without a PReLU."""
+    edges = Edges.from_adjacency(sparse.csr_matrix((12, 12)))
+    for activation in (False, True):
+        params = AutoencoderParams(scale_dims=(4,), hidden_dim=8, n_heads=2, activation=activation)
+        model = MaskedGraphAutoencoder(6, params)
+        n_slopes = sum(isinstance(part, torch.nn.PReLU) for part in model.modules())
+        assert n_slopes == (1 + params.n_layers if activation else 0)
+        (there,), (back,) = model.encode(x, edges), model.encode(-x, edges)
+        offset = model.encode(torch.zeros_like(x), edges)[0]
+        odd = torch.allclose(there - offset, offset - back, atol=1e-6)
+        assert odd != activation
+
+
 def test_masked_features_do_not_leak(model: MaskedGraphAutoencoder, x: torch.Tensor) -> None:
     edges = Edges.from_adjacency(ring(12))
     masked = torch.tensor([2, 7])

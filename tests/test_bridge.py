@@ -15,7 +15,7 @@ from scipy import sparse
 import m2st
 from m2st import _keys, bridge
 
-QUICK = {"n_epochs": 5, "hidden_dim": 16, "scale_dims": [8, 4]}
+QUICK = {"n_members": 2, "n_epochs": 5, "hidden_dim": 16, "scale_dims": [8, 4]}
 PLAIN = (dict, list, str, int, float, bool, bytearray, type(None))
 
 
@@ -78,6 +78,9 @@ def assert_plain(value: Any) -> None:
 def assert_same(answer: dict[str, Any], expected: AnnData) -> None:
     codes = expected.obs[_keys.DOMAIN].cat.codes.to_numpy() + 1
     assert labels(answer) == codes.tolist()
+    np.testing.assert_array_equal(
+        np.frombuffer(answer["confidence"], np.float64), expected.obs[_keys.CONFIDENCE]
+    )
     np.testing.assert_array_equal(matrix(answer["embedding"]), expected.obsm[_keys.EMBEDDING])
     for number, scale in enumerate(answer["scales"], start=1):
         expected_scale = expected.obsm[_keys.scale_embedding(number)]
@@ -110,10 +113,13 @@ def test_ready_features(adata: AnnData) -> None:
     assert "prepare" not in answer["record"]
 
 
-def test_embed_then_cluster_is_run(adata: AnnData) -> None:
-    whole = bridge.run(request_of(adata))
-    embedded = bridge.run(request_of(adata, n_domains=None))
-    assert not {"labels", "embedding"} & set(embedded)
+@pytest.mark.parametrize("n_sections", [1, 2])
+def test_embed_then_cluster_is_run(adata: AnnData, n_sections: int) -> None:
+    codes = (np.arange(adata.n_obs) % n_sections).astype(np.int32)
+    changes = {"sample": bytearray(codes.tobytes()), "sample_names": ["left", "right"][:n_sections]}
+    whole = bridge.run(request_of(adata, **changes))
+    embedded = bridge.run(request_of(adata, n_domains=None, **changes))
+    assert not {"labels", "confidence", "embedding"} & set(embedded)
     scales = [
         {
             "data": bytearray(matrix(scale).astype(np.float64).tobytes(order="F")),
@@ -121,10 +127,13 @@ def test_embed_then_cluster_is_run(adata: AnnData) -> None:
         }
         for scale in embedded["scales"]
     ]
-    request = {"scales": scales, "n_domains": 3, "clustering": {"n_init": 2}, "random_state": 7}
-    clustered = bridge.cluster(request)
-    assert clustered["labels"] == whole["labels"]
-    assert clustered["embedding"] == whole["embedding"]
+    kept = ("coordinates", "n_axes", "sample", "sample_names", "clustering", "random_state")
+    request = {part: value for part, value in request_of(adata, **changes).items() if part in kept}
+    n_members = embedded["record"]["n_members"]
+    clustered = bridge.cluster(request | {"scales": scales, "n_domains": 3, "n_members": n_members})
+    for part in ("labels", "confidence", "embedding"):
+        assert clustered[part] == whole[part]
+    assert clustered["record"]["cluster"].keys() == whole["record"]["cluster"].keys()
     assert "scales" not in clustered
 
 

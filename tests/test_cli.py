@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import itertools
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,14 +36,17 @@ def test_run_saves_result_and_pictures(data: Path, tmp_path: Path) -> None:
     output, plots = tmp_path / "out.h5ad", tmp_path / "plots"
     found = call(
         "run", data, "--domains", "4", "-o", output, "--plots", plots,
-        "--epochs", "5", "--scale-dims", "16,8,4",
+        "--epochs", "5", "--scale-dims", "16,8,4", "--members", "2", "--jobs", "2",
     )  # fmt: skip
     assert found.returncode == 0, found.stderr
     assert "4 domains in 200 observations" in found.stdout
     assert "hexagonal array" in found.stdout
+    assert "Training: 2 members, finished after 5, 5 epochs" in found.stdout
     adata = m2st.io.read(output)
     assert adata.obs["m2st_domain"].nunique() == 4
-    assert adata.obsm["X_m2st_scale3"].shape == (200, 4)
+    assert adata.obsm["X_m2st_scale3"].shape == (200, 2 * 4)
+    share = (adata.obs["m2st_confidence"] >= 0.9).mean()
+    assert f"Confidence of at least 0.9: {share:.0%} of the observations" in found.stdout
     assert sorted(path.name for path in plots.iterdir()) == [
         "domains.png", "scale_weights.png", "training.png",
     ]  # fmt: skip
@@ -50,7 +55,10 @@ def test_run_saves_result_and_pictures(data: Path, tmp_path: Path) -> None:
 
 
 def test_quiet_prints_nothing(data: Path, tmp_path: Path) -> None:
-    found = call("run", data, "-k", "2", "-o", tmp_path / "o.h5ad", "--epochs", "2", "--quiet")
+    found = call(
+        "run", data, "-k", "2", "-o", tmp_path / "o.h5ad", "--epochs", "2", "--members", "1",
+        "--quiet",
+    )  # fmt: skip
     assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
 
 
@@ -108,9 +116,11 @@ def test_checkpoint_gives_the_same_bits(data: Path, tmp_path: Path) -> None:
     first, second, checkpoint = tmp_path / "1.h5ad", tmp_path / "2.h5ad", tmp_path / "state"
     for output in (first, second):
         found = call(
-            "run", data, "-k", "3", "-o", output, "--epochs", "4", "--checkpoint", checkpoint
-        )
+            "run", data, "-k", "3", "-o", output, "--epochs", "4", "--members", "2",
+            "--checkpoint", checkpoint,
+        )  # fmt: skip
         assert found.returncode == 0, found.stderr
+    assert {path.name for path in tmp_path.glob("state*")} == {"state.1", "state.2"}
     assert "Resumed from" in found.stderr
     one, two = (anndata.read_h5ad(path) for path in (first, second))
     np.testing.assert_array_equal(one.obsm["X_m2st"], two.obsm["X_m2st"])
@@ -145,7 +155,9 @@ def test_interrupt_saves_what_was_learned(tmp_path: Path) -> None:
     os.close(parent)
     assert process.returncode == 130
     assert b"interrupted after" in stdout
-    assert anndata.read_h5ad(output).uns["m2st"]["embed"]["stopped"] == "interrupted"
+    found = anndata.read_h5ad(output)
+    assert found.uns["m2st"]["embed"]["stopped"] == "interrupted"
+    assert found.uns["m2st"]["n_members"] < m2st.AutoencoderParams().n_members
 
 
 def test_demo(tmp_path: Path) -> None:
@@ -164,3 +176,34 @@ def test_info() -> None:
     assert found.returncode == 0
     for name in ("m2st", "torch", "device", "R"):
         assert any(line.startswith(name) for line in found.stdout.splitlines())
+
+
+@pytest.mark.skipif(shutil.which("R") is None, reason="R is not installed")
+def test_convert_between_all_formats(data: Path, tmp_path: Path) -> None:
+    chain = [data, *(tmp_path / name for name in ("a.rds", "b.rda", "c.zarr", "d.RData", "e.h5ad"))]
+    for source, target in itertools.pairwise(chain):
+        found = call("convert", source, target, *(["--as", "Seurat"] if source == data else []))
+        assert found.returncode == 0, found.stderr
+        assert f"Saved {target}: 200 observations, 120 genes" in found.stdout
+    before, after = m2st.io.read(data), m2st.io.read(chain[-1])
+    assert (before.X != after.X).nnz == 0
+    np.testing.assert_array_equal(before.obsm["spatial"], after.obsm["spatial"])
+    assert before.obs["domain"].equals(after.obs["domain"])
+
+
+def test_convert_refuses_in_one_line(data: Path, tmp_path: Path) -> None:
+    found = call("convert", data, tmp_path / "a.h5ad", "--as", "Seurat")
+    assert (found.returncode, found.stderr.count("\n")) == (1, 1)
+    assert "`--as` only with an .rds" in found.stderr
+    assert "ends in .h5ad, .zarr, .rds" in call("convert", data, tmp_path / "a.csv").stderr
+
+
+@pytest.mark.skipif(shutil.which("R") is None, reason="R is not installed")
+def test_run_takes_an_r_object(data: Path, tmp_path: Path) -> None:
+    assert call("convert", data, tmp_path / "a.rds", "--as", "Seurat").returncode == 0
+    found = call(
+        "run", tmp_path / "a.rds", "-k", "3", "-o", tmp_path / "out.h5ad", "--epochs", "2",
+        "--members", "1",
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    assert "3 domains in 200 observations" in found.stdout

@@ -22,7 +22,7 @@ PACKAGE = ROOT / "python" / "m2st"
 
 # A module may import those of its own layer's list only, at the top or inside a function.
 BASE = {"_keys", "_checks", "_params"}
-CORE = {"_attention", "_autoencoder", "_training", "_clustering", "_graph"}
+CORE = {"_attention", "_autoencoder", "_training", "_clustering", "_consensus", "_graph"}
 SHELL = {"pp", "tl", "pl", "io", "datasets", "metrics"}
 MAY_IMPORT = {
     "_keys": set(),
@@ -32,14 +32,17 @@ MAY_IMPORT = {
     "_autoencoder": BASE | {"_attention"},
     "_training": BASE | {"_attention", "_autoencoder"},
     "_clustering": BASE,
+    "_consensus": BASE | {"_clustering"},
     "_graph": BASE,
     **{name: BASE | CORE for name in SHELL},
+    "io": BASE | {"interop"},
+    "datasets": BASE | {"interop"},
     "_run": BASE | CORE | SHELL,
-    "cli": BASE | CORE | SHELL | {"_run", "m2st"},
+    "cli": BASE | CORE | SHELL | {"_run", "interop", "m2st"},
     "bridge": BASE | CORE | SHELL | {"_run", "m2st"},
 }
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
-PUBLIC = [m2st.pp, m2st.tl, m2st.pl, m2st.io, m2st.datasets, m2st.metrics]
+PUBLIC = [m2st.pp, m2st.tl, m2st.pl, m2st.io, m2st.interop, m2st.datasets, m2st.metrics]
 
 
 def imported(module: str) -> set[str]:
@@ -61,6 +64,16 @@ def test_imports_go_one_way(module: str) -> None:
     assert imported(module) <= MAY_IMPORT[module]
 
 
+@pytest.mark.parametrize("module", sorted(p.stem for p in (PACKAGE / "interop").glob("*.py")))
+def test_only_interop_knows_r(module: str) -> None:
+    # `_hub` keeps what it fetched, for which it needs `io`; nothing else goes back to the shell.
+    allowed = BASE | {"interop"} | ({"io"} if module == "_hub" else set())
+    assert imported(f"interop/{module}") <= allowed
+    for other in MODULES:
+        text = (PACKAGE / f"{other}.py").read_text()
+        assert not re.search(r"^\s*(?:import|from) (rpy2|rds2py)\b", text, re.MULTILINE), other
+
+
 def test_only_the_shell_knows_anndata_and_only_the_core_torch() -> None:
     for module in MODULES:
         text = (PACKAGE / f"{module}.py").read_text()
@@ -77,7 +90,8 @@ def test_import_is_light_and_changes_nothing() -> None:
         "before = (list(warnings.filters), random.getstate(), logging.root.handlers[:]);"
         "import m2st;"
         "assert before == (list(warnings.filters), random.getstate(), logging.root.handlers[:]);"
-        "heavy = {'torch', 'scanpy', 'anndata', 'numpy', 'matplotlib', 'numba'} & set(sys.modules);"
+        "heavy = {'torch', 'scanpy', 'anndata', 'numpy', 'matplotlib', 'numba', 'joblib'};"
+        "heavy &= set(sys.modules);"
         "assert not heavy, heavy;"
         "m2st.AutoencoderParams();"
         "assert 'torch' not in sys.modules"

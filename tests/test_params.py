@@ -21,7 +21,7 @@ def test_none_survives() -> None:
 
 
 def test_unknown_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"Expected settings among scale_dims, .* found epochs"):
+    with pytest.raises(ValueError, match=r"Expected settings among n_members, .* found epochs"):
         AutoencoderParams.from_dict({"epochs": 3})
 
 
@@ -31,6 +31,8 @@ def test_unknown_settings_are_refused() -> None:
         ({"mask_rate": 1.2}, r"Expected `mask_rate` in \[0, 1\), found 1.2"),
         ({"mask_rate": 1}, r"Expected `mask_rate` in \[0, 1\), found 1"),
         ({"gamma": 0.5}, r"Expected `gamma` in \[1, inf\), found 0.5"),
+        ({"n_members": 0}, "Expected `n_members` to be at least 1, found 0"),
+        ({"n_layers": 0}, "Expected `n_layers` to be at least 1, found 0"),
         ({"n_epochs": 0}, "Expected `n_epochs` to be at least 1, found 0"),
         ({"scale_dims": ()}, "Expected `scale_dims` to name at least one scale"),
         ({"scale_dims": (30,)}, "Expected `scale_dims` in multiples of `n_heads`, 4, found 30"),
@@ -46,8 +48,13 @@ def test_autoencoder_settings_are_checked(settings: dict[str, Any], message: str
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"ridge": 0}, r"Expected `ridge` in \(0, inf\), found 0"),
-        ({"entropy": -1}, r"Expected `entropy` in \(0, inf\), found -1"),
+        ({"entropy": 0}, r"Expected `entropy` in \(0, inf\), found 0"),
+        ({"freedom": 0}, r"Expected `freedom` in \(0, inf\), found 0"),
+        ({"smoothness": -1}, r"Expected `smoothness` in \[0, inf\), found -1"),
+        ({"tol": 1}, r"Expected `tol` in \[0, 1\), found 1"),
+        ({"short_iter": 0}, "Expected `short_iter` to be at least 1, found 0"),
+        ({"max_iter": 0}, "Expected `max_iter` to be at least 1, found 0"),
+        ({"specific_dim": 0}, "Expected `specific_dim` to be at least 1, found 0"),
         ({"n_init": 0}, "Expected `n_init` to be at least 1, found 0"),
         ({"common_dim": 0}, "Expected `common_dim` to be at least 1, found 0"),
     ],
@@ -64,3 +71,5 @@ def test_types_are_checked() -> None:
         AutoencoderParams(mask_rate="half")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="found True"):
         AutoencoderParams(n_epochs=True)
+    with pytest.raises(TypeError, match=r"Expected `n_members` to be a whole number, found 2.0"):
+        AutoencoderParams(n_members=2.0)  # type: ignore[arg-type]

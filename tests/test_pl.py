@@ -387,6 +387,34 @@ def test_training_without_a_stop_has_no_mark() -> None:
     assert not axes.texts
 
 
+def test_training_draws_each_member_to_its_own_end() -> None:
+    loss = np.array([[0.9, 0.5, 0.4], [0.8, 0.6, np.nan]])
+    params = {"gamma": 2.0, "n_epochs": 500}
+    (axes,) = pl.training(record(loss=loss, stopped="settled", params=params)).axes
+    first, first_end, second, second_end = axes.lines
+    assert first.get_ydata().tolist() == [0.9, 0.5, 0.4]
+    assert second.get_ydata().tolist() == [0.8, 0.6]
+    assert (first_end.get_xdata()[0], first_end.get_ydata()[0]) == (3, 0.4)
+    assert (second_end.get_xdata()[0], second_end.get_ydata()[0]) == (2, 0.6)
+    assert [text.get_text() for text in axes.texts] == ["settled, 0.5 on average"]
+    assert axes.get_title() == "Training: 2 members, up to 3 of at most 500 epochs"
+
+
+def test_scale_weights_draws_the_mean_and_each_member() -> None:
+    adata = record(params={"scale_dims": np.array([64, 16])})
+    members = np.array([[0.2, 0.3, 0.5], [0.4, 0.1, 0.5]])
+    adata.uns["m2st"]["cluster"] = {"scale_weights": members}
+    (axes,) = pl.scale_weights(adata).axes
+    np.testing.assert_allclose([bar.get_height() for bar in axes.patches], [0.3, 0.2, 0.5])
+    dots = [line for line in axes.lines if line.get_marker() == "o"]
+    places = {(x, y) for line in dots for x, y in zip(*line.get_data(), strict=True)}
+    assert places == {(place, weight) for row in members for place, weight in enumerate(row)}
+    # The mean is written above the dots, not over them.
+    assert [text.get_text() for text in axes.texts] == ["0.30", "0.20", "0.50"]
+    assert [text.xy for text in axes.texts] == list(enumerate(members.max(axis=0)))
+    assert axes.get_ylim()[1] > members.max()
+
+
 def test_scale_weights_draws_them_and_the_uniform_line() -> None:
     adata = record(params={"scale_dims": np.array([64, 16])})
     adata.uns["m2st"]["cluster"] = {"scale_weights": np.array([0.2, 0.3, 0.5])}
@@ -495,3 +523,22 @@ def test_real_data(shared_data: Path, name: str, diameter: float) -> None:
     n_missing = int(adata.obs["domain"].isna().sum())
     assert (f"missing ({n_missing})" in legend_texts(figure)) == (n_missing > 0)
     figure.savefig(io.BytesIO(), format="png")
+
+
+def test_number_of_domains_is_drawn_with_its_choice() -> None:
+    record = {
+        "candidates": np.array([2, 3, 4]),
+        "stability": np.array([0.9, 0.95, 0.6]),
+        "score": np.array([0.2, 0.6, 0.1]),
+        "chosen": 3,
+        "p_value": 0.005,
+    }
+    adata = AnnData(uns={"m2st": {"n_domains": record}})
+    axes = pl.n_domains(adata).axes[0]
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), record["stability"])
+    np.testing.assert_allclose(axes.lines[1].get_ydata(), record["score"])
+    assert axes.lines[2].get_xdata()[0] == 3
+    record |= {"chosen": 1, "p_value": 0.34}
+    assert pl.n_domains(adata).axes[0].get_title() == "No structure in space (p = 0.34)"
+    with pytest.raises(KeyError, match="choose_n_domains"):
+        pl.n_domains(AnnData(uns={"m2st": {}}))

@@ -5,9 +5,11 @@ import os
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import anndata
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,7 +20,7 @@ import m2st
 from m2st import AutoencoderParams, ClusteringParams
 from m2st._graph import smooth
 
-QUICK = AutoencoderParams(scale_dims=(8, 4), hidden_dim=16, n_epochs=8)
+QUICK = AutoencoderParams(n_members=2, scale_dims=(8, 4), hidden_dim=16, n_epochs=6)
 ONCE = ClusteringParams(n_init=2)
 
 
@@ -28,11 +30,21 @@ def adata() -> anndata.AnnData:
 
 
 @pytest.fixture
-def embedded(adata: anndata.AnnData) -> anndata.AnnData:
+def prepared(adata: anndata.AnnData) -> anndata.AnnData:
     m2st.pp.prepare(adata, n_pcs=10)
     m2st.pp.spatial_graph(adata)
-    m2st.tl.embed(adata, QUICK, progress=False)
     return adata
+
+
+@pytest.fixture
+def embedded(prepared: anndata.AnnData) -> anndata.AnnData:
+    m2st.tl.embed(prepared, QUICK, progress=False)
+    return prepared
+
+
+def same_embeddings(one: anndata.AnnData, other: anndata.AnnData) -> bool:
+    keys = [f"X_m2st_scale{scale}" for scale in (1, 2)]
+    return all(np.array_equal(one.obsm[key], other.obsm[key]) for key in keys)
 
 
 def quick_run(adata: anndata.AnnData, n_domains: int = 4, **settings: object) -> None:
@@ -42,7 +54,7 @@ def quick_run(adata: anndata.AnnData, n_domains: int = 4, **settings: object) ->
 def test_run_writes_what_it_says_and_nothing_else(adata: anndata.AnnData, tmp_path: Path) -> None:
     before = adata.copy()
     quick_run(adata)
-    assert set(adata.obs) - set(before.obs) == {"m2st_domain"}
+    assert set(adata.obs) - set(before.obs) == {"m2st_domain", "m2st_confidence"}
     assert set(adata.obsm) - set(before.obsm) == {
         "X_pca", "X_m2st", "X_m2st_scale1", "X_m2st_scale2",
     }  # fmt: skip
@@ -53,37 +65,45 @@ def test_run_writes_what_it_says_and_nothing_else(adata: anndata.AnnData, tmp_pa
     pd.testing.assert_frame_equal(adata.var, before.var)
     assert adata.obs["m2st_domain"].cat.categories.tolist() == ["1", "2", "3", "4"]
     assert adata.obs["m2st_domain"].notna().all()
-    assert adata.obsm["X_m2st_scale1"].shape == (200, 8)
-    assert adata.obsm["X_m2st"].shape == (200, 4)
+    assert adata.obs["m2st_confidence"].between(0, 1).all()
+    assert adata.obsm["X_m2st_scale1"].shape == (200, 2 * 8)
+    assert adata.obsm["X_m2st_scale2"].shape == (200, 2 * 4)
+    assert adata.obsm["X_m2st"].shape == (200, 10)
 
     m2st.io.write(adata, tmp_path / "out.h5ad")
     back = m2st.io.read(tmp_path / "out.h5ad")
-    pd.testing.assert_series_equal(back.obs["m2st_domain"], adata.obs["m2st_domain"])
+    for column in ("m2st_domain", "m2st_confidence"):
+        pd.testing.assert_series_equal(back.obs[column], adata.obs[column])
     for key, values in adata.obsm.items():
         np.testing.assert_array_equal(back.obsm[key], values)
     record = back.uns["m2st"]
-    assert set(record) == {"graph", "prepare", "embed", "cluster"}
+    assert set(record) == {"graph", "prepare", "embed", "cluster", "n_members"}
+    assert record["n_members"] == 2
     restored = AutoencoderParams.from_dict(
         {**record["embed"]["params"], "scale_dims": tuple(record["embed"]["params"]["scale_dims"])}
     )
     assert restored == QUICK
     assert record["embed"]["stopped"] == "finished"
-    assert len(record["embed"]["loss"]) == 8
-    assert record["cluster"]["scale_weights"].sum() == pytest.approx(1)
+    assert record["embed"]["loss"].shape == (2, 6)
+    found = record["cluster"]
+    assert ClusteringParams.from_dict(found["params"]) == ONCE
+    assert found["scale_weights"].shape == (2, 3)
+    np.testing.assert_allclose(found["scale_weights"].sum(axis=1), 1)
+    assert (found["agreement"].shape, found["stability"].shape) == ((2,), (4,))
+    assert found["start_objectives"].shape == (2, 2)
+    assert found["objective"].shape[0] == 2
+    assert np.isfinite(found["objective"][:, 0]).all()
 
 
 def test_domains_are_better_than_k_means_without_space() -> None:
     from sklearn.cluster import KMeans
 
-    scores = []
-    for seed in range(2):
-        adata = m2st.datasets.simulate_cortex(n_obs=800, n_genes=600, random_state=seed)
-        m2st.run(adata, 7, progress=False, random_state=seed)
-        plain = KMeans(7, n_init=5, random_state=seed).fit_predict(adata.obsm["X_pca"])
-        truth = adata.obs["domain"]
-        scores.append([m2st.metrics.ari(truth, x) for x in (adata.obs["m2st_domain"], plain)])
-    ours, plain_score = np.mean(scores, axis=0)
-    assert ours > plain_score + 0.1
+    adata = m2st.datasets.simulate_cortex(n_obs=800, n_genes=600)
+    m2st.run(adata, 7, progress=False)
+    plain = KMeans(7, n_init=5, random_state=0).fit_predict(adata.obsm["X_pca"])
+    truth = adata.obs["domain"]
+    ours = m2st.metrics.ari(truth, adata.obs["m2st_domain"])
+    assert ours > m2st.metrics.ari(truth, plain) + 0.2
 
 
 def test_same_bits_with_one_or_two_threads(tmp_path: Path) -> None:
@@ -94,6 +114,7 @@ def test_same_bits_with_one_or_two_threads(tmp_path: Path) -> None:
         "h = hashlib.sha256();"
         "[h.update(a.obsm[k].tobytes()) for k in sorted(a.obsm)];"
         "h.update(a.obs['m2st_domain'].cat.codes.to_numpy().tobytes());"
+        "h.update(a.obs['m2st_confidence'].to_numpy().tobytes());"
         "print(h.hexdigest())"
     )
     digests = []
@@ -164,6 +185,98 @@ def test_sections_are_not_joined(tmp_path: Path) -> None:
         quick_run(adata, sample_key="sample")
 
 
+def test_sections_with_a_batch_shift_are_labelled_alike() -> None:
+    adata = m2st.datasets.simulate_cortex(
+        n_obs=1000, n_genes=400, n_domains=5, n_samples=2, batch_shift=0.5, random_state=1
+    )
+    two = AutoencoderParams(n_members=2)
+    truth = adata.obs["domain"]
+    m2st.run(adata, 5, autoencoder=two, sample_key="sample", progress=False)
+    together = m2st.metrics.ari(truth, adata.obs["m2st_domain"])
+    m2st.pp.prepare(adata)
+    m2st.tl.embed(adata, two, progress=False)
+    m2st.tl.cluster(adata, 5)
+    assert together > m2st.metrics.ari(truth, adata.obs["m2st_domain"]) + 0.2
+    for name in adata.obs["sample"].unique():
+        rows = (adata.obs["sample"] == name).to_numpy()
+        part = anndata.AnnData(adata.X[rows], obsm={"spatial": adata.obsm["spatial"][rows]})
+        m2st.run(part, 5, autoencoder=two, progress=False)
+        alone = m2st.metrics.ari(truth[rows].to_numpy(), part.obs["m2st_domain"].to_numpy())
+        assert together >= 0.9 * alone
+
+
+def test_features_are_alike_in_each_section() -> None:
+    adata = m2st.datasets.simulate_cortex(n_obs=240, n_genes=100, n_samples=2, batch_shift=1.0)
+    m2st.pp.prepare(adata, n_pcs=5, sample_key="sample")
+    groups = pd.DataFrame(adata.obsm["X_pca"]).groupby(adata.obs["sample"].to_numpy())
+    np.testing.assert_allclose(groups.mean(), 0, atol=1e-4)
+    spreads = groups.std(ddof=0).to_numpy()
+    np.testing.assert_allclose(spreads[0], spreads[1], rtol=1e-4)
+    assert adata.uns["m2st"]["prepare"]["sample_key"] == "sample"
+
+
+def test_number_of_domains_is_found() -> None:
+    adata = m2st.datasets.simulate_cortex(n_obs=1000, n_genes=400, n_domains=4, random_state=2)
+    params = AutoencoderParams(n_members=3)
+    m2st.run(adata, "auto", autoencoder=params, progress=False)
+    record = adata.uns["m2st"]["n_domains"]
+    assert abs(record["chosen"] - 4) <= 1
+    assert record["chosen"] == record["candidates"][record["score"].argmax()]
+    assert record["p_value"] < 0.01
+    assert adata.obs["m2st_domain"].nunique() == record["chosen"]
+    assert record["stability"].shape == record["gain"].shape == record["candidates"].shape
+    m2st.tl.embed(adata, QUICK, progress=False)
+    assert "n_domains" not in adata.uns["m2st"]
+
+
+@pytest.mark.parametrize("kind", ["shuffled", "noise"])
+def test_no_structure_is_said(adata: anndata.AnnData, kind: str) -> None:
+    rng = np.random.default_rng(0)
+    if kind == "shuffled":
+        adata.obsm["spatial"] = adata.obsm["spatial"][rng.permutation(adata.n_obs)]
+    else:
+        adata.X = sparse.csr_matrix(rng.poisson(1.0, size=adata.shape).astype(np.float32))
+    with pytest.warns(UserWarning, match=r"no structure in space, so 1 domain"):
+        quick_run(adata, "auto")
+    assert adata.uns["m2st"]["n_domains"]["chosen"] == 1
+    assert adata.obs["m2st_domain"].cat.categories.tolist() == ["1"]
+
+
+def test_candidates_are_checked(embedded: anndata.AnnData) -> None:
+    with pytest.raises(ValueError, match=r"of at least 2 domains, found \[1, 2\]"):
+        m2st.tl.choose_n_domains(embedded, [1, 2])
+    with pytest.raises(ValueError, match="of at least 2 domains, found none"):
+        m2st.tl.choose_n_domains(embedded, [])
+    with pytest.raises(ValueError, match="than observations, 200, found 201"):
+        m2st.tl.choose_n_domains(embedded, [200])
+
+
+def test_another_section_gets_the_domains_of_the_first() -> None:
+    """Two sections that share their components."""
+    both = m2st.datasets.simulate_cortex(
+        n_obs=1000, n_genes=400, n_domains=4, n_samples=2, random_state=2
+    )
+    m2st.pp.prepare(both)
+    one = (both.obs["sample"] == both.obs["sample"].iloc[0]).to_numpy()
+    halves = [both[rows].copy() for rows in (one, ~one)]
+    for half in halves:
+        m2st.pp.spatial_graph(half)
+    first, second = halves
+    models = m2st.tl.embed(first, AutoencoderParams(n_members=2), progress=False)
+    clusterings = m2st.tl.cluster(first, 4)
+    m2st.tl.transform(second, models, clusterings)
+    found = pd.concat([half.obs["m2st_domain"] for half in halves])
+    truth = pd.concat([half.obs["domain"] for half in halves])
+    assert second.obs["m2st_domain"].cat.categories.tolist() == ["1", "2", "3", "4"]
+    assert second.obs["m2st_confidence"].between(0, 1).all()
+    assert m2st.metrics.ari(truth, found) > 0.6
+    m2st.tl.transform(first, models, clusterings)
+    again = first.obs["m2st_domain"].to_numpy()
+    assert (again == found[first.obs_names].to_numpy()).mean() > 0.97
+    with pytest.raises(ValueError, match="a clustering for each of the 2 models, found 1"):
+        m2st.tl.transform(second, models, clusterings[:1])
+
+
 def test_observations_without_counts_have_no_domain(adata: anndata.AnnData) -> None:
     empty = [3, 50]
     counts = adata.X.tolil()
@@ -173,6 +286,9 @@ def test_observations_without_counts_have_no_domain(adata: anndata.AnnData) -> N
         quick_run(adata)
     missing = np.flatnonzero(adata.obs["m2st_domain"].isna())
     assert missing.tolist() == empty
+    confidence = adata.obs["m2st_confidence"]
+    assert np.flatnonzero(confidence.isna()).tolist() == empty
+    assert confidence.dropna().between(0, 1).all()
     assert np.isnan(adata.obsm["X_m2st"][empty]).all()
     assert np.isnan(adata.obsm["X_m2st_scale1"][empty]).all()
     assert np.isfinite(np.delete(adata.obsm["X_m2st"], empty, axis=0)).all()
@@ -181,9 +297,10 @@ def test_observations_without_counts_have_no_domain(adata: anndata.AnnData) -> N
 
 def test_embedding_again_forgets_the_clustering(embedded: anndata.AnnData) -> None:
     m2st.tl.cluster(embedded, 3, ONCE)
-    one_scale = AutoencoderParams(scale_dims=(8,), hidden_dim=16, n_epochs=2)
+    one_scale = AutoencoderParams(n_members=1, scale_dims=(8,), hidden_dim=16, n_epochs=2)
     m2st.tl.embed(embedded, one_scale, progress=False)
-    assert "m2st_domain" not in embedded.obs
+    assert not {"m2st_domain", "m2st_confidence"} & set(embedded.obs)
+    assert embedded.uns["m2st"]["n_members"] == 1
     assert not {"X_m2st", "X_m2st_scale2"} & set(embedded.obsm)
     assert "cluster" not in embedded.uns["m2st"]
 
@@ -194,33 +311,176 @@ def test_clustering_again_needs_no_training(embedded: anndata.AnnData) -> None:
         assert embedded.obs["m2st_domain"].nunique() == n_domains
 
 
-def test_a_saved_model_embeds_the_same_section_alike(
-    adata: anndata.AnnData, tmp_path: Path
+def test_members_stand_side_by_side_and_do_not_depend_on_their_number(
+    prepared: anndata.AnnData,
 ) -> None:
-    m2st.pp.prepare(adata, n_pcs=10)
-    m2st.pp.spatial_graph(adata)
-    model = m2st.tl.embed(adata, QUICK, progress=False)
-    trained = adata.obsm["X_m2st_scale1"].copy()
-    model.save(tmp_path / "model.safetensors")
-    other = adata.copy()
-    del other.obsm["X_m2st_scale1"]
-    m2st.tl.transform(other, m2st.MaskedGraphAutoencoder.load(tmp_path / "model.safetensors"))
-    np.testing.assert_array_equal(other.obsm["X_m2st_scale1"], trained)
+    two, three = prepared.copy(), prepared.copy()
+    models = m2st.tl.embed(two, QUICK, progress=False)
+    m2st.tl.embed(three, replace(QUICK, n_members=3), progress=False)
+    features, adjacency = (two.obsm["X_pca"], two.obsp["spatial_connectivities"])
+    for member, model in enumerate(models):
+        for scale, (found, width) in enumerate(
+            zip(model.transform(features, adjacency), QUICK.scale_dims, strict=True), start=1
+        ):
+            columns = slice(member * width, (member + 1) * width)
+            np.testing.assert_array_equal(two.obsm[f"X_m2st_scale{scale}"][:, columns], found)
+            np.testing.assert_array_equal(three.obsm[f"X_m2st_scale{scale}"][:, columns], found)
+    first, second, third = np.split(three.obsm["X_m2st_scale1"], 3, axis=1)
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(second, third)
+
+
+def test_same_bits_with_one_or_two_jobs(prepared: anndata.AnnData) -> None:
+    """In processes, also where joblib is set to threads: torch has one random stream for all."""
+    runs = []
+    for settings, n_jobs in (
+        ({"n_jobs": 1}, None),
+        ({"n_jobs": 1}, 2),
+        ({"backend": "loky", "n_jobs": 2}, None),
+        ({"backend": "threading", "n_jobs": 2}, None),
+    ):
+        adata = prepared.copy()
+        with joblib.parallel_config(**settings):
+            m2st.tl.embed(adata, QUICK, n_jobs=n_jobs, progress=False)
+            m2st.tl.cluster(adata, 4, ONCE, n_jobs=n_jobs)
+        runs.append(adata)
+    for other in runs[1:]:
+        assert same_embeddings(runs[0], other)
+        pd.testing.assert_frame_equal(runs[0].obs, other.obs)
+        np.testing.assert_array_equal(runs[0].obsm["X_m2st"], other.obsm["X_m2st"])
+        np.testing.assert_array_equal(
+            runs[0].uns["m2st"]["embed"]["loss"], other.uns["m2st"]["embed"]["loss"]
+        )
+
+
+def test_a_callback_needs_a_single_job(embedded: anndata.AnnData) -> None:
+    message = "Expected no `callback` with several jobs, found one. Set `n_jobs=1`"
+    with pytest.raises(ValueError, match=message):
+        m2st.tl.embed(embedded, QUICK, n_jobs=2, callback=print, progress=False)
+    seen: list[tuple[int, int]] = []
+    m2st.tl.embed(
+        embedded, QUICK, progress=False, callback=lambda epoch, most, _: seen.append((epoch, most))
+    )
+    assert seen == [(epoch, 12) for epoch in range(1, 13)]
+
+
+def test_members_that_settle_early_are_padded(prepared: anndata.AnnData) -> None:
+    early = replace(QUICK, n_epochs=400, settle_window=3, settle_tol=0.3)
+    m2st.tl.embed(prepared, early, progress=False)
+    record = prepared.uns["m2st"]["embed"]
+    assert record["stopped"] == "settled"
+    lengths = [int((~np.isnan(row)).sum()) for row in record["loss"]]
+    assert record["loss"].shape == (2, max(lengths))
+    for row, length in zip(record["loss"], lengths, strict=True):
+        assert np.isnan(row[length:]).all()
+        assert not np.isnan(row[:length]).any()
+
+
+def test_saved_models_embed_the_same_section_alike(
+    prepared: anndata.AnnData, tmp_path: Path
+) -> None:
+    models = m2st.tl.embed(prepared, QUICK, progress=False)
+    other = prepared.copy()
+    del other.obsm["X_m2st_scale1"], other.obsm["X_m2st_scale2"], other.uns["m2st"]["n_members"]
+    loaded = []
+    for number, model in enumerate(models):
+        model.save(tmp_path / f"{number}.safetensors")
+        loaded.append(m2st.MaskedGraphAutoencoder.load(tmp_path / f"{number}.safetensors"))
+    m2st.tl.transform(other, loaded)
+    assert same_embeddings(prepared, other)
+    assert other.uns["m2st"]["n_members"] == 2
     m2st.tl.cluster(other, 3, ONCE)
     assert other.obs["m2st_domain"].nunique() == 3
+    assert other.uns["m2st"]["cluster"]["agreement"].shape == (2,)
+    m2st.tl.transform(other, loaded[1:])
+    np.testing.assert_array_equal(
+        other.obsm["X_m2st_scale1"], prepared.obsm["X_m2st_scale1"][:, 8:]
+    )
+    assert "m2st_confidence" not in other.obs
+    with pytest.raises(ValueError, match="Expected at least one trained model, found none"):
+        m2st.tl.transform(other, [])
 
 
-def test_interrupted_run_is_marked(adata: anndata.AnnData) -> None:
+def test_interrupted_run_keeps_the_members_so_far(adata: anndata.AnnData) -> None:
+    quick_run(adata, callback=lambda epoch, *_: epoch < 8)
+    record = adata.uns["m2st"]
+    assert record["embed"]["stopped"] == "interrupted"
+    lengths = (~np.isnan(record["embed"]["loss"])).sum(axis=1)
+    assert lengths.tolist() == [6, 2]
+    assert record["n_members"] == 2
     quick_run(adata, callback=lambda epoch, *_: epoch < 3)
-    record = adata.uns["m2st"]["embed"]
-    assert record["stopped"] == "interrupted"
-    assert len(record["loss"]) == 3
+    record = adata.uns["m2st"]
+    assert record["embed"]["loss"].shape == (1, 3)
+    assert record["n_members"] == 1
+    assert adata.obsm["X_m2st_scale1"].shape == (200, 8)
     assert adata.obs["m2st_domain"].notna().all()
+    assert adata.obs["m2st_confidence"].between(0, 1).all()
+
+
+def test_a_member_without_an_epoch_is_left_out(
+    prepared: anndata.AnnData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from m2st._training import _Run
+
+    epoch = _Run.epoch
+    n_calls = 0
+
+    def interrupted(run: _Run) -> float:
+        nonlocal n_calls
+        n_calls += 1
+        if n_calls > QUICK.n_epochs:
+            raise KeyboardInterrupt
+        return epoch(run)
+
+    monkeypatch.setattr(_Run, "epoch", interrupted)
+    models = m2st.tl.embed(prepared, QUICK, progress=False)
+    assert len(models) == prepared.uns["m2st"]["n_members"] == 1
+    assert prepared.uns["m2st"]["embed"]["loss"].shape == (1, 6)
+    assert prepared.uns["m2st"]["embed"]["stopped"] == "interrupted"
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_checkpoints_resume_to_the_same_bits(
+    prepared: anndata.AnnData, tmp_path: Path, n_jobs: int
+) -> None:
+    undisturbed = prepared.copy()
+    m2st.tl.embed(undisturbed, QUICK, progress=False)
+    state = tmp_path / "state"
+    m2st.tl.embed(
+        prepared, QUICK, progress=False, checkpoint=state, callback=lambda epoch, *_: epoch < 9
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {"state.1", "state.2"}
+    assert not same_embeddings(prepared, undisturbed)
+    first = (tmp_path / "state.1").read_bytes()
+    m2st.tl.embed(prepared, QUICK, progress=False, checkpoint=state, n_jobs=n_jobs)
+    assert (tmp_path / "state.1").read_bytes() == first
+    assert same_embeddings(prepared, undisturbed)
+    np.testing.assert_array_equal(
+        prepared.uns["m2st"]["embed"]["loss"], undisturbed.uns["m2st"]["embed"]["loss"]
+    )
+    with pytest.raises(ValueError, match="to be a checkpoint of this run"):
+        m2st.tl.embed(prepared, QUICK, progress=False, checkpoint=state, random_state=1)
+
+
+def test_embeddings_without_a_record_are_of_one_member(embedded: anndata.AnnData) -> None:
+    del embedded.uns["m2st"]
+    m2st.tl.cluster(embedded, 3, ONCE)
+    assert embedded.uns["m2st"]["cluster"]["agreement"].tolist() == [1.0]
+    assert embedded.obs["m2st_confidence"].between(0, 1).all()
+
+
+def test_columns_that_do_not_fit_the_members_are_refused(embedded: anndata.AnnData) -> None:
+    embedded.obsm["X_m2st_scale2"] = embedded.obsm["X_m2st_scale2"][:, :-1]
+    with pytest.raises(
+        ValueError, match=r"embeddings of 2 members, found 7 columns. Run `m2st.tl.embed\(adata\)`"
+    ):
+        m2st.tl.cluster(embedded, 3, ONCE)
+    assert "m2st_domain" not in embedded.obs
 
 
 def test_a_failing_run_leaves_no_half_result(adata: anndata.AnnData) -> None:
     quick_run(adata)
-    before = adata.obs["m2st_domain"].copy()
+    before = adata.obs.copy()
 
     def fail(*_: object) -> None:
         msg = "no more"
@@ -228,7 +488,7 @@ def test_a_failing_run_leaves_no_half_result(adata: anndata.AnnData) -> None:
 
     with pytest.raises(RuntimeError, match="no more"):
         quick_run(adata, callback=fail)
-    pd.testing.assert_series_equal(adata.obs["m2st_domain"], before)
+    pd.testing.assert_frame_equal(adata.obs, before)
 
 
 def test_missing_steps_name_the_call_to_make(adata: anndata.AnnData) -> None:

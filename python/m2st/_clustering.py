@@ -224,19 +224,35 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
                 "(`max_iter`): its objective still fell by more than `tol`."
             )
             warnings.warn(msg, ConvergenceWarning, stacklevel=2)
-        labels = filled_labels(state.memberships)
-        order = np.argsort(-np.bincount(labels, minlength=self.n_domains), kind="stable")
-        self.labels_ = np.argsort(order, kind="stable")[labels]
-        self.memberships_ = state.memberships[:, order]
+        self.labels_ = filled_labels(state.memberships)
+        self.memberships_ = state.memberships
         self.common_ = blocks[-1]
         self.specific_ = blocks[:-1]
-        self.centers_ = [block.centers[order] for block in state.mixtures]
+        self.centers_ = [block.centers for block in state.mixtures]
         self.covariances_ = [block.covariance for block in state.mixtures]
         self.scale_weights_ = state.weights
         self.objective_ = np.array(objective)
         self.start_objectives_ = np.array([last for last, *_ in starts])
         self.n_iter_ = len(objective) - 1
         self.converged_ = converged
+        sizes = np.bincount(self.labels_, minlength=self.n_domains)
+        return self.reorder(np.argsort(-sizes, kind="stable"))
+
+    def reorder(self, order: NDArray[np.intp]) -> MultiScaleClustering:
+        """Number the domains anew, in place.
+
+        Parameters
+        ----------
+        order
+            For each new number the present one, shape (n_domains,).
+
+        Returns
+        -------
+        The clustering itself.
+        """
+        self.labels_ = np.argsort(order, kind="stable")[self.labels_]
+        self.memberships_ = self.memberships_[:, order]
+        self.centers_ = [centers[order] for centers in self.centers_]
         return self
 
     def predict_memberships(

@@ -40,6 +40,8 @@ class Consensus:
         Mean over the members of the Jaccard index of each domain and its counterpart, shape (K,).
     agreement
         Adjusted Rand index of each member and the consensus, shape (n_members,).
+    orders
+        Which of its domains each member has for each of the consensus, shape (n_members, K).
     """
 
     labels: NDArray[np.intp]
@@ -47,6 +49,7 @@ class Consensus:
     confidence: Array
     stability: Array
     agreement: Array
+    orders: NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -156,40 +159,47 @@ def consensus(memberships: Sequence[NDArray[Any]]) -> Consensus:
     if len(shapes) != 1:
         msg = f"Expected memberships of one shape, found {sorted(shapes) or 'none'}."
         raise ValueError(msg)
-    mean, aligned = _average(members)
+    orders = _orders(members)
+    mean = _mean(members, orders)
     labels = filled_labels(mean)
-    n_domains = mean.shape[1]
-    order = np.argsort(-np.bincount(labels, minlength=n_domains), kind="stable")
-    own = mean[np.arange(len(mean)), labels]
+    # Domains are numbered by size.
+    ranking = np.argsort(-np.bincount(labels, minlength=mean.shape[1]), kind="stable")
+    orders = orders[:, ranking]
+    labels = np.argsort(ranking, kind="stable")[labels]
+    aligned = [member[:, order] for member, order in zip(members, orders, strict=True)]
     found = [member.argmax(axis=1) for member in aligned]
-    jaccard = [[_jaccard(labels == k, other == k) for k in order] for other in found]
+    jaccard = [[_jaccard(labels == k, other == k) for k in range(mean.shape[1])] for other in found]
     return Consensus(
-        labels=np.argsort(order, kind="stable")[labels],
-        memberships=mean[:, order],
-        confidence=_calibrated(own, aligned),
+        labels=labels,
+        memberships=mean[:, ranking],
+        confidence=confidence(aligned, labels),
         stability=np.mean(jaccard, axis=0),
         agreement=np.array([adjusted_rand_score(labels, other) for other in found]),
+        orders=orders,
     )
 
 
-def _average(members: list[Array]) -> tuple[Array, list[Array]]:
-    """Mean of the members after alignment, and the aligned members."""
+def _orders(members: list[Array]) -> NDArray[np.intp]:
+    """Order of each member's domains that brings them into correspondence."""
     labels = [member.argmax(axis=1) for member in members]
     agreement = [sum(adjusted_rand_score(one, other) for other in labels) for one in labels]
     mean = members[int(np.argmax(agreement))]
-    aligned = members
     for _ in range(_MAX_ROUNDS):
-        aligned = [_align(member, mean) for member in members]
-        before, mean = mean, np.mean(aligned, axis=0)
+        orders = np.stack(
+            [linear_sum_assignment(mean.T @ member, maximize=True)[1] for member in members]
+        )
+        before, mean = mean, _mean(members, orders)
         if np.array_equal(before.argmax(axis=1), mean.argmax(axis=1)):
             break
-    return mean, aligned
+    return orders
 
 
-def _align(member: Array, reference: Array) -> Array:
-    """Order the domains of a member as those of the reference that they share most with."""
-    _, columns = linear_sum_assignment(reference.T @ member, maximize=True)
-    return member[:, columns]
+def _mean(members: list[Array], orders: NDArray[np.intp]) -> Array:
+    """Mean membership of members whose domains are brought into order."""
+    mean: Array = np.mean(
+        [member[:, order] for member, order in zip(members, orders, strict=True)], axis=0
+    )
+    return mean
 
 
 def _jaccard(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
@@ -197,14 +207,27 @@ def _jaccard(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
     return float(np.count_nonzero(one & other) / union) if union else 1.0
 
 
-def _calibrated(own: Array, aligned: list[Array]) -> Array:
-    """Probability of agreement at each observation's mean membership of its own domain."""
+def confidence(aligned: Sequence[Array], labels: NDArray[np.intp]) -> Array:
+    """Estimate, for each observation, how probably another run gives the same label.
+
+    Parameters
+    ----------
+    aligned
+        Memberships of shape (n_obs, K) per member, their domains in correspondence.
+    labels
+        Consensus of the members, shape (n_obs,).
+
+    Returns
+    -------
+    Shape (n_obs,), in [0, 1]; `consensus` says how.
+    """
+    own: Array = np.mean(aligned, axis=0)[np.arange(len(labels)), labels]
     if len(aligned) == 1:
         return own
     halves = [np.mean(aligned[start::2], axis=0) for start in (0, 1)]
-    labels = [half.argmax(axis=1) for half in halves]
+    found = [half.argmax(axis=1) for half in halves]
     scores = np.concatenate([half.max(axis=1) for half in halves])
-    agrees = np.tile(labels[0] == labels[1], 2).astype(np.float64)
+    agrees = np.tile(found[0] == found[1], 2).astype(np.float64)
     curve = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(scores, agrees)
-    confidence: Array = curve.predict(own)
-    return confidence
+    calibrated: Array = curve.predict(own)
+    return calibrated

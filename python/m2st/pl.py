@@ -214,10 +214,11 @@ def training(adata: AnnData) -> Figure:
         if stopped and len(loss):
             axes.plot(epochs[-1:], loss[-1:], "o", color=FIRST_COLORS[5], markersize=4)
     if stopped and longest:
-        last = np.mean([loss[-1] for loss in losses])
+        last = [loss[-1] for loss in losses if len(loss)]
+        several = " on average" if len(last) > 1 else ""
         axes.annotate(
-            f"{stopped}, {last:.3g}",
-            (longest, last),
+            f"{stopped}, {np.mean(last):.3g}{several}",
+            (longest, max(last)),
             xytext=(0, 8),
             textcoords="offset points",
             ha="right",
@@ -225,8 +226,8 @@ def training(adata: AnnData) -> Figure:
         )
     of_planned = "" if planned is None or planned == longest else f" of at most {planned}"
     plural = "" if longest == 1 and not of_planned else "s"
-    several = f"{len(losses)} members, up to " if len(losses) > 1 else ""
-    axes.set_title(f"Training: {several}{longest}{of_planned} epoch{plural}", fontsize=FONT + 1)
+    up_to = f"{len(losses)} members, up to " if len(losses) > 1 else ""
+    axes.set_title(f"Training: {up_to}{longest}{of_planned} epoch{plural}", fontsize=FONT + 1)
     axes.set_xlabel("epoch", fontsize=FONT)
     axes.set_ylabel("scaled cosine error" if cosine else "mean squared error", fontsize=FONT)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
@@ -278,12 +279,21 @@ def scale_weights(adata: AnnData) -> Figure:
     figure = Figure(figsize=size, facecolor="white", dpi=150, layout="constrained")
     axes = figure.add_subplot()
     bar_colors = [FIRST_COLORS[0]] * n_scales + [FIRST_COLORS[1]]
-    bars = axes.bar([*labels, "common"], weights, width=0.7, color=bar_colors)
+    axes.bar([*labels, "common"], weights, width=0.7, color=bar_colors)
     if len(members) > 1:
         places = np.broadcast_to(np.arange(len(weights)), members.shape)
         axes.plot(places.T, members.T, "o", color="black", markersize=2, clip_on=False)
     on_white = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
-    axes.bar_label(bars, fmt="{:.2f}", fontsize=FONT, padding=3, bbox=on_white)
+    for place, (weight, top) in enumerate(zip(weights, members.max(axis=0), strict=True)):
+        axes.annotate(
+            f"{weight:.2f}",
+            (place, top),
+            xytext=(0, 4),
+            textcoords="offset points",
+            ha="center",
+            fontsize=FONT,
+            bbox=on_white,
+        )
     axes.axhline(1 / len(weights), color="black", linewidth=0.8, linestyle="--", label="uniform")
     axes.set_ylim(0, 1.25 * max(members.max(), 1 / len(weights)))
     axes.set_ylabel("weight", fontsize=FONT)

@@ -145,10 +145,11 @@ def embed(
 def transform(
     adata: AnnData,
     models: Sequence[MaskedGraphAutoencoder],
+    clusterings: Sequence[MultiScaleClustering] | None = None,
     *,
     use_rep: str = _keys.FEATURES,
 ) -> None:
-    """Embed the observations of another section with trained models.
+    """Embed the observations of another section with trained models, and find their domains.
 
     Parameters
     ----------
@@ -156,6 +157,8 @@ def transform(
         n_obs observations with a spatial graph.
     models
         What `embed` returned, or loaded by `MaskedGraphAutoencoder.load`.
+    clusterings
+        What `cluster` returned for the embeddings of these models; None embeds only.
     use_rep
         The same features as at training, such as scores on the same principal components: a key of
         ``obsm``, or ``"X"``.
@@ -165,17 +168,28 @@ def transform(
     ``obsm["X_m2st_scale<m>"]``, float32 of shape (n_obs, E·d_m), for each scale m from 1: the
     members side by side.
     ``uns["m2st"]["n_members"]``: E.
-    A clustering from earlier embeddings is removed.
+    With `clusterings` also ``obs["m2st_domain"]``, the domains of the first section under the same
+    names, of which some may be empty, and ``obs["m2st_confidence"]``. Otherwise a clustering from
+    earlier embeddings is removed.
 
     Raises
     ------
     KeyError
         If features or graph are missing.
     ValueError
-        If there is no model, or features or graph do not fit.
+        If there is no model, the numbers of models and clusterings differ, or features or graph do
+        not fit.
     """
+    from m2st._consensus import confidence
+
     if not models:
         msg = "Expected at least one trained model, found none."
+        raise ValueError(msg)
+    if clusterings is not None and len(clusterings) != len(models):
+        msg = (
+            f"Expected a clustering for each of the {len(models)} models, found "
+            f"{len(clusterings)}. Pass what `m2st.tl.cluster` returned for these models."
+        )
         raise ValueError(msg)
     features = _features(adata, use_rep)
     placed = _placed(features)
@@ -183,6 +197,14 @@ def transform(
     members = [model.transform(features[placed], adjacency) for model in models]
     _forget_clustering(adata)
     _write_scales(adata, members, placed)
+    if clusterings is not None:
+        memberships = [
+            clustering.predict_memberships(scales, connectivities=adjacency)
+            for clustering, scales in zip(clusterings, members, strict=True)
+        ]
+        labels = np.mean(memberships, axis=0).argmax(axis=1)
+        n_domains = memberships[0].shape[1]
+        _write_domains(adata, labels, confidence(memberships, labels), placed, n_domains)
 
 
 def cluster(
@@ -192,7 +214,7 @@ def cluster(
     *,
     random_state: int = 0,
     n_jobs: int | None = None,
-) -> None:
+) -> list[MultiScaleClustering]:
     """Find spatial domains from the embeddings of all scales and members.
 
     Each member is clustered by itself, `m2st.MultiScaleClustering`; the domains are their
@@ -210,6 +232,10 @@ def cluster(
         Seed.
     n_jobs
         Members to cluster at a time, as in `embed`.
+
+    Returns
+    -------
+    The clustering of each member, its domains numbered like the consensus, for `transform`.
 
     Writes
     ------
@@ -244,13 +270,9 @@ def cluster(
     check_n_domains(n_domains, n_obs=adata.n_obs)
     fits = _cluster_members(members, adjacency, n_domains, params, random_state, n_jobs)
     found = consensus([fit.memberships_ for fit in fits])
-    codes = np.full(adata.n_obs, -1)
-    codes[placed] = found.labels
-    confidence = np.full(adata.n_obs, np.nan)
-    confidence[placed] = found.confidence
-    names = [str(number) for number in range(1, n_domains + 1)]
-    adata.obs[_keys.DOMAIN] = pd.Categorical.from_codes(codes, categories=names)
-    adata.obs[_keys.CONFIDENCE] = confidence
+    for fit, order in zip(fits, found.orders, strict=True):
+        fit.reorder(order)
+    _write_domains(adata, found.labels, found.confidence, placed, n_domains)
     common = common_representation([scale for scales in members for scale in scales], params)
     adata.obsm[_keys.EMBEDDING] = _spread(common, placed)
     adata.uns.setdefault(_keys.RECORD, {})["cluster"] = {
@@ -265,6 +287,7 @@ def cluster(
         "start_objectives": np.stack([fit.start_objectives_ for fit in fits]),
         "converged": all(fit.converged_ for fit in fits),
     }
+    return fits
 
 
 def choose_n_domains(
@@ -329,7 +352,7 @@ def choose_n_domains(
         raise ValueError(msg)
     members, placed, adjacency = _members(adata)
     check_n_domains(numbers[-1] + 1, n_obs=int(placed.sum()))
-    record = adata.uns[_keys.RECORD]
+    record = adata.uns.setdefault(_keys.RECORD, {})
     use_rep = record.get("embed", {}).get("use_rep", _keys.FEATURES)
     p_value = spatial_structure(
         _features(adata, use_rep)[placed], adjacency, random_state=random_state
@@ -390,6 +413,7 @@ def _train_members(
         None if checkpoint is None else f"{checkpoint}.{number}"
         for number in range(1, n_members + 1)
     ]
+    n_jobs = _processes(n_jobs)
     if effective_n_jobs(n_jobs) > 1 and n_members > 1:
         if callback is not None:
             msg = "Expected no `callback` with several jobs, found one. Set `n_jobs=1`."
@@ -400,8 +424,7 @@ def _train_members(
             )
             for seed, file in zip(seeds, files, strict=True)
         )
-        # Never threads, whatever joblib is set to: torch has one random stream per process.
-        done = Parallel(n_jobs=n_jobs, backend="loky", return_as="generator")(tasks)
+        done = Parallel(n_jobs=n_jobs, prefer="processes", return_as="generator")(tasks)
         return list(tqdm(done, total=n_members, disable=not progress, desc="Training members"))
     results: list[TrainingResult] = []
     n_epochs = params.n_epochs
@@ -449,14 +472,25 @@ def _cluster_members(
     from m2st._clustering import MultiScaleClustering
 
     seeds = _member_seeds(random_state, len(members))
-    # Never threads: a process has one limit on the threads of its linear algebra.
-    fits: list[MultiScaleClustering] = Parallel(n_jobs=n_jobs, backend="loky")(
+    fits: list[MultiScaleClustering] = Parallel(n_jobs=_processes(n_jobs), prefer="processes")(
         delayed(MultiScaleClustering(n_domains, params, random_state=seed).fit)(
             scales, connectivities=adjacency
         )
         for seed, scales in zip(seeds, members, strict=True)
     )
     return fits
+
+
+def _processes(n_jobs: int | None) -> int | None:
+    """Number of jobs, but one where joblib is set to threads.
+
+    A process has one random stream of torch's and one limit on the threads of its linear algebra,
+    which members in threads would share.
+    """
+    from joblib.parallel import get_active_backend
+
+    backend, _ = get_active_backend(prefer="processes")
+    return 1 if getattr(backend, "supports_sharedmem", False) else n_jobs
 
 
 def _member_seeds(random_state: int, n_members: int) -> list[int]:
@@ -568,8 +602,26 @@ def _write_scales(
     adata.uns.setdefault(_keys.RECORD, {})["n_members"] = len(members)
 
 
+def _write_domains(
+    adata: AnnData,
+    labels: NDArray[np.intp],
+    confidence: NDArray[np.float64],
+    placed: NDArray[np.bool_],
+    n_domains: int,
+) -> None:
+    """Write domains and confidence of the placed observations; missing elsewhere."""
+    codes = np.full(adata.n_obs, -1)
+    codes[placed] = labels
+    sure = np.full(adata.n_obs, np.nan)
+    sure[placed] = confidence
+    names = [str(number) for number in range(1, n_domains + 1)]
+    adata.obs[_keys.DOMAIN] = pd.Categorical.from_codes(codes, categories=names)
+    adata.obs[_keys.CONFIDENCE] = sure
+
+
 def _forget_clustering(adata: AnnData) -> None:
     """Remove domains that no longer belong to the embeddings."""
     adata.obs.drop(columns=[_keys.DOMAIN, _keys.CONFIDENCE], errors="ignore", inplace=True)
     adata.obsm.pop(_keys.EMBEDDING, None)
-    adata.uns.get(_keys.RECORD, {}).pop("cluster", None)
+    for entry in ("cluster", "n_domains"):
+        adata.uns.get(_keys.RECORD, {}).pop(entry, None)

@@ -90,12 +90,12 @@ settingsRequest <- function(k, params, seed, device) {
     )
 }
 
-scalesRequest <- function(scales) {
+scalesRequest <- function(scales, n_members) {
     scales <- lapply(scales, function(scale) {
         scale[is.na(scale)] <- NaN
         list(data = toBuffer(as.double(scale), 8L), shape = dim(scale))
     })
-    list(scales = unname(scales))
+    list(scales = unname(scales), n_members = as.integer(n_members))
 }
 
 toBuffer <- function(x, size) {

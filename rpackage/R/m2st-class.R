@@ -9,8 +9,10 @@ newM2ST <- function(result, spots) {
     if (!is.null(result$embedding)) {
         result$embedding <- name(result$embedding, "M2ST_")
         names(result$domain) <- spots
+        names(result$confidence) <- spots
     }
-    order <- c("domain", "confidence", "embedding", "scales", "record")
+    rownames(result$coords) <- spots
+    order <- c("domain", "confidence", "embedding", "scales", "coords", "sample", "record")
     structure(result[intersect(order, names(result))], class = "m2st")
 }
 

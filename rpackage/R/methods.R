@@ -1,9 +1,14 @@
 #' Find spatial domains
 #'
-#' Prepares the counts, builds the spatial graph from the coordinates, learns embeddings with a
-#' multi-scale masked graph autoencoder and finds domains from them. `runM2ST()` and `RunM2ST()`
-#' are the same; the latter has the argument names that Seurat's users know. `embedM2ST()` stops
-#' before the domains: follow it with [clusterM2ST()].
+#' Prepares the counts, builds the spatial graph from the coordinates, learns embeddings with an
+#' ensemble of multi-scale masked graph autoencoders and finds domains from them: the consensus of
+#' its members. `runM2ST()` and `RunM2ST()` are the same; the latter has the argument names that
+#' Seurat's users know. `embedM2ST()` stops before the domains: follow it with [clusterM2ST()].
+#'
+#' The confidence of a spot estimates the probability that a run with another seed puts it into the
+#' same domain, from how far the members agree. It does not tell whether the domain is right: a
+#' domain may be confidently misplaced. With a single member it is less: the membership that this
+#' one found.
 #'
 #' Spots are never reordered or dropped. Those without coordinates, outside the tissue
 #' (`in_tissue`) or without counts get `NA`, and one message or warning states how many.
@@ -51,15 +56,17 @@
 #' @param ... Arguments of the methods.
 #' @return An object of the class of the input with
 #'   * the domain of each spot, a factor with levels `"1"` to `k` in this order: the column
-#'     `m2st_domain` of `colData` or `meta.data`, and `Idents`; its confidence, where Python gives
-#'     one, in `m2st_confidence`;
-#'   * the consensus embedding: `reducedDim(x, "M2ST")` or the reduction `m2st`;
+#'     `m2st_domain` of `colData` or `meta.data`, and `Idents`;
+#'   * its confidence, from 0 to 1: the column `m2st_confidence`;
+#'   * the representation that all scales and members share: `reducedDim(x, "M2ST")` or the
+#'     reduction `m2st`;
 #'   * the embedding of each scale: `reducedDim(x, "M2ST_scale1")` or the reduction
-#'     `m2st.scale1`, and so on;
+#'     `m2st.scale1`, and so on, with the members of the ensemble side by side;
 #'   * the record of the run, a plain list: `metadata(x)$m2st` or `Misc(object, "m2st")`.
 #'
-#'   Of a matrix, a list of class `m2st` with these elements. A SummarizedExperiment, which cannot
-#'   hold embeddings, comes back as a SingleCellExperiment.
+#'   Of a matrix, a list of class `m2st` with these elements, and with the coordinates and sections
+#'   that [clusterM2ST()] needs. A SummarizedExperiment, which cannot hold embeddings, comes back
+#'   as a SingleCellExperiment.
 #' @seealso [clusterM2ST()], [m2stParams()], [m2stInfo()]
 #' @examples
 #' set.seed(1)
@@ -69,7 +76,7 @@
 #' })
 #' counts <- matrix(rpois(3000, rates), 30)
 #' if (m2stAvailable()) {
-#'     params <- m2stParams(n_epochs = 20)
+#'     params <- m2stParams(n_members = 2, n_epochs = 20)
 #'     result <- runM2ST(counts, coords, k = 2, params = params, device = "cpu")
 #'     table(result$domain, coords[, "row"] > 5)
 #' }
@@ -139,11 +146,7 @@ runM2ST.SummarizedExperiment <- function(
     checkNoMore(...)
     checkSpots(ncol(x))
     input <- c(
-        expressionSE(x, assay.type, dimred, subset.row),
-        list(
-            coords = coordsSE(x, coords), sample = sampleSE(x, sample_id), names = colnames(x),
-            inside = insideTissue(SummarizedExperiment::colData(x))
-        )
+        expressionSE(x, assay.type, dimred, subset.row), placeSE(x, coords, sample_id)
     )
     result <- computeDomains(input, k, params, seed, device, normalized, verbose)
     writeSE(x, result, name, label)
@@ -190,20 +193,23 @@ RunM2ST.Seurat <- function(
 
 #' Domains for other numbers, from the embeddings at hand
 #'
-#' Takes seconds: nothing is trained again.
+#' Takes seconds: nothing is trained again. The spatial graph is built again, as domains are smooth
+#' over it: pass the coordinates and sections that [runM2ST()] was given, if any. A warning tells
+#' when the graph is another than before. The list of class `m2st` of a matrix holds its own.
 #'
 #' @param x An object that [runM2ST()] or [embedM2ST()] returned.
 #' @param k Number of domains; several at once are possible.
 #' @inheritParams runM2ST
-#' @return The object with the domains in the column `label` (`cluster.name`) and the consensus
-#'   embedding in `name` (`reduction.name`) for one `k`; in `m2st_domain_k5`, `M2ST_k5`
-#'   (`m2st.k5`) and so on for several. The list of class `m2st` of a matrix gets a data frame
-#'   `domains` for several. `clusterM2ST(k = )` gives the same as `runM2ST(k = )`.
+#' @return The object with the domains in the column `label` (`cluster.name`), their confidence
+#'   beside it, and the common representation in `name` (`reduction.name`) for one `k`; in
+#'   `m2st_domain_k5`, `m2st_confidence_k5`, `M2ST_k5` (`m2st.k5`) and so on for several. The list
+#'   of class `m2st` of a matrix gets a data frame `domains` for several. `clusterM2ST(k = )` gives
+#'   the same as `runM2ST(k = )`.
 #' @examples
 #' coords <- as.matrix(expand.grid(row = 1:10, col = 1:10))
 #' counts <- outer(1:30, 1:100, function(gene, spot) (gene * spot) %% 7 + gene %% (1 + spot %/% 34))
 #' if (m2stAvailable()) {
-#'     params <- m2stParams(n_epochs = 20)
+#'     params <- m2stParams(n_members = 2, n_epochs = 20)
 #'     embedded <- embedM2ST(counts, coords = coords, params = params, device = "cpu")
 #'     clusterM2ST(embedded, k = 2:3)$domains
 #' }
@@ -224,26 +230,36 @@ clusterM2ST.default <- function(x, k, ...) {
 #' @export
 clusterM2ST.m2st <- function(x, k, params = m2stParams(), seed = 0L, ...) {
     checkNoMore(...)
-    results <- computeClusters(x$scales, k, params, seed)
+    spots <- rownames(x$scales[[1L]])
+    input <- c(x, list(inside = rep(TRUE, nrow(x$scales[[1L]]))))
+    results <- computeClusters(input, k, params, seed)
     if (length(k) > 1L) {
-        domains <- lapply(results, function(result) result$domain)
-        names(domains) <- paste0("m2st_domain", clusterSuffix(k))
-        x$domains <- data.frame(domains, row.names = rownames(x$scales[[1L]]))
+        domains <- lapply(results, function(result) result[c("domain", "confidence")])
+        names <- outer(c("m2st_domain", "m2st_confidence"), clusterSuffix(k), paste0)
+        x$domains <- data.frame(stats::setNames(unlist(domains, recursive = FALSE), names),
+            row.names = spots)
         return(x)
     }
     result <- results[[1L]]
     result$scales <- x$scales
+    result$coords <- x$coords
+    result$sample <- x$sample
     result$record <- mergeRecord(x$record, result$record)
-    newM2ST(result, rownames(x$scales[[1L]]))
+    newM2ST(result, spots)
 }
 
 #' @rdname clusterM2ST
 #' @export
 clusterM2ST.SingleCellExperiment <- function(
-    x, k, name = "M2ST", label = "m2st_domain", params = m2stParams(), seed = 0L, ...
+    x, k, coords = NULL, sample_id = NULL, name = "M2ST", label = "m2st_domain",
+    params = m2stParams(), seed = 0L, ...
 ) {
     checkNoMore(...)
-    results <- computeClusters(scalesSE(x, name), k, params, seed)
+    input <- c(
+        list(scales = scalesSE(x, name), record = S4Vectors::metadata(x)$m2st),
+        placeSE(x, coords, sample_id)
+    )
+    results <- computeClusters(input, k, params, seed)
     suffix <- clusterSuffix(k)
     for (i in seq_along(k)) {
         x <- writeClusterSE(x, results[[i]], paste0(name, suffix[i]), label, suffix[i])
@@ -253,14 +269,28 @@ clusterM2ST.SingleCellExperiment <- function(
 
 #' @rdname clusterM2ST
 #' @export
+clusterM2ST.SpatialExperiment <- function(x, k, coords = NULL, ...) {
+    if (is.null(coords)) {
+        coords <- coordsSPE(x)
+    }
+    clusterM2ST.SingleCellExperiment(x, k, coords, ...)
+}
+
+#' @rdname clusterM2ST
+#' @export
 clusterM2ST.Seurat <- function(
-    x, k, reduction.name = "m2st", reduction.key = keyOf(reduction.name),
-    cluster.name = "m2st_domain", set.ident = length(k) == 1L, seed.use = 0L,
-    params = m2stParams(), ...
+    x, k, image = NULL, coords = NULL, sample.by = NULL, reduction.name = "m2st",
+    reduction.key = keyOf(reduction.name), cluster.name = "m2st_domain",
+    set.ident = length(k) == 1L, seed.use = 0L, params = m2stParams(), ...
 ) {
     checkNoMore(...)
     loadClasses(x)
-    results <- computeClusters(scalesSeurat(x, reduction.name), k, params, seed.use)
+    input <- c(
+        list(scales = scalesSeurat(x, reduction.name), record = SeuratObject::Misc(x, "m2st")),
+        placeSeurat(x, image, coords, sample.by)
+    )
+    input$inside <- input$inside & measuredSeurat(x, reduction.name)
+    results <- computeClusters(input, k, params, seed.use)
     suffix <- clusterSuffix(k)
     for (i in seq_along(k)) {
         x <- writeClusterSeurat(

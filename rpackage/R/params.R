@@ -4,9 +4,12 @@
 #' package, which documents them (`help(m2st.AutoencoderParams)`, `help(m2st.ClusteringParams)`).
 #' The names are the same on both sides.
 #'
+#' @param n_members Models of the ensemble, trained alike from different seeds.
 #' @param scale_dims Width of each of the scales, multiples of `n_heads`.
 #' @param hidden_dim Width of the shared encoder, a multiple of `n_heads`.
+#' @param n_layers Attention layers of each scale's encoder, after the shared one.
 #' @param n_heads Attention heads of the encoders.
+#' @param activation `TRUE` applies a PReLU after each layer of the encoders, as the paper does.
 #' @param negative_slope Slope of the LeakyReLU in the attention, in \[0, 1).
 #' @param feature_dropout,attention_dropout Probability of dropping an input or an attention
 #'   weight in training, in \[0, 1).
@@ -17,25 +20,30 @@
 #' @param weight_decay L2 penalty of the optimiser, in \[0, 1\].
 #' @param settle_window,settle_tol Training ends early once the mean loss over so many epochs falls
 #'   by less than the share `settle_tol`; 0 trains all epochs.
-#' @param common_dim Width of the representation common to all scales; `NA` takes the number of
-#'   domains.
+#' @param common_dim Width of the representation common to all scales.
 #' @param specific_dim Width of the representation specific to each scale.
-#' @param ridge,orthogonality,entropy Weights of the three penalties of the clustering.
+#' @param entropy Weight of the entropy of the scale weights, above 0: small trusts one scale, large
+#'   all alike.
+#' @param freedom Degrees of freedom of the t distribution around the centre of a domain, above 0:
+#'   the smaller, the less outlying spots count.
+#' @param smoothness Weight of the agreement of a spot with those within four steps on the spatial
+#'   graph; 0 looks at the embeddings alone.
 #' @param n_init Number of starts of the clustering.
 #' @param short_iter Iterations by which the starts are compared.
-#' @param max_iter Most iterations of the clustering.
-#' @param tol Relative decrease under which the clustering has converged.
+#' @param max_iter Most iterations of the clustering, without and again with the smoothness.
+#' @param tol Decrease of the objective, per iteration and spot, under which the clustering has
+#'   converged, in \[0, 1).
 #' @return A list of class `m2stParams` with two lists, `autoencoder` and `clustering`.
 #' @examples
 #' m2stParams(n_epochs = 100, mask_rate = 0.3)
 #' @export
 m2stParams <- function(
-    scale_dims = NULL, hidden_dim = NULL, n_heads = NULL, negative_slope = NULL,
-    feature_dropout = NULL, attention_dropout = NULL, mask_rate = NULL, gamma = NULL,
-    n_epochs = NULL, learning_rate = NULL, weight_decay = NULL, settle_window = NULL,
-    settle_tol = NULL, common_dim = NULL, specific_dim = NULL, ridge = NULL,
-    orthogonality = NULL, entropy = NULL, n_init = NULL, short_iter = NULL, max_iter = NULL,
-    tol = NULL
+    n_members = NULL, scale_dims = NULL, hidden_dim = NULL, n_layers = NULL, n_heads = NULL,
+    activation = NULL, negative_slope = NULL, feature_dropout = NULL, attention_dropout = NULL,
+    mask_rate = NULL, gamma = NULL, n_epochs = NULL, learning_rate = NULL, weight_decay = NULL,
+    settle_window = NULL, settle_tol = NULL, common_dim = NULL, specific_dim = NULL,
+    entropy = NULL, freedom = NULL, smoothness = NULL, n_init = NULL, short_iter = NULL,
+    max_iter = NULL, tol = NULL
 ) {
     given <- as.list(environment())
     given <- given[!vapply(given, is.null, logical(1L))]
@@ -56,30 +64,34 @@ print.m2stParams <- function(x, ...) {
     invisible(x)
 }
 
-whole <- function(none = FALSE, several = FALSE) {
-    list(whole = TRUE, low = 1, high = Inf, closed = c(TRUE, FALSE), none = none, several = several)
+whole <- function(several = FALSE) {
+    list(
+        kind = "whole", low = 1, high = Inf, closed = c(TRUE, FALSE), none = FALSE,
+        several = several
+    )
 }
 
 real <- function(low, high, closed, none = FALSE) {
-    list(whole = FALSE, low = low, high = high, closed = closed, none = none, several = FALSE)
+    list(kind = "real", low = low, high = high, closed = closed, none = none, several = FALSE)
 }
 
+flag <- list(kind = "flag", none = FALSE)
 share <- real(0, 1, c(TRUE, FALSE))
 
 # The ranges of the settings; a test compares the names with Python's.
 settings <- list(
     autoencoder = list(
-        scale_dims = whole(several = TRUE), hidden_dim = whole(), n_heads = whole(),
-        negative_slope = share, feature_dropout = share, attention_dropout = share,
-        mask_rate = share, gamma = real(1, Inf, c(TRUE, FALSE), none = TRUE), n_epochs = whole(),
+        n_members = whole(), scale_dims = whole(several = TRUE), hidden_dim = whole(),
+        n_layers = whole(), n_heads = whole(), activation = flag, negative_slope = share,
+        feature_dropout = share, attention_dropout = share, mask_rate = share,
+        gamma = real(1, Inf, c(TRUE, FALSE), none = TRUE), n_epochs = whole(),
         learning_rate = real(0, 1, c(FALSE, TRUE)), weight_decay = real(0, 1, c(TRUE, TRUE)),
         settle_window = whole(), settle_tol = share
     ),
     clustering = list(
-        common_dim = whole(none = TRUE), specific_dim = whole(),
-        ridge = real(0, Inf, c(FALSE, FALSE)), orthogonality = real(0, Inf, c(TRUE, FALSE)),
-        entropy = real(0, Inf, c(FALSE, FALSE)), n_init = whole(), short_iter = whole(),
-        max_iter = whole(), tol = real(0, 1, c(TRUE, FALSE))
+        common_dim = whole(), specific_dim = whole(), entropy = real(0, Inf, c(FALSE, FALSE)),
+        freedom = real(0, Inf, c(FALSE, FALSE)), smoothness = real(0, Inf, c(TRUE, FALSE)),
+        n_init = whole(), short_iter = whole(), max_iter = whole(), tol = share
     )
 )
 
@@ -92,23 +104,29 @@ checkSetting <- function(name, value) {
     if (!isTRUE(fits(value, rule))) {
         stopM2ST("Expected `", name, "` ", describe(rule), ", found ", shorten(value), ".")
     }
-    if (!rule$whole) {
-        return(as.numeric(value))
+    if (rule$kind != "whole") {
+        return(if (rule$kind == "flag") as.logical(value) else as.numeric(value))
     }
     if (rule$several) as.list(as.integer(value)) else as.integer(value)
 }
 
 fits <- function(value, rule) {
+    if (rule$kind == "flag") {
+        return(isTRUE(value) || isFALSE(value))
+    }
     if (!is.numeric(value) || length(value) < 1L || (length(value) > 1L && !rule$several)) {
         return(FALSE)
     }
     above <- if (rule$closed[1L]) value >= rule$low else value > rule$low
     below <- if (rule$closed[2L]) value <= rule$high else value < rule$high
-    all(above & below) && (!rule$whole || all(value == round(value)))
+    all(above & below) && (rule$kind == "real" || all(value == round(value)))
 }
 
 describe <- function(rule) {
-    if (rule$whole) {
+    if (rule$kind == "flag") {
+        return("to be TRUE or FALSE")
+    }
+    if (rule$kind == "whole") {
         return(if (rule$several) "to be whole numbers above 0" else "to be a whole number above 0")
     }
     ends <- c(if (rule$closed[1L]) "[" else "(", if (rule$closed[2L]) "]" else ")")

@@ -21,6 +21,8 @@
 #'   data frame with columns of labels and of coordinates.
 #' @param label Name of the column with the domains.
 #' @param truth Name of a column with a reference to draw as well.
+#' @param confidence Name of a column of numbers from 0 to 1, such as `"m2st_confidence"`: the
+#'   lower, the paler a spot is drawn.
 #' @param sample.by Name of the column that names the section; `NULL` takes what [runM2ST()]
 #'   takes: `sample_id`, or the images.
 #' @param coords,image As in [runM2ST()].
@@ -34,12 +36,16 @@
 #'     plotDomains(spots, coords = c("x", "y"))
 #' }
 #' @export
-plotDomains <- function(x, label = "m2st_domain", truth = NULL, sample.by = NULL, ...) {
+plotDomains <- function(
+    x, label = "m2st_domain", truth = NULL, confidence = NULL, sample.by = NULL, ...
+) {
     UseMethod("plotDomains")
 }
 
 #' @export
-plotDomains.default <- function(x, label = "m2st_domain", truth = NULL, sample.by = NULL, ...) {
+plotDomains.default <- function(
+    x, label = "m2st_domain", truth = NULL, confidence = NULL, sample.by = NULL, ...
+) {
     stopM2ST("Expected a Seurat object, a SummarizedExperiment or a data frame with coordinates, ",
         "found ", class(x)[1L], ".")
 }
@@ -47,7 +53,7 @@ plotDomains.default <- function(x, label = "m2st_domain", truth = NULL, sample.b
 #' @rdname plotDomains
 #' @export
 plotDomains.data.frame <- function(
-    x, label = "m2st_domain", truth = NULL, sample.by = NULL, coords = NULL, ...
+    x, label = "m2st_domain", truth = NULL, confidence = NULL, sample.by = NULL, coords = NULL, ...
 ) {
     checkNoMore(...)
     if (is.null(coords)) {
@@ -57,35 +63,37 @@ plotDomains.data.frame <- function(
         coords <- columnsAsCoords(x, coords, "x")
     }
     coords <- orientColumns(checkCoords(coords, NULL, nrow(x)))
-    drawDomains(as.list(x), "x", coords, NULL, label, truth, sample.by)
+    drawDomains(as.list(x), "x", coords, NULL, label, truth, confidence, sample.by)
 }
 
 #' @rdname plotDomains
 #' @export
 plotDomains.SummarizedExperiment <- function(
-    x, label = "m2st_domain", truth = NULL, sample.by = NULL, coords = NULL, ...
+    x, label = "m2st_domain", truth = NULL, confidence = NULL, sample.by = NULL, coords = NULL, ...
 ) {
     checkNoMore(...)
     coords <- orientColumns(checkCoords(coordsSE(x, coords), colnames(x), ncol(x)))
     columns <- as.list(SummarizedExperiment::colData(x))
-    drawDomains(columns, "colData(x)", coords, sampleSE(x, sample.by), label, truth)
+    sample <- sampleSE(x, sample.by)
+    drawDomains(columns, "colData(x)", coords, sample, label, truth, confidence)
 }
 
 #' @rdname plotDomains
 #' @export
 plotDomains.SpatialExperiment <- function(
-    x, label = "m2st_domain", truth = NULL, sample.by = NULL, coords = NULL, ...
+    x, label = "m2st_domain", truth = NULL, confidence = NULL, sample.by = NULL, coords = NULL, ...
 ) {
     if (is.null(coords)) {
         coords <- coordsSPE(x)
     }
-    plotDomains.SummarizedExperiment(x, label, truth, sample.by, coords, ...)
+    plotDomains.SummarizedExperiment(x, label, truth, confidence, sample.by, coords, ...)
 }
 
 #' @rdname plotDomains
 #' @export
 plotDomains.Seurat <- function(
-    x, label = "m2st_domain", truth = NULL, sample.by = NULL, image = NULL, coords = NULL, ...
+    x, label = "m2st_domain", truth = NULL, confidence = NULL, sample.by = NULL, image = NULL,
+    coords = NULL, ...
 ) {
     checkNoMore(...)
     loadClasses(x)
@@ -93,7 +101,8 @@ plotDomains.Seurat <- function(
     images <- if (is.null(coords)) imagesSeurat(x, image)
     at <- checkCoords(place$coords, colnames(x), ncol(x))
     at <- if (length(images)) orientImages(x, images, at, place$sample) else orientColumns(at)
-    drawDomains(as.list(x[[]]), "meta.data", at, place$sample, label, truth, sample.by)
+    columns <- as.list(x[[]])
+    drawDomains(columns, "meta.data", at, place$sample, label, truth, confidence, sample.by)
 }
 
 # Coordinates as (right, down): columns that are named after rows come second.
@@ -120,13 +129,16 @@ orientImage <- function(image, coords) {
     if (inherits(image, "FOV")) cbind(coords[, 2L], -coords[, 1L]) else coords
 }
 
-drawDomains <- function(columns, where, coords, sample, label, truth, sample.by = NULL) {
+drawDomains <- function(
+    columns, where, coords, sample, label, truth, confidence, sample.by = NULL
+) {
     requirePackage("ggplot2", "to draw")
     domain <- drawnColumn(columns, label, where)
     if (identical(truth, label)) {
         stopM2ST("Expected `truth` to name another column than `label`, found '", truth, "' twice.")
     }
     reference <- if (!is.null(truth)) drawnColumn(columns, truth, where)
+    certain <- if (!is.null(confidence)) numberColumn(columns, confidence, where)
     if (!is.null(sample.by)) {
         sample <- labelColumn(columns, sample.by, where)
     }
@@ -144,6 +156,9 @@ drawDomains <- function(columns, where, coords, sample, label, truth, sample.by 
         outlines$section <- as.integer(sample)[outlines$spot]
         outlines$layer <- layer
         outlines$key <- colours$keys[[layer]][outlines$spot]
+        if (!is.null(certain)) {
+            outlines$confidence <- if (layer == 1L) certain[outlines$spot] else NA_real_
+        }
         outlines
     })
     panels <- namePanels(levels(sample), c(label, truth))
@@ -163,6 +178,14 @@ drawnColumn <- function(columns, name, where, most = 100L) {
             nlevels(values), ". Name a column of domains.")
     }
     values
+}
+
+numberColumn <- function(columns, name, where) {
+    if (!isTRUE(name %in% names(columns)) || !is.numeric(columns[[name]])) {
+        stopM2ST("Expected the name of a column of numbers in ", where, ", found ", shorten(name),
+            ". Name the one with the confidence.")
+    }
+    columns[[name]]
 }
 
 # Section x layer; a name says what there is more than one of.
@@ -212,6 +235,10 @@ drawOutlines <- function(data, colours, title, shape) {
             legend.margin = ggplot2::margin(5, 5, 5, 5),
             plot.margin = ggplot2::margin(5, 5, 5, 5)
         )
+    if ("confidence" %in% names(data)) {
+        plot <- plot + do.call(ggplot2::aes, list(alpha = as.name("confidence"))) +
+            ggplot2::scale_alpha(limits = c(0, 1), range = c(0.1, 1))
+    }
     if (prod(shape) == 1L) {
         return(plot)
     }

@@ -1,5 +1,6 @@
-# Input of all methods: `counts` (genes x spots) or `features` (spots x columns), `what` they are
-# called in messages, `coords`, `sample` and `inside` (logical, or NULL), `names` of the spots.
+# Input of all methods: `coords`, `sample` (or NULL), `inside` (logical) and `names` of the spots.
+# With it, `counts` (genes x spots) or `features` (spots x columns) and `what` they are called in
+# messages; or `scales`, embeddings at hand (spots x columns), and the `record` of their run.
 
 # Domains (unless k is NULL) and embeddings of all spots, in their order.
 computeDomains <- function(input, k, params, seed, device, normalized, verbose) {
@@ -10,35 +11,46 @@ computeDomains <- function(input, k, params, seed, device, normalized, verbose) 
     if (is.null(input$features)) {
         input$counts <- checkExpression(input$counts, input$what, normalized)
     }
-    input$coords <- checkCoords(input$coords, input$names, n)
-    placed <- input$inside & rowSums(!is.finite(input$coords)) == 0L
-    input$sample <- checkSample(input$sample, placed)
+    input <- checkPlace(input)
+    placed <- input$placed
     k <- checkK(k, sum(placed))
     checkSpots(sum(placed))
     if (!all(placed)) {
         say(sum(!placed), " of ", n, " spots have no coordinates or lie outside the tissue: ",
             "their domain is NA.")
-        input <- keepSpots(input, placed)
     }
+    kept <- keepPlaced(input)
     request <- c(
-        expressionRequest(input), placeRequest(input),
+        expressionRequest(kept), placeRequest(kept),
         settingsRequest(k, params, seed, device), list(normalized = normalized)
     )
     answer <- askPython("run", request, verbose)
     say("Spatial graph: ", answer$record$graph$reason, verbose = verbose)
-    readAnswer(answer, placed)
+    result <- readAnswer(answer, placed)
+    result$coords <- input$coords
+    result$sample <- input$sample
+    result
 }
 
-keepSpots <- function(input, placed) {
-    if (is.null(input$features)) {
-        input$counts <- input$counts[, placed, drop = FALSE]
-    } else {
-        input$features <- input$features[placed, , drop = FALSE]
+# The input with coordinates and sections checked, and which spots are `placed`.
+checkPlace <- function(input) {
+    input$coords <- checkCoords(input$coords, input$names, length(input$inside))
+    input$placed <- input$inside & rowSums(!is.finite(input$coords)) == 0L
+    input$sample <- checkSample(input$sample, input$placed)
+    input
+}
+
+# What is sent of the input: the placed spots.
+keepPlaced <- function(input) {
+    placed <- input$placed
+    if (all(placed)) {
+        return(input)
     }
+    input$counts <- input$counts[, placed, drop = FALSE]
+    input$features <- input$features[placed, , drop = FALSE]
+    input$scales <- lapply(input$scales, function(scale) scale[placed, , drop = FALSE])
     input$coords <- input$coords[placed, , drop = FALSE]
-    if (!is.null(input$sample)) {
-        input$sample <- input$sample[placed]
-    }
+    input$sample <- input$sample[placed]
     input
 }
 
@@ -65,33 +77,47 @@ readAnswer <- function(answer, placed) {
         k <- answer$record$cluster$n_domains
         result$domain <- factor(labels, levels = seq_len(k))
         result$embedding <- spread(fromBuffer(answer$embedding))
-    }
-    if (!is.null(answer$confidence)) {
-        result$confidence <- rep(NA_real_, length(placed))
         confidence <- readBin(answer$confidence, "double", sum(placed))
         confidence[is.nan(confidence)] <- NA_real_
-        result$confidence[placed] <- confidence
+        result$confidence <- spread(matrix(confidence))[, 1L]
     }
     result
 }
 
 # Domains for each number in k, from embeddings that an object holds.
-computeClusters <- function(scales, k, params, seed) {
-    if (length(scales) == 0L) {
-        stopM2ST("Found no embeddings of m2ST in the object. Call embedM2ST() or runM2ST() first.")
-    }
+computeClusters <- function(input, k, params, seed) {
+    checkRecord(input$scales, input$record)
     if (!is.numeric(k) || length(k) == 0L || anyDuplicated(k)) {
         stopM2ST("Expected `k` to be different whole numbers, found ", shorten(k), ".")
     }
-    placed <- !is.na(scales[[1L]][, 1L])
-    k <- lapply(k, checkK, n = sum(placed))
+    input <- checkPlace(input)
+    k <- lapply(k, checkK, n = sum(input$placed & !is.na(input$scales[[1L]][, 1L])))
     seed <- checkSeed(seed)
     params <- checkParams(params)
-    embeddings <- scalesRequest(scales)
-    lapply(k, function(one) {
-        request <- c(embeddings, settingsRequest(one, params, seed, "cpu"))
-        readAnswer(askPython("cluster", request, FALSE), rep(TRUE, length(placed)))
+    kept <- keepPlaced(input)
+    known <- c(scalesRequest(kept$scales, input$record$n_members), placeRequest(kept))
+    answers <- lapply(k, function(one) {
+        askPython("cluster", c(known, settingsRequest(one, params, seed, "cpu")), FALSE)
     })
+    warnOtherGraph(answers[[1L]]$record$graph, input$record$graph)
+    lapply(answers, readAnswer, placed = input$placed)
+}
+
+# Without the record the members of the ensemble cannot be told apart.
+checkRecord <- function(scales, record) {
+    expected <- record$n_members * unlist(record$embed$params$scale_dims)
+    if (!isTRUE(all.equal(expected, vapply(unname(scales), ncol, integer(1L))))) {
+        stopM2ST("Expected the record of the run that made the embeddings, found ",
+            if (length(expected)) "that of another run" else "none", ". Call embedM2ST() again.")
+    }
+}
+
+warnOtherGraph <- function(graph, before) {
+    if (isTRUE(graph$n_edges != before$n_edges)) {
+        warning("The spatial graph has ", graph$n_edges, " entries, that of the embeddings had ",
+            before$n_edges, ". Pass the same coordinates and sections as to the run.",
+            call. = FALSE)
+    }
 }
 
 # What distinguishes the results for several k in names; nothing for one.

@@ -207,8 +207,7 @@ writeSeurat <- function(object, result, name, key, label, set.ident, assay) {
     for (old in intersect(staleReductions(object, name), SeuratObject::Reductions(object))) {
         object[[old]] <- NULL
     }
-    stale <- grep(paste0("^", label, "_k[0-9]+$"), names(object[[]]), value = TRUE)
-    for (column in stale) {
+    for (column in Filter(function(name) staleColumns(name, label), names(object[[]]))) {
         object[[column]] <- NULL
     }
     for (m in seq_along(result$scales)) {
@@ -279,6 +278,12 @@ setMisc <- function(object, record) {
         }
     )
     object
+}
+
+# Which cells the assay has that the embeddings are from.
+measuredSeurat <- function(object, name) {
+    assay <- SeuratObject::DefaultAssay(object[[paste0(name, ".scale1")]])
+    colnames(object) %in% colnames(object[[assay]])
 }
 
 scalesSeurat <- function(object, name) {

@@ -53,6 +53,13 @@ chooseGenes <- function(counts, genes) {
     counts[genes, , drop = FALSE]
 }
 
+placeSE <- function(x, coords, sample_id) {
+    list(
+        coords = coordsSE(x, coords), sample = sampleSE(x, sample_id), names = colnames(x),
+        inside = insideTissue(SummarizedExperiment::colData(x))
+    )
+}
+
 coordsSE <- function(x, coords) {
     if (is.matrix(coords) || is.data.frame(coords)) {
         return(coords)
@@ -143,8 +150,7 @@ writeSE <- function(x, result, name, label) {
         SingleCellExperiment::reducedDim(x, old) <- NULL
     }
     columns <- SummarizedExperiment::colData(x)
-    stale <- grepl(paste0("^", label, "_k[0-9]+$"), names(columns))
-    SummarizedExperiment::colData(x) <- columns[!stale]
+    SummarizedExperiment::colData(x) <- columns[!staleColumns(names(columns), label)]
     for (m in seq_along(result$scales)) {
         x <- setReduced(x, paste0(name, "_scale", m), result$scales[[m]])
     }
@@ -174,6 +180,11 @@ confidenceName <- function(label, suffix) {
     paste0(sub("_domain$", "", label), "_confidence", suffix)
 }
 
+# Which columns hold results for several numbers of domains.
+staleColumns <- function(present, label) {
+    grepl(paste0("^(", label, "|", confidenceName(label, ""), ")_k[0-9]+$"), present)
+}
+
 # The record with the clustering of a result, under a name of its own if there are several.
 mergeRecord <- function(record, other, suffix = "") {
     record[[paste0("cluster", suffix)]] <- other$cluster
@@ -192,11 +203,14 @@ scalesSE <- function(x, name) {
     })
 }
 
-# What is stored under prefix1, prefix2, ...
+# Embeddings that are stored under prefix1, prefix2, ...
 numbered <- function(present, prefix, get) {
     found <- list()
     while ((key <- paste0(prefix, length(found) + 1L)) %in% present) {
         found[[length(found) + 1L]] <- unname(get(key))
+    }
+    if (length(found) == 0L) {
+        stopM2ST("Found no embeddings of m2ST in the object. Call embedM2ST() or runM2ST() first.")
     }
     found
 }

@@ -2,9 +2,9 @@ skip_if_no_m2st <- function() {
     skip_if_not(m2stAvailable(), "the Python module m2st is available")
 }
 
-# A STAND-IN for Python, so that reading and writing can be tested without it: the domain of a
-# spot follows from its first coordinate only, a spot whose genes are all zero gets none, and the
-# embeddings hold the first coordinate. It keeps the last request in `fake$request`.
+# A STAND-IN for Python, so that reading and writing can be tested without it: domain and confidence
+# of a spot follow from its first coordinate only, and the embeddings hold that coordinate. It keeps
+# the last request in `fake$request`.
 fake <- new.env()
 
 fakeWorker <- function(what, request, callback) {
@@ -18,7 +18,9 @@ fakeWorker <- function(what, request, callback) {
         } else {
             unlist(request$autoencoder$scale_dims)
         }
-        scales <- lapply(dims, function(d) fakeBuffer(matrix(first, n, d)))
+        members <- request$autoencoder$n_members
+        members <- if (is.null(members)) 1L else members
+        scales <- lapply(dims * members, function(d) fakeBuffer(matrix(first, n, d)))
     } else {
         shape <- request$scales[[1L]]$shape
         n <- shape[1L]
@@ -27,24 +29,35 @@ fakeWorker <- function(what, request, callback) {
     }
     answer <- list(
         warnings = list(), scales = scales,
-        record = list(graph = list(reason = "made up by the stand-in", n_between_samples = 0L))
+        record = list(graph = list(
+            reason = "made up by the stand-in", n_between_samples = 0L,
+            n_edges = 100L * n + length(request$sample_names)
+        ))
     )
+    if (what == "run") {
+        answer$record$n_members <- members
+        answer$record$embed <- list(params = list(scale_dims = as.list(dims)))
+    }
     k <- request$n_domains
     if (!is.null(k)) {
         cuts <- ceiling(rank(first, ties.method = "max", na.last = "keep") / n * k)
         cuts[is.na(cuts)] <- 0L
         answer$labels <- writeBin(as.integer(cuts), raw())
         answer$embedding <- fakeBuffer(matrix(first, n, k))
+        answer$confidence <- writeBin(stats::plogis(first), raw())
         answer$record$cluster <- list(n_domains = k)
-    }
-    if (isTRUE(fake$confidence)) {
-        answer$confidence <- writeBin(seq_len(n) / n, raw())
     }
     answer
 }
 
 fakeBuffer <- function(matrix) {
     list(data = writeBin(as.double(matrix), raw(), size = 4L), shape = as.list(dim(matrix)))
+}
+
+# A list of class m2st with its record by name: where the clustering stands in it does not matter.
+byName <- function(result) {
+    result$record <- result$record[order(names(result$record))]
+    result
 }
 
 withFake <- function(code, worker = fakeWorker) {
@@ -71,5 +84,5 @@ toyCounts <- function(sparse = TRUE) {
 }
 
 quickParams <- function() {
-    m2stParams(n_epochs = 5, hidden_dim = 16, scale_dims = c(8, 4), n_init = 2)
+    m2stParams(n_members = 2, n_epochs = 5, hidden_dim = 16, scale_dims = c(8, 4), n_init = 2)
 }

@@ -14,6 +14,7 @@ inPython <- function(folder, code) {
         code,
         "labels = adata.obs['m2st_domain'].cat.codes.to_numpy().astype(np.int32) + 1",
         "labels.tofile(folder + '/labels')",
+        "adata.obs['m2st_confidence'].to_numpy().tofile(folder + '/confidence')",
         "adata.obsm['X_m2st'].astype('<f4').tofile(folder + '/embedding')",
         "adata.obsm['X_m2st_scale1'].astype('<f4').tofile(folder + '/scale1')"
     ), script)
@@ -35,15 +36,16 @@ test_that("R and Python give the same labels and the same bits", {
     writeBin(as.double(toyCoords()), file.path(folder, "coords"))
     inPython(folder, c(
         "m2st.run(adata, 3, random_state=11, device='cpu', progress=False,",
-        "    autoencoder=m2st.AutoencoderParams(n_epochs=30),",
+        "    autoencoder=m2st.AutoencoderParams(n_members=2, n_epochs=30),",
         "    clustering=m2st.ClusteringParams(n_init=3))"
     ))
     result <- runM2ST(
         toyCounts(), toyCoords(), k = 3, seed = 11, device = "cpu",
-        params = m2stParams(n_epochs = 30, n_init = 3)
+        params = m2stParams(n_members = 2, n_epochs = 30, n_init = 3)
     )
     read <- function(name) readBin(file.path(folder, name), "raw", 1e7)
     expect_identical(writeBin(as.integer(result$domain), raw()), read("labels"))
+    expect_identical(writeBin(unname(result$confidence), raw()), read("confidence"))
     expect_identical(bits(result$embedding), read("embedding"))
     expect_identical(bits(result$scales$scale1), read("scale1"))
 })
@@ -53,7 +55,8 @@ test_that("a run finds the planted halves and leaves R's random numbers alone", 
     counts <- toyCounts()
     before <- .Random.seed
     result <- runM2ST(
-        counts, toyCoords(), k = 2, params = m2stParams(n_epochs = 30), device = "cpu"
+        counts, toyCoords(), k = 2, device = "cpu",
+        params = m2stParams(n_members = 2, n_epochs = 30)
     )
     expect_identical(.Random.seed, before)
     upper <- toyCoords()[, "col"] > 6
@@ -69,9 +72,32 @@ test_that("stages, dense and sparse agree with a run", {
     expect_identical(dense$embedding, whole$embedding)
     embedded <- do.call(embedM2ST, c(list(toyCounts()), arguments))
     again <- clusterM2ST(embedded, k = 3, params = quickParams())
-    expect_identical(again$domain, whole$domain)
-    expect_identical(again$embedding, whole$embedding)
-    expect_identical(again$record$cluster, whole$record$cluster)
+    expect_identical(byName(again), byName(whole))
+})
+
+test_that("stages agree with a run where spots are outside, empty, and in sections", {
+    skip_if_no_m2st()
+    skip_if_not_installed("SingleCellExperiment")
+    x <- toySCE()
+    SingleCellExperiment::counts(x)[, 7] <- 0
+    x$in_tissue <- rep(c(0, 1), c(4, 116))
+    x$side <- rep(c("left", "right"), each = 60)
+    stage <- function(call, x, ...) {
+        suppressMessages(suppressWarnings(
+            call(x, sample_id = "side", params = quickParams(), ...), classes = "warning"
+        ))
+    }
+    whole <- stage(runM2ST, x, k = 3, device = "cpu")
+    embedded <- stage(embedM2ST, x, device = "cpu")
+    again <- stage(clusterM2ST, embedded, k = 3)
+    expect_identical(which(is.na(again$m2st_domain)), c(1:4, 7L))
+    expect_identical(which(is.na(again$m2st_confidence)), c(1:4, 7L))
+    expect_identical(SummarizedExperiment::colData(again), SummarizedExperiment::colData(whole))
+    expect_identical(S4Vectors::metadata(again), S4Vectors::metadata(whole))
+    expect_warning(
+        suppressMessages(clusterM2ST(embedded, 3, params = quickParams())),
+        "^The spatial graph has"
+    )
 })
 
 test_that("sections share no edge, and each is as if it were alone", {
@@ -91,7 +117,7 @@ test_that("shuffled spots get the same domains, shuffled", {
     skip_if_no_m2st()
     skip_if_not_installed("mclust")
     order <- sample(120)
-    params <- m2stParams(n_epochs = 30)
+    params <- m2stParams(n_members = 2, n_epochs = 30)
     plain <- runM2ST(toyCounts(), toyCoords(), k = 2, params = params, device = "cpu")
     shuffled <- runM2ST(
         toyCounts()[, order], toyCoords()[order, ], k = 2, params = params, device = "cpu"
@@ -122,7 +148,7 @@ test_that("progress is reported by messages, on request", {
     skip_if_no_m2st()
     run <- function(verbose) {
         runM2ST(toyCounts(), toyCoords(), k = 2, verbose = verbose, device = "cpu",
-            params = m2stParams(n_epochs = 50, settle_tol = 0))
+            params = m2stParams(n_members = 2, n_epochs = 25, settle_tol = 0))
     }
     expect_message(run(TRUE), "Epoch 50 of at most 50, loss")
     expect_silent(run(FALSE))
@@ -172,7 +198,7 @@ test_that("Ctrl-C stops a run within two seconds, and object and session are int
         ")",
         "cat('stopped:', format(Sys.time(), '%s'), '\\n')",
         "stopifnot(identical(result, 'interrupted'), identical(x, x0))",
-        "small <- m2stParams(n_epochs = 3)",
+        "small <- m2stParams(n_members = 1, n_epochs = 3, n_init = 2)",
         "again <- runM2ST(x, coords, k = 3, params = small, device = 'cpu')",
         "cat('again:', nlevels(again$domain), '\\n')"
     ), script)

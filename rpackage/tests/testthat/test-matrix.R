@@ -1,13 +1,15 @@
 test_that("a matrix gives a list of class m2st in the order of the spots", {
     result <- withFake(runM2ST(toyCounts(), toyCoords(), k = 5))
     expect_s3_class(result, "m2st")
-    expect_named(result, c("domain", "embedding", "scales", "record"))
+    expect_named(result, c("domain", "confidence", "embedding", "scales", "coords", "record"))
     expect_identical(levels(result$domain), as.character(1:5))
     expect_identical(names(result$domain), colnames(toyCounts()))
     expect_identical(unname(as.integer(result$domain)), as.integer(rep(rep(1:5, each = 2), 12)))
     expect_identical(colnames(result$embedding), paste0("M2ST_", 1:5))
     expect_identical(colnames(result$scales$scale2), paste0("M2ST_scale2_", 1:2))
     expect_identical(unname(result$embedding[, 1]), unname(toyCoords()[, 1]))
+    expect_equal(unname(result$confidence), unname(plogis(toyCoords()[, 1])))
+    expect_identical(names(result$confidence), colnames(toyCounts()))
     expect_output(print(result), "120 spots, embedded at 2 scales")
 })
 
@@ -55,6 +57,7 @@ test_that("spots without coordinates stay, with NA and one message", {
         "2 of 120 spots have no coordinates"
     )
     expect_identical(unname(which(is.na(result$domain))), c(3L, 50L))
+    expect_identical(unname(which(is.na(result$confidence))), c(3L, 50L))
     expect_true(all(is.na(result$scales$scale1[c(3, 50), ])))
     expect_false(anyNA(result$scales$scale1[-c(3, 50), ]))
     expect_identical(fake$request$shape, c(118L, 60L))
@@ -78,23 +81,51 @@ test_that("coordinates are matched to spots by name", {
     expect_error(runM2ST(toyCounts(), coords, k = 4), "1 others, such as 'elsewhere'")
 })
 
-test_that("confidence is kept where Python gives one", {
-    fake$confidence <- TRUE
-    on.exit(fake$confidence <- NULL)
-    result <- withFake(runM2ST(toyCounts(), toyCoords(), k = 2))
-    expect_equal(result$confidence, 1:120 / 120)
-})
-
 test_that("embeddings can be clustered for one or several numbers", {
     embedded <- withFake(embedM2ST(toyCounts(), toyCoords()))
     expect_null(embedded$domain)
     expect_output(print(embedded), "No domains yet")
     one <- withFake(clusterM2ST(embedded, 3))
-    expect_identical(one$domain, withFake(runM2ST(toyCounts(), toyCoords(), k = 3))$domain)
-    expect_identical(one$scales, embedded$scales)
-    several <- withFake(clusterM2ST(embedded, c(2, 5)))
-    expect_named(several$domains, c("m2st_domain_k2", "m2st_domain_k5"))
+    whole <- withFake(runM2ST(toyCounts(), toyCoords(), k = 3))
+    expect_identical(byName(one), byName(whole))
+    several <- withFake(clusterM2ST(one, c(2, 5)))
+    expect_named(several$domains, c(
+        "m2st_domain_k2", "m2st_confidence_k2", "m2st_domain_k5", "m2st_confidence_k5"
+    ))
+    expect_identical(several$domains$m2st_domain_k2, unname(withFake(clusterM2ST(one, 2))$domain))
+    expect_identical(several$domains$m2st_confidence_k5, unname(one$confidence))
     expect_identical(rownames(several$domains), colnames(toyCounts()))
+})
+
+test_that("clustering sends members, coordinates and sections of the placed spots", {
+    coords <- toyCoords()
+    coords[c(3, 50), 1] <- NA
+    sample <- rep(c("b", "a"), each = 60)
+    params <- m2stParams(n_members = 3)
+    embedded <- suppressMessages(
+        withFake(embedM2ST(toyCounts(), coords, sample = sample, params = params))
+    )
+    place <- fake$request[c("coordinates", "n_axes", "sample", "sample_names")]
+    expect_silent(found <- withFake(clusterM2ST(embedded, 2)))
+    expect_identical(fake$what, "cluster")
+    expect_identical(fake$request[names(place)], place)
+    expect_identical(fake$request$n_members, 3L)
+    expect_identical(fake$request$scales[[1]]$shape, c(118L, 12L))
+    expect_identical(unname(which(is.na(found$domain))), c(3L, 50L))
+})
+
+test_that("embeddings without the record of their run are refused, another graph is told", {
+    embedded <- withFake(embedM2ST(toyCounts(), toyCoords()))
+    other <- embedded
+    other$record$n_members <- 2L
+    expect_error(clusterM2ST(other, 2), "found that of another run. Call embedM2ST")
+    other$record <- NULL
+    expect_error(clusterM2ST(other, 2), "record of the run .* found none. Call embedM2ST")
+    embedded$sample <- factor(rep(c("b", "a"), each = 60))
+    expect_warning(
+        withFake(clusterM2ST(embedded, 2:3)),
+        "graph has 12002 entries, that of the embeddings had 12000. Pass the same coordinates"
+    )
 })
 
 test_that("errors are found in R, in R's words", {

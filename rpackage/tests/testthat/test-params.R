@@ -1,8 +1,12 @@
 test_that("settings are checked and sorted", {
-    params <- m2stParams(n_epochs = 10, scale_dims = c(8, 4), ridge = 0.5, common_dim = NA)
+    params <- m2stParams(
+        n_epochs = 10, scale_dims = c(8, 4), activation = TRUE, gamma = NA, smoothness = 0
+    )
     expect_identical(params$autoencoder$n_epochs, 10L)
     expect_identical(params$autoencoder$scale_dims, list(8L, 4L))
-    expect_identical(params$clustering, list(common_dim = NULL, ridge = 0.5))
+    expect_identical(params$autoencoder$activation, TRUE)
+    expect_identical(params$autoencoder["gamma"], list(gamma = NULL))
+    expect_identical(params$clustering, list(smoothness = 0))
     expect_identical(lengths(unclass(m2stParams())), c(autoencoder = 0L, clustering = 0L))
     expect_output(print(params), "n_epochs = 10")
     expect_output(print(m2stParams()), "clustering: defaults")
@@ -10,6 +14,8 @@ test_that("settings are checked and sorted", {
     expect_error(m2stParams(n_heads = 1.5), "`n_heads` to be a whole number above 0")
     expect_error(m2stParams(scale_dims = "a"), "`scale_dims` to be whole numbers above 0")
     expect_error(m2stParams(gamma = 0.5), "Expected `gamma` in \\[1, Inf\\)")
+    expect_error(m2stParams(activation = 1), "Expected `activation` to be TRUE or FALSE, found 1")
+    expect_error(m2stParams(freedom = 0), "Expected `freedom` in \\(0, Inf\\), found 0")
     expect_error(m2stParams(n_epochs = NA), "found NA")
     expect_error(m2stParams(depth = 1), "unused argument")
 })

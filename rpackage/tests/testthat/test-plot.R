@@ -120,6 +120,23 @@ test_that("a reference has the colours of the domains it overlaps, and others fo
     expect_identical(as.character(found$keys[[2]]), names[c(1, 1, 2, 2, 4, 5)])
 })
 
+test_that("spots of low confidence are pale, those of a reference or without one are not", {
+    spots <- lattice()
+    spots$m2st_domain <- spots$layer <- rep(1:3, 40)
+    spots$m2st_confidence <- c(NA, 0, 1, rep(0.5, 117))
+    plot <- plotDomains(
+        spots, truth = "layer", confidence = "m2st_confidence", coords = c("x", "y")
+    )
+    corners <- ggplot2::layer_data(plot)
+    corners <- corners[!duplicated(corners[c("PANEL", "group")]), ]
+    expect_equal(corners$alpha[corners$PANEL == 1], c(NA, 0.1, 1, rep(0.55, 117)))
+    expect_true(all(is.na(corners$alpha[corners$PANEL == 2])))
+    expect_error(
+        plotDomains(spots, confidence = "sure", coords = c("x", "y")),
+        "column of numbers in x, found \"sure\""
+    )
+})
+
 test_that("the legend is in numeric order, and missing domains are light grey", {
     spots <- lattice()
     spots$m2st_domain <- as.character(c(NA, rep(1:17, 7)))

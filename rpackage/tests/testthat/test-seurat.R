@@ -22,6 +22,7 @@ test_that("results land where Seurat users look", {
     expect_message(object <- withFake(RunM2ST(toySeurat(), k = 5)), "'row', 'col' of meta.data")
     expect_identical(as.integer(object$m2st_domain), byRow(5))
     expect_identical(levels(object$m2st_domain), as.character(1:5))
+    expect_equal(unname(object$m2st_confidence), unname(plogis(object$row)))
     expect_identical(levels(SeuratObject::Idents(object)), as.character(1:5))
     expect_identical(as.integer(SeuratObject::Idents(object)), byRow(5))
     expect_setequal(SeuratObject::Reductions(object), c("m2st", "m2st.scale1", "m2st.scale2"))
@@ -47,6 +48,7 @@ test_that("several numbers of domains come from stored embeddings", {
     object <- quiet(RunM2ST(toySeurat(), k = 3))
     several <- quiet(clusterM2ST(object, k = c(2, 5)))
     expect_identical(as.integer(several$m2st_domain_k5), byRow(5))
+    expect_equal(several$m2st_confidence_k2, object$m2st_confidence)
     expect_true(all(c("m2st.k2", "m2st.k5") %in% SeuratObject::Reductions(several)))
     expect_identical(SeuratObject::Idents(several), SeuratObject::Idents(object))
     one <- quiet(clusterM2ST(object, k = 5))
@@ -64,6 +66,9 @@ test_that("a FOV is used before meta.data; cells outside of it get NA", {
     expect_identical(unname(which(is.na(object$m2st_domain))), 101:120)
     expect_identical(sum(is.na(SeuratObject::Idents(object))), 20L)
     expect_true(all(is.na(SeuratObject::Embeddings(object, "m2st")[101:120, ])))
+    again <- withFake(clusterM2ST(object, k = 5))
+    expect_identical(again$m2st_domain, object$m2st_domain)
+    expect_length(fake$request$coordinates, 8L * 200L)
 })
 
 test_that("a FOV with outlines only gives their centres", {
@@ -87,7 +92,7 @@ test_that("a FOV with outlines only gives their centres", {
 test_that("several images are several sections", {
     object <- fovSeurat(1:60)
     object[["right"]] <- keyed(fovSeurat(61:120)[["left"]], "right_")
-    quiet(RunM2ST(object, k = 2))
+    quiet(clusterM2ST(RunM2ST(object, k = 2), k = 3))
     expect_identical(fake$request$sample_names, list("left", "right"))
     expect_identical(readBin(fake$request$sample, "integer", 120), rep(0:1, each = 60))
     expect_message(one <- withFake(RunM2ST(object, k = 2, image = "left")), "60 of 120")
@@ -117,7 +122,7 @@ test_that("SlideSeq and STARmap images are read", {
 test_that("sample.by tells sections apart", {
     object <- toySeurat()
     object$who <- rep(c("s2", "s1"), each = 60)
-    quiet(RunM2ST(object, k = 2, sample.by = "who"))
+    quiet(clusterM2ST(RunM2ST(object, k = 2, sample.by = "who"), k = 3, sample.by = "who"))
     expect_identical(fake$request$sample_names, list("s2", "s1"))
     expect_error(quiet(RunM2ST(object, k = 2, sample.by = "when")), "Expected a column 'when'")
 })

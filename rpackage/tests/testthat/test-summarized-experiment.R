@@ -8,6 +8,7 @@ test_that("a SingleCellExperiment gets all results, with coordinates from usual 
     expect_s4_class(x, "SingleCellExperiment")
     expect_identical(domains(x), byRow(5))
     expect_identical(levels(x$m2st_domain), as.character(1:5))
+    expect_equal(x$m2st_confidence, plogis(x$row))
     expect_identical(
         SingleCellExperiment::reducedDimNames(x), c("M2ST_scale1", "M2ST_scale2", "M2ST")
     )
@@ -37,7 +38,7 @@ test_that("names of results can be chosen, and old results make room", {
     x <- toySCE()
     x <- suppressMessages(withFake({
         x <- clusterM2ST(runM2ST(x, k = 3), k = c(2, 4))
-        expect_true(all(c("m2st_domain_k2", "m2st_domain_k4") %in% names(x@colData)))
+        expect_true(all(c("m2st_domain_k2", "m2st_confidence_k4") %in% names(x@colData)))
         expect_true("M2ST_k4" %in% SingleCellExperiment::reducedDimNames(x))
         expect_identical(S4Vectors::metadata(x)$m2st$cluster_k4$n_domains, 4L)
         embedM2ST(x)
@@ -46,7 +47,7 @@ test_that("names of results can be chosen, and old results make room", {
     expect_identical(SingleCellExperiment::reducedDimNames(x), c("M2ST_scale1", "M2ST_scale2"))
     expect_null(S4Vectors::metadata(x)$m2st$cluster)
     x <- suppressMessages(withFake(runM2ST(x, k = 3, name = "E", label = "zone")))
-    expect_true("zone" %in% names(SummarizedExperiment::colData(x)))
+    expect_true(all(c("zone", "zone_confidence") %in% names(SummarizedExperiment::colData(x))))
     expect_true(all(c("E", "E_scale1") %in% SingleCellExperiment::reducedDimNames(x)))
     expect_message(withFake(clusterM2ST(x, 2, name = "E", label = "zone")), "Overwriting .*'zone'")
     expect_error(clusterM2ST(toySCE(), 2), "Call embedM2ST\\(\\) or runM2ST\\(\\) first")
@@ -78,6 +79,12 @@ test_that("sections, tissue, genes and ready features are read", {
         expect_identical(which(is.na(y$m2st_domain)), 1:4)
         expect_identical(fake$request$shape, c(116L, 2L))
         expect_identical(fake$request$sample_names, list("s1", "s2"))
+        place <- fake$request[c("coordinates", "n_axes", "sample", "sample_names")]
+        again <- suppressMessages(clusterM2ST(y, k = 2))
+        expect_identical(again$m2st_domain, y$m2st_domain)
+        expect_identical(fake$request[names(place)], place)
+        suppressMessages(clusterM2ST(y, k = 2, coords = toyCoords()[, 2:1]))
+        expect_identical(readBin(fake$request$coordinates, "double", 1), 1)
         suppressMessages(runM2ST(x, k = 2, dimred = "PCA"))
         expect_identical(readBin(fake$request$features, "double", 3), c(5, 6, 7))
         expect_identical(fake$request$shape, c(116L, 3L))

@@ -1,0 +1,135 @@
+"""What the package says of itself, held against what happens: no annotation is used.
+
+    python -m benchmarks.reliability
+
+* Confidence: of the observations within a range of confidence, the share that another run (another
+  seed, nothing shared but the data) puts into the same domain.
+* Number of domains: the choice on simulations with a known number, on shuffled coordinates, and on
+  noise.
+* Sections: two simulated sections with a batch shift, labelled together and each alone.
+
+Writes reliability.md beside this file.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import itertools
+import warnings
+from pathlib import Path
+
+import anndata
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+import m2st
+from benchmarks.data import load
+
+SETS = ("starmap_visual_cortex", "starmap_mpfc_BZ5", "her2st_B1", "her2st_H1", "osmfish")
+EDGES = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 1.01)
+RANGES = [f"{low:g}–{min(high, 1):g}" for low, high in itertools.pairwise(EDGES)]
+
+
+def confidence() -> list[str]:
+    lines = [
+        "| data | "
+        + " | ".join(f"{a:g}–{min(b, 1):g}" for a, b in itertools.pairwise(EDGES))
+        + " |",
+        "|---|" + "---|" * len(RANGES),
+    ]
+    for name in SETS:
+        case = load(name)
+        m2st.pp.spatial_graph(case.adata)
+        if case.use_rep is None:
+            m2st.pp.prepare(case.adata, normalized=case.normalized)
+        runs = []
+        for seed in (0, 1):
+            adata = case.adata.copy()
+            use_rep = case.use_rep or "X_pca"
+            m2st.run(
+                adata, case.n_domains, use_rep=use_rep, random_state=seed, n_jobs=-1, progress=False
+            )
+            runs.append((adata.obs["m2st_domain"].cat.codes.to_numpy(), adata.obs))
+        (one, obs), (other, _) = runs
+        placed = (one >= 0) & (other >= 0)
+        table = np.zeros((case.n_domains, case.n_domains))
+        np.add.at(table, (one[placed], other[placed]), 1)
+        _, match = linear_sum_assignment(table, maximize=True)
+        agrees = match[one[placed]] == other[placed]
+        sure = obs["m2st_confidence"].to_numpy()[placed]
+        cells = []
+        for low, high in itertools.pairwise(EDGES):
+            chosen = (sure >= low) & (sure < high)
+            cells.append(f"{agrees[chosen].mean():.2f} ({chosen.sum()})" if chosen.any() else "")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        print(lines[-1], flush=True)
+    return lines
+
+
+def embedded(adata: anndata.AnnData) -> anndata.AnnData:
+    m2st.pp.spatial_graph(adata)
+    m2st.pp.prepare(adata)
+    m2st.tl.embed(adata, n_jobs=-1, progress=False)
+    return adata
+
+
+def number_of_domains() -> list[str]:
+    lines = ["| data | true | chosen | p of no structure |", "|---|---|---|---|"]
+
+    def add(name: str, true: int, adata: anndata.AnnData) -> None:
+        chosen = m2st.tl.choose_n_domains(adata, n_jobs=-1)
+        p_value = adata.uns["m2st"]["n_domains"]["p_value"]
+        lines.append(f"| {name} | {true} | {chosen} | {p_value:.3f} |")
+        print(lines[-1], flush=True)
+
+    for seed, true in enumerate((3, 4, 5, 6, 7, 9), start=20):
+        layers = m2st.datasets.simulate_cortex(1500, 800, true, random_state=seed)
+        add("layers", true, embedded(layers))
+    rng = np.random.default_rng(0)
+    layers.obsm["spatial"] = layers.obsm["spatial"][rng.permutation(layers.n_obs)]
+    add("the last, coordinates shuffled", 1, embedded(layers.copy()))
+    noise = layers.copy()
+    noise.X = rng.poisson(0.5, size=noise.shape).astype("float32")
+    add("Poisson noise", 1, embedded(noise))
+    return lines
+
+
+def sections() -> list[str]:
+    lines = ["| batch shift | together | alone |", "|---|---|---|"]
+    for shift in (0.0, 0.5, 1.0):
+        both = m2st.datasets.simulate_cortex(
+            2000, 800, n_samples=2, batch_shift=shift, random_state=30
+        )
+        parts = [both[both.obs["sample"] == name].copy() for name in both.obs["sample"].unique()]
+        m2st.run(both, 7, sample_key="sample", n_jobs=-1, progress=False)
+        together = m2st.metrics.ari(both.obs["domain"], both.obs["m2st_domain"])
+        alone = []
+        for part in parts:
+            m2st.run(part, 7, n_jobs=-1, progress=False)
+            alone.append(m2st.metrics.ari(part.obs["domain"], part.obs["m2st_domain"]))
+        figures = ", ".join(f"{score:.3f}" for score in alone)
+        lines.append(f"| {shift:g} | {together:.3f} | {figures} |")
+        print(lines[-1], flush=True)
+    return lines
+
+
+def main() -> None:
+    warnings.simplefilter("ignore", UserWarning)
+    parts = [
+        "Share of observations that a run with another seed puts into the same domain, by the "
+        "confidence of the first run (number of observations):",
+        "\n".join(confidence()),
+        "Number of domains that `choose_n_domains` finds; simulations on which nothing was chosen:",
+        "\n".join(number_of_domains()),
+        "Two simulated sections, ARI with the planted layers:",
+        "\n".join(sections()),
+    ]
+    text = "\n\n".join(parts) + "\n"
+    Path(__file__).with_suffix(".md").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
