@@ -1,6 +1,7 @@
 """What the package says of itself, held against what happens: no annotation is used.
 
-    python -m benchmarks.reliability
+    python -m benchmarks.reliability                     # all parts
+    python -m benchmarks.reliability --part Confidence   # one, the others stay
 
 * Confidence: of the observations within a range of confidence, the share that another run (another
   seed, nothing shared but the data) puts into the same domain.
@@ -17,6 +18,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import argparse
 import itertools
 import warnings
 from pathlib import Path
@@ -86,7 +88,7 @@ def number_of_domains() -> list[str]:
         print(lines[-1], flush=True)
 
     for seed, true in enumerate((3, 4, 5, 6, 7, 9), start=20):
-        layers = m2st.datasets.simulate_cortex(1500, 800, true, random_state=seed)
+        layers = m2st.datasets.simulate_cortex(1000, 600, true, random_state=seed)
         add("layers", true, embedded(layers))
     rng = np.random.default_rng(0)
     layers.obsm["spatial"] = layers.obsm["spatial"][rng.permutation(layers.n_obs)]
@@ -101,7 +103,7 @@ def sections() -> list[str]:
     lines = ["| batch shift | together | alone |", "|---|---|---|"]
     for shift in (0.0, 0.5, 1.0):
         both = m2st.datasets.simulate_cortex(
-            2000, 800, n_samples=2, batch_shift=shift, random_state=30
+            2000, 600, n_samples=2, batch_shift=shift, random_state=30
         )
         parts = [both[both.obs["sample"] == name].copy() for name in both.obs["sample"].unique()]
         m2st.run(both, 7, sample_key="sample", n_jobs=-1, progress=False)
@@ -116,19 +118,36 @@ def sections() -> list[str]:
     return lines
 
 
-def main() -> None:
-    warnings.simplefilter("ignore", UserWarning)
-    parts = [
+PARTS = {
+    "Confidence": (
+        confidence,
         "Share of observations that a run with another seed puts into the same domain, by the "
         "confidence of the first run (number of observations):",
-        "\n".join(confidence()),
-        "Number of domains that `choose_n_domains` finds; simulations on which nothing was chosen:",
-        "\n".join(number_of_domains()),
-        "Two simulated sections, ARI with the planted layers:",
-        "\n".join(sections()),
-    ]
-    text = "\n\n".join(parts) + "\n"
-    Path(__file__).with_suffix(".md").write_text(text, encoding="utf-8")
+    ),
+    "Number of domains": (
+        number_of_domains,
+        "What `choose_n_domains` finds on simulations on which nothing was chosen:",
+    ),
+    "Sections": (
+        sections,
+        "Two simulated sections of 1,000 spots, ARI with the planted layers:",
+    ),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--part", choices=list(PARTS), help="run this part and keep the others")
+    wanted = parser.parse_args().part
+    warnings.simplefilter("ignore", UserWarning)
+    path = Path(__file__).with_suffix(".md")
+    kept = path.read_text(encoding="utf-8") if path.exists() else ""
+    texts = dict(part.split("\n", 1) for part in kept.split("## ")[1:])
+    for title, (run, what) in PARTS.items():
+        if wanted in (None, title):
+            texts[title] = f"\n{what}\n\n" + "\n".join(run()) + "\n"
+            ordered = [f"## {name}\n{texts[name].rstrip()}\n" for name in PARTS if name in texts]
+            path.write_text("\n".join(ordered), encoding="utf-8")
 
 
 if __name__ == "__main__":

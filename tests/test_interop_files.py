@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import subprocess
 import sys
 import threading
@@ -196,6 +197,13 @@ def test_r_is_refused_in_another_thread_but_not_rds2py(r: R, adata: ad.AnnData) 
     thread.join()
     assert all("main thread, found 'worker'" in text for text in found[:2])
     assert found[2] == (12, 5)
+
+
+@pytest.mark.usefixtures("r")
+def test_processes_that_python_starts_do_not_look_into_folders_of_r() -> None:
+    folders = os.environ.get("LD_LIBRARY_PATH", "").split(":")
+    assert not [folder for folder in folders if folder.rstrip("/").endswith("R/lib")]
+    subprocess.run([sys.executable, "-c", "import ssl, m2st"], check=True)
 
 
 def test_missing_pieces_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,7 @@ _KINDS = {
     "SexpS4": "S4",
 }
 _LONGEST = 2**31 - 1
+_LIBRARIES = "LD_LIBRARY_PATH"
 
 
 class _Session:
@@ -58,6 +60,7 @@ def _start() -> _Session:
             "is on the PATH."
         )
         raise ImportError(msg)
+    libraries = os.environ.get(_LIBRARIES)
     try:
         import rpy2.rinterface as ri
 
@@ -70,6 +73,13 @@ def _start() -> _Session:
             "again, so that it is built for this R."
         )
         raise ImportError(msg) from error
+    finally:
+        # R's folders of libraries would reach processes that Python starts, which may then load
+        # another libpython than their own.
+        if libraries is None:
+            os.environ.pop(_LIBRARIES, None)
+        else:
+            os.environ[_LIBRARIES] = libraries
     return _Session(ri)
 
 
