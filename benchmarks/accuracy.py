@@ -221,7 +221,8 @@ def report(runs: pd.DataFrame) -> str:
         f"ARI, mean ± sd over seeds, number of domains given, m2ST {m2st.__version__}. Defaults "
         "were chosen on the sets marked *choice* and on simulations. *Oracle*: published by the "
         "authors of m2ST, a maximum over settings that used the annotation. Averages are over four "
-        "steps on the graph.",
+        "steps on the graph. `accuracy.csv` has every run; running the script again completes what "
+        "is empty or has less than five seeds.",
         table(runs, [*ROWS[:N_BASELINES], "m2ST"], oracle=True),
         "Parts switched off, one at a time:",
         table(runs, ["m2ST", *ROWS[N_BASELINES + 1 :]]),
