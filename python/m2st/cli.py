@@ -221,7 +221,7 @@ def info(debug: Debug = False) -> None:
 def _one_line_errors(*, debug: bool, quiet: bool) -> Iterator[None]:
     """Turn log records, warnings and errors into single lines on standard error."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING if quiet else logging.INFO)
-    for name in ("scanpy", "numba", "matplotlib", "h5py"):
+    for name in ("scanpy", "numba", "matplotlib", "h5py", "rpy2"):
         logging.getLogger(name).setLevel(logging.WARNING)
     with warnings.catch_warnings(record=False):
         warnings.showwarning = lambda message, *_, **__: typer.echo(f"Warning: {message}", err=True)
