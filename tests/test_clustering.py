@@ -201,20 +201,41 @@ def test_a_single_domain_costs_nothing() -> None:
     assert found.objective_[-1] == pytest.approx(uniform, abs=1e-3)
 
 
-def test_representations_rebuild_the_embeddings() -> None:
-    """With as many directions as there are, nothing is lost; loadings are orthonormal."""
+def test_representations_are_principal_components_of_all_and_of_the_rest() -> None:
+    """With as many directions as a scale has, nothing of it is lost."""
     scales, _ = blobs(0)
-    factors = _factorise(scales, ClusteringParams(common_dim=3, specific_dim=10))
-    blocks = factors.project(scales)
-    for loadings in [factors.common_axes, *factors.specific_axes]:
-        np.testing.assert_allclose(loadings @ loadings.T, np.eye(len(loadings)), atol=1e-10)
-    splits = np.split(factors.common_axes, [10], axis=1)
-    for m, scale in enumerate(scales):
-        rebuilt = blocks[-1] @ splits[m] + blocks[m] @ factors.specific_axes[m]
-        np.testing.assert_allclose(rebuilt * factors.sizes[m] + factors.means[m], scale, atol=1e-10)
+    blocks = _factorise(scales, ClusteringParams(common_dim=3, specific_dim=10)).project(scales)
+    centred = [scale - scale.mean(axis=0) for scale in scales]
+    standard = [scale / np.sqrt(np.mean(np.sum(scale**2, axis=1))) for scale in centred]
+    left, values, axes = np.linalg.svd(np.concatenate(standard, axis=1), full_matrices=False)
+    common = left[:, :3] * values[:3]
+    np.testing.assert_allclose(blocks[-1] @ blocks[-1].T, common @ common.T, atol=1e-10)
+    for m, loading in enumerate(np.split(axes[:3], [10], axis=1)):
+        rest = standard[m] - common @ loading
+        np.testing.assert_allclose(blocks[m] @ blocks[m].T, rest @ rest.T, atol=1e-10)
     np.testing.assert_allclose(
         common_representation(scales, ClusteringParams(common_dim=3)), blocks[-1]
     )
+
+
+def test_streamed_and_whole_embeddings_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    scales, _ = blobs(1)
+    whole = _factorise(scales, QUICK).project(scales)
+    monkeypatch.setattr("m2st._clustering._CHUNK", 7)
+    for one, other in zip(whole, _factorise(scales, QUICK).project(scales), strict=True):
+        np.testing.assert_allclose(one @ one.T, other @ other.T, atol=1e-10)
+
+
+def test_starts_on_a_sample_lead_to_the_same_domains(monkeypatch: pytest.MonkeyPatch) -> None:
+    scales, truth = blobs(2, n_obs=600, noise=0.6)
+    whole = MultiScaleClustering(4, QUICK).fit(scales, connectivities=ring(600))
+    monkeypatch.setattr("m2st._clustering._START_SAMPLE", 150)
+    found = MultiScaleClustering(4, QUICK).fit(scales, connectivities=ring(600))
+    assert found.start_objectives_.shape == (3,)
+    assert (np.diff(found.objective_) <= 1e-9).all()
+    assert found.objective_[-1] == pytest.approx(whole.objective_[-1], abs=1e-3)
+    assert adjusted_rand_score(whole.labels_, found.labels_) > 0.98
+    assert adjusted_rand_score(truth, found.labels_) > 0.9
 
 
 def test_smoothness_removes_single_labels() -> None:

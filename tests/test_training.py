@@ -5,16 +5,19 @@ import random
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from scipy import sparse
+from sklearn.metrics import adjusted_rand_score
 from tests.test_autoencoder import ring
 
-from m2st import AutoencoderParams
-from m2st._training import choose_device, train
+from m2st import AutoencoderParams, MultiScaleClustering
+from m2st._attention import Edges
+from m2st._training import _Run, choose_device, train
 
 PARAMS = AutoencoderParams(
     scale_dims=(8, 4), hidden_dim=8, n_heads=2, n_epochs=12, feature_dropout=0.1, settle_tol=0
@@ -30,7 +33,7 @@ def test_loss_falls_on_structured_features(rng: np.random.Generator) -> None:
     centers = rng.normal(size=(2, 10))
     x = centers[np.repeat([0, 1], 60)] + 0.1 * rng.normal(size=(120, 10))
     params = AutoencoderParams(scale_dims=(8, 4), hidden_dim=16, n_epochs=80)
-    result = train(x, ring(120), params)
+    result = train(x, ring(120), params, random_state=1)
     assert result.loss[-5:].mean() < 0.3 * result.loss[:5].mean()
     assert [e.shape for e in result.embeddings] == [(120, 8), (120, 4)]
     assert all(e.dtype == np.float32 for e in result.embeddings)
@@ -210,3 +213,102 @@ def test_device_is_chosen_when_called() -> None:
     if not torch.backends.mps.is_available():
         assert choose_device().type == expected
     assert choose_device("cpu").type == "cpu"
+
+
+def sheet(n_side: int) -> sparse.csr_matrix:
+    """Square lattice."""
+    path = sparse.diags([1.0, 1.0], [-1, 1], shape=(n_side, n_side))
+    return sparse.csr_matrix(sparse.kronsum(path, path))
+
+
+def planted(n_side: int, rng: np.random.Generator) -> np.ndarray:
+    """Features of three bands on a square lattice."""
+    bands = np.repeat(np.arange(n_side) * 3 // n_side, n_side)
+    return rng.normal(size=(3, 6))[bands] + rng.normal(size=(n_side**2, 6))
+
+
+def test_in_pieces_each_epoch_scores_what_the_whole_graph_would(rng: np.random.Generator) -> None:
+    """The error of the drawn pieces is that of the same observations in the whole graph."""
+    features, graph = planted(30, rng), sheet(30)
+    params = replace(PARAMS, feature_dropout=0.0, batch_size=240)
+    run = _Run(features.astype(np.float32), graph, params, 0, torch.device("cpu"))
+    assert run.edges is None
+    nodes = run.graph.joined(run.graph.drawn(0, 0))
+    masked = run.draw_mask()
+    scored = torch.from_numpy(nodes[masked[nodes]])
+    edges = Edges.from_adjacency(run.graph.adjacency)
+    with torch.no_grad():
+        found = run.model(run.x, edges, torch.from_numpy(np.flatnonzero(masked)))
+        expected = run.model.error(found, run.x, scored) / len(scored)
+    assert run.epoch() == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_in_pieces_the_same_domains_are_learned(rng: np.random.Generator) -> None:
+    features, graph = planted(40, rng), sheet(40)
+    params = AutoencoderParams(scale_dims=(16, 8), hidden_dim=32, n_epochs=60)
+    runs = [train(features, graph, replace(params, batch_size=size)) for size in (10_000, 400)]
+    labels = [
+        MultiScaleClustering(3).fit(run.embeddings, connectivities=graph).labels_ for run in runs
+    ]
+    assert adjusted_rand_score(*labels) >= 0.95
+
+
+def test_in_pieces_checkpoints_resume_to_the_same_bits(
+    rng: np.random.Generator, tmp_path: Path
+) -> None:
+    features, graph = planted(20, rng), sheet(20)
+    params = replace(PARAMS, batch_size=100)
+    undisturbed = train(features, graph, params)
+    train(
+        features,
+        graph,
+        params,
+        checkpoint=tmp_path / "state",
+        callback=lambda epoch, *_: epoch < 5,
+    )
+    resumed = train(features, graph, params, checkpoint=tmp_path / "state")
+    np.testing.assert_array_equal(undisturbed.loss, resumed.loss)
+    for one, other in zip(undisturbed.embeddings, resumed.embeddings, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+DISTRIBUTED = """
+import sys
+from datetime import timedelta
+import numpy as np
+from scipy import sparse
+from torch import distributed
+from m2st import AutoencoderParams
+from m2st._training import train
+
+data, out = sys.argv[1:]
+distributed.init_process_group("gloo", timeout=timedelta(minutes=5))
+arrays = np.load(data)
+graph = sparse.csr_matrix((np.ones(len(arrays["j"])), arrays["j"], arrays["i"]))
+params = AutoencoderParams(scale_dims=(16, 8), hidden_dim=32, n_epochs=20, batch_size=400)
+result = train(arrays["x"], graph, params)
+np.savez(f"{out}{distributed.get_rank()}.npz", *result.embeddings, loss=result.loss)
+distributed.destroy_process_group()
+"""
+
+
+def test_two_processes_learn_what_one_does(rng: np.random.Generator, tmp_path: Path) -> None:
+    """Real processes with a gradient averaged by DistributedDataParallel over gloo."""
+    features, graph = planted(40, rng).astype(np.float32), sheet(40)
+    np.savez(tmp_path / "data.npz", x=features, i=graph.indptr, j=graph.indices)
+    (tmp_path / "script.py").write_text(DISTRIBUTED)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    subprocess.run(
+        [*command, tmp_path / "script.py", tmp_path / "data.npz", tmp_path / "out"],
+        check=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        timeout=600,
+    )
+    params = AutoencoderParams(scale_dims=(16, 8), hidden_dim=32, n_epochs=20, batch_size=400)
+    alone = train(features, graph, params)
+    together = [np.load(tmp_path / f"out{rank}.npz") for rank in (0, 1)]
+    for one, other in zip(together[0].values(), together[1].values(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_allclose(together[0]["loss"], alone.loss, rtol=1e-4)
+    for scale, embedding in enumerate(alone.embeddings):
+        np.testing.assert_allclose(together[0][f"arr_{scale}"], embedding, atol=1e-3)

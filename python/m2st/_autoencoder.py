@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from scipy import sparse
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from m2st._attention import Edges, GraphAttention
 from m2st._checks import check_adjacency, check_features
 from m2st._params import AutoencoderParams
+from m2st._patches import Patchwork
 
 
 @contextlib.contextmanager
@@ -36,6 +37,13 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(n_threads)
+
+
+def process() -> tuple[int, int]:
+    """Number of this process and of all of them, where `torch.distributed` has been set up."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
 
 
 class MaskedGraphAutoencoder(nn.Module):
@@ -135,22 +143,18 @@ class MaskedGraphAutoencoder(nn.Module):
             )
         ]
 
-    def loss(self, x: Tensor, edges: Edges, masked: Tensor) -> Tensor:
-        """Error on the masked observations, averaged over scales, equation (10).
-
-        With nothing masked the error is taken over all observations.
-        """
-        scored = masked if len(masked) else torch.arange(len(x), device=x.device)
+    def error(self, reconstructions: Sequence[Tensor], x: Tensor, scored: Tensor) -> Tensor:
+        """Error of the observations `scored` (indices), summed; averaged over scales, eq. (10)."""
         target = x[scored]
         errors = []
-        for reconstruction in self(x, edges, masked):
+        for reconstruction in reconstructions:
             found = reconstruction[scored]
             if self.params.gamma is None:
-                errors.append(functional.mse_loss(found, target))
+                errors.append((found - target).square().mean(dim=1).sum())
             else:
                 # Rounding can take 1 - cos just below 0, where a power is not defined.
                 distance = (1 - functional.cosine_similarity(found, target)).clamp(min=0)
-                errors.append(distance.pow(self.params.gamma).mean())
+                errors.append(distance.pow(self.params.gamma).sum())
         return torch.stack(errors).mean()
 
     @torch.no_grad()
@@ -174,6 +178,12 @@ class MaskedGraphAutoencoder(nn.Module):
         ------
         ValueError
             If features or graph do not fit the model or each other.
+
+        Notes
+        -----
+        More than `batch_size` observations are embedded in pieces, each with all that its result
+        depends on around it: the same numbers but for rounding, in bounded memory. Processes of
+        `torch.distributed` share the pieces, and each ends with the whole.
         """
         features = np.asarray(features, dtype=np.float32)
         check_features(features)
@@ -184,14 +194,30 @@ class MaskedGraphAutoencoder(nn.Module):
                 f"found {features.shape[1]}."
             )
             raise ValueError(msg)
+        rank, n_processes = process()
+        graph = Patchwork.of(adjacency, self.params.batch_size)
+        batches = graph.batches()
+        shared = len(batches) > 1 and n_processes > 1
         device = self.mask_token.device
+        embeddings = [torch.zeros(len(features), width) for width in self.params.scale_dims]
         was_training = self.training
         self.eval()
         with one_thread():
-            x = torch.tensor(features, device=device) / self.feature_scale
-            embeddings = self.encode(x, Edges.from_adjacency(adjacency).to(device))
+            for nodes in batches[rank::n_processes] if shared else batches:
+                reached = graph.surroundings(nodes, 1 + self.params.n_layers)
+                edges = Edges.from_adjacency(graph.between(reached)).to(device)
+                x = torch.from_numpy(features[graph.order[reached]]).to(device)
+                inside = torch.from_numpy(np.searchsorted(reached, nodes)).to(device)
+                rows = torch.from_numpy(graph.order[nodes])
+                for whole, part in zip(
+                    embeddings, self.encode(x / self.feature_scale, edges), strict=True
+                ):
+                    whole[rows] = part[inside].cpu()
+            if shared:
+                for whole in embeddings:
+                    distributed.all_reduce(whole)
         self.train(was_training)
-        return [embedding.cpu().numpy() for embedding in embeddings]
+        return [whole.numpy() for whole in embeddings]
 
     def save(self, path: str | Path) -> None:
         """Write weights and settings to one safetensors file, whole or not at all.

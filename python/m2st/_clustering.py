@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,11 @@ _FLOOR = 1e-3
 _HOPS = 4
 # Hierarchical clusterings start from a sample of this size, so that starts are linear in n_obs.
 _SAMPLE = 800
+# Starts are compared, and the best is followed to its end, on no more observations than this. It is
+# then close to where all of them lead.
+_START_SAMPLE = 20_000
+# Rows of embeddings in double precision at a time.
+_CHUNK = 65_536
 
 
 class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
@@ -203,16 +208,18 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         with threadpool_limits(1):
             self._factors = _factorise(scales, params)
             blocks = self._factors.project(scales)
-            nulls = [_null(block, params) for block in blocks]
-            starts = []
-            seeds = np.random.default_rng(self.random_state).integers(2**31, size=params.n_init)
-            for start, seed in enumerate(seeds.tolist()):
-                labels = _initial_labels(blocks[-1], self.n_domains, start, seed)
-                state = _State.start(blocks, nulls, labels, self.n_domains, params)
+            rng = np.random.default_rng(self.random_state)
+            seeds = rng.integers(2**31, size=params.n_init).tolist()
+            sample = blocks
+            if n_obs > _START_SAMPLE:
+                rows = np.sort(rng.choice(n_obs, _START_SAMPLE, replace=False))
+                sample = [block[rows] for block in blocks]
+            state, objective, self.start_objectives_ = _best_start(
+                sample, self.n_domains, seeds, params
+            )
+            if sample is not blocks:
+                state = _State.settled(blocks, state, params)
                 objective = [state.objective(params)]
-                _descend(blocks, state, objective, params, n_iter=params.short_iter)
-                starts.append((objective[-1], start, objective, state))
-            _, _, objective, state = min(starts)
             converged = _descend(blocks, state, objective, params, n_iter=params.max_iter)
             if walk is not None and params.smoothness > 0:
                 state.walk = walk
@@ -232,7 +239,6 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         self.covariances_ = [block.covariance for block in state.mixtures]
         self.scale_weights_ = state.weights
         self.objective_ = np.array(objective)
-        self.start_objectives_ = np.array([last for last, *_ in starts])
         self.n_iter_ = len(objective) - 1
         self.converged_ = converged
         sizes = np.bincount(self.labels_, minlength=self.n_domains)
@@ -341,57 +347,61 @@ class _Factors:
     """Split of embeddings into specific representations and, last, the common one."""
 
     means: list[Array]
-    sizes: list[float]
-    common_axes: Array  # [W^1 .. W^M], side by side
-    specific_axes: list[Array]  # P^1 .. P^M
+    loadings: list[Array]  # of each representation, on all scales side by side
 
-    def project(self, scales: list[Array]) -> list[Array]:
+    def project(self, scales: list[NDArray[Any]]) -> list[Array]:
         """Representations of observations."""
-        standard = [
-            (scale - mean) / size
-            for scale, mean, size in zip(scales, self.means, self.sizes, strict=True)
-        ]
-        common, rests = _split(standard, self.common_axes)
-        return [
-            *(rest @ axes.T for rest, axes in zip(rests, self.specific_axes, strict=True)),
-            common,
-        ]
+        together = np.concatenate(self.loadings, axis=1)
+        n_obs = len(scales[0])
+        found = np.empty((n_obs, together.shape[1]))
+        for rows in _chunks(n_obs):
+            found[rows] = _side_by_side(scales, self.means, rows) @ together
+        ends = np.cumsum([loading.shape[1] for loading in self.loadings])[:-1]
+        return [np.ascontiguousarray(block) for block in np.split(found, ends, axis=1)]
 
 
-def _factorise(scales: list[Array], params: ClusteringParams) -> _Factors:
+def _factorise(scales: list[NDArray[Any]], params: ClusteringParams) -> _Factors:
     """Common representation by PCA of all scales, specific ones by PCA of what it leaves.
 
     Embeddings are centred and divided by one number each, so that an observation has a mean squared
-    norm of 1 in every scale and no setting depends on units.
+    norm of 1 in every scale and no setting depends on units. All of it follows from the scatter of
+    all scales side by side, a small matrix.
     """
-    means = [scale.mean(axis=0) for scale in scales]
-    centred = [scale - mean for scale, mean in zip(scales, means, strict=True)]
-    sizes = [float(np.sqrt(np.mean(np.sum(scale**2, axis=1)))) or 1.0 for scale in centred]
-    standard = [scale / size for scale, size in zip(centred, sizes, strict=True)]
-    common_axes = _principal_axes(np.concatenate(standard, axis=1), params.common_dim)
-    _, rests = _split(standard, common_axes)
-    return _Factors(
-        means=means,
-        sizes=sizes,
-        common_axes=common_axes,
-        specific_axes=[_principal_axes(rest, params.specific_dim) for rest in rests],
-    )
+    means = [scale.mean(axis=0, dtype=np.float64) for scale in scales]
+    width = sum(len(mean) for mean in means)
+    scatter = np.zeros((width, width))
+    for rows in _chunks(len(scales[0])):
+        part = _side_by_side(scales, means, rows)
+        scatter += part.T @ part
+    ends = np.cumsum([len(mean) for mean in means])[:-1]
+    columns = np.split(np.arange(width), ends)
+    units = np.empty(width)
+    for own in columns:
+        units[own] = np.sqrt(np.trace(scatter[np.ix_(own, own)]) / len(scales[0])) or 1.0
+    scatter /= np.outer(units, units)
+    common = _principal_axes(scatter, params.common_dim)
+    loadings = []
+    for own in columns:
+        rest = np.eye(width)[:, own] - common @ common[own].T
+        loadings.append(rest @ _principal_axes(rest.T @ scatter @ rest, params.specific_dim))
+    return _Factors(means, [loading / units[:, None] for loading in [*loadings, common]])
 
 
-def _split(standard: list[Array], common_axes: Array) -> tuple[Array, list[Array]]:
-    """Common representation, and what it leaves of each scale."""
-    common = np.concatenate(standard, axis=1) @ common_axes.T
-    splits = np.cumsum([scale.shape[1] for scale in standard])[:-1]
-    loadings = np.split(common_axes, splits, axis=1)
-    return common, [
-        scale - common @ loading for scale, loading in zip(standard, loadings, strict=True)
-    ]
+def _chunks(n_obs: int) -> list[slice]:
+    """Rows to convert and multiply at a time."""
+    return [slice(start, start + _CHUNK) for start in range(0, n_obs, _CHUNK)]
 
 
-def _principal_axes(matrix: Array, n_axes: int) -> Array:
-    """First principal axes as orthonormal rows, from the small square of the matrix."""
-    _, vectors = linalg.eigh(matrix.T @ matrix)
-    axes: Array = vectors[:, ::-1][:, :n_axes].T
+def _side_by_side(scales: list[NDArray[Any]], means: list[Array], rows: slice) -> Array:
+    """Some rows of all scales, centred."""
+    parts = [scale[rows] - mean for scale, mean in zip(scales, means, strict=True)]
+    return np.concatenate(parts, axis=1)
+
+
+def _principal_axes(scatter: Array, n_axes: int) -> Array:
+    """First principal axes of a scatter matrix, as orthonormal columns."""
+    _, vectors = linalg.eigh(scatter)
+    axes: Array = vectors[:, ::-1][:, :n_axes]
     return axes
 
 
@@ -462,6 +472,26 @@ class _State:
         state.reweigh(params)
         return state
 
+    @classmethod
+    def settled(cls, blocks: list[Array], sample: _State, params: ClusteringParams) -> _State:
+        """Start from what was found on a sample of the observations."""
+        mixtures = [
+            replace(mixture, floor=_total(block)[1], null=_null(block, params))
+            for block, mixture in zip(blocks, sample.mixtures, strict=True)
+        ]
+        state = cls(np.empty(0), mixtures, sample.weights, [], [])
+        state.measure(blocks, params)
+        state.memberships = state.expected()
+        return state
+
+    def expected(self, pull: Array | float = 0.0) -> Array:
+        """Memberships that the costs ask for, and a pull towards domains."""
+        score = pull - sum(
+            weight * cost for weight, cost in zip(self.weights, self.costs, strict=True)
+        )
+        memberships: Array = special.softmax(score, axis=1)
+        return memberships
+
     def measure(self, blocks: list[Array], params: ClusteringParams) -> None:
         """Distances and costs at the current centres and covariances."""
         self.distances = [
@@ -497,6 +527,23 @@ class _State:
         return float(value)
 
 
+def _best_start(
+    blocks: list[Array], n_domains: int, seeds: list[int], params: ClusteringParams
+) -> tuple[_State, list[float], Array]:
+    """Compare the starts after some iterations; settle the best. With its and all objectives."""
+    nulls = [_null(block, params) for block in blocks]
+    starts = []
+    for start, seed in enumerate(seeds):
+        labels = _initial_labels(blocks[-1], n_domains, start, seed)
+        state = _State.start(blocks, nulls, labels, n_domains, params)
+        objective = [state.objective(params)]
+        _descend(blocks, state, objective, params, n_iter=params.short_iter)
+        starts.append((objective[-1], start, objective, state))
+    _, _, objective, state = min(starts)
+    _descend(blocks, state, objective, params, n_iter=params.max_iter)
+    return state, objective, np.array([last for last, *_ in starts])
+
+
 def _descend(
     blocks: list[Array],
     state: _State,
@@ -507,10 +554,10 @@ def _descend(
 ) -> bool:
     """Update the unknowns in turn, and the history, until the objective settles; whether it did."""
     for _ in range(n_iter):
-        score = -np.tensordot(state.weights, np.stack(state.costs), axes=1)
+        pull: Array | float = 0.0
         if state.walk is not None:  # linear bound of the convex term at the current memberships
-            score += params.smoothness * _walked(state.walk, state.memberships)
-        state.memberships = special.softmax(score, axis=1)
+            pull = params.smoothness * _walked(state.walk, state.memberships)
+        state.memberships = state.expected(pull)
         for block, mixture, distances in zip(blocks, state.mixtures, state.distances, strict=True):
             mixture.update(block, state.memberships, distances, params.freedom)
         state.measure(blocks, params)
@@ -619,12 +666,12 @@ def filled_labels(memberships: Array) -> NDArray[np.intp]:
     return labels
 
 
-def _check_embeddings(embeddings: Sequence[NDArray[Any]]) -> list[Array]:
+def _check_embeddings(embeddings: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
     """Require at least one finite embedding, all of the same observations."""
     if len(embeddings) == 0:
         msg = "Expected at least one embedding, found none."
         raise ValueError(msg)
-    scales = [np.asarray(embedding, dtype=np.float64) for embedding in embeddings]
+    scales = [np.asarray(embedding) for embedding in embeddings]
     for number, scale in enumerate(scales, start=1):
         check_features(scale, name=f"embeddings[{number - 1}]")
     lengths = [len(scale) for scale in scales]

@@ -64,7 +64,12 @@ class AutoencoderParams(_Params):
         Exponent γ ≥ 1 of the scaled cosine error, equation (10). None replaces that error by the
         mean squared error (ablation m2ST4).
     n_epochs
-        Most epochs to train.
+        Most epochs to train. An epoch is one step of Adam, on all observations or, if there are
+        more than `batch_size`, on pieces of the tissue, each of which comes up before any returns.
+    batch_size
+        Observations to train on and to embed at a time, beyond which memory does not grow: larger
+        graphs are divided into pieces. Each is worked on with its surroundings as deep as there are
+        layers, so that its results are those on the whole graph.
     learning_rate
         Step size of Adam.
     weight_decay
@@ -101,6 +106,7 @@ class AutoencoderParams(_Params):
     mask_rate: float = 0.5
     gamma: float | None = 2.0
     n_epochs: int = 100
+    batch_size: int = 16384
     learning_rate: float = 2e-3
     weight_decay: float = 5e-4
     settle_window: int = 25
@@ -126,6 +132,7 @@ class AutoencoderParams(_Params):
         if self.gamma is not None:
             check_interval("gamma", self.gamma, 1, float("inf"), closed=(True, False))
         check_int("n_epochs", self.n_epochs, minimum=1)
+        check_int("batch_size", self.batch_size, minimum=1)
         check_interval("learning_rate", self.learning_rate, 0, 1, closed=(False, True))
         check_interval("weight_decay", self.weight_decay, 0, 1)
         check_int("settle_window", self.settle_window, minimum=1)

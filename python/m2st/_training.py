@@ -15,13 +15,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import sparse
-from torch import Tensor
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
 
 from m2st._attention import Edges
-from m2st._autoencoder import MaskedGraphAutoencoder, one_thread, read_tensors, write_tensors
+from m2st._autoencoder import (
+    MaskedGraphAutoencoder,
+    one_thread,
+    process,
+    read_tensors,
+    write_tensors,
+)
 from m2st._checks import check_adjacency, check_features, check_int
 from m2st._params import AutoencoderParams
+from m2st._patches import Patchwork
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +97,7 @@ def train(
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 50,
 ) -> TrainingResult:
-    """Train the autoencoder by masked reconstruction with Adam on the whole graph.
+    """Train the autoencoder by masked reconstruction with Adam.
 
     Parameters
     ----------
@@ -136,7 +144,7 @@ def train(
     where = choose_device(device)
     path = None if checkpoint is None else Path(checkpoint)
     with one_thread(), _seeded(random_state, where):
-        run = _Run(features, Edges.from_adjacency(adjacency), params, random_state, where)
+        run = _Run(features, adjacency, params, random_state, where)
         if path is not None and path.exists():
             run.restore(path)
             logger.info("Resumed from %s at epoch %d", path, len(run.loss))
@@ -186,52 +194,90 @@ class _Run:
     def __init__(
         self,
         features: NDArray[np.float32],
-        edges: Edges,
+        adjacency: sparse.spmatrix,
         params: AutoencoderParams,
         random_state: int,
         device: torch.device,
     ) -> None:
         self.params = params
         self.device = device
+        self.random_state = random_state
+        self.rank, self.n_processes = process()
         self.model = MaskedGraphAutoencoder(features.shape[1], params).to(device)
         # A matrix of zeros has no scale; dividing by 1 leaves it as it is.
         scale = float(np.sqrt(np.mean(np.square(features, dtype=np.float64)))) or 1.0
         self.model.feature_scale.fill_(scale)
-        self.x = torch.tensor(features, device=device) / self.model.feature_scale
-        self.edges = edges.to(device)
+        self.graph = Patchwork.of(adjacency, params.batch_size)
+        self.x = torch.from_numpy(features[self.graph.order]).to(device) / scale
+        self.edges = None  # of the whole graph, where it is not divided
+        if len(self.graph.pieces) == 1:
+            self.edges = Edges.from_adjacency(self.graph.adjacency).to(device)
+        # The model itself, or the one that averages its gradients over all processes.
+        self.network: nn.Module = self.model
+        if self.divided:
+            self.network = DistributedDataParallel(self.model)
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay
         )
         self.loss: list[float] = []
         digest = hashlib.blake2b(np.ascontiguousarray(features).tobytes(), digest_size=16)
-        digest.update(edges.edge_index.numpy().tobytes())
+        for array in (self.graph.adjacency.indptr, self.graph.adjacency.indices):
+            digest.update(array.astype(np.int64).tobytes())
         digest.update(json.dumps([params.to_dict(), random_state, device.type]).encode())
         self.fingerprint = digest.hexdigest()
 
-    def draw_mask(self) -> Tensor:
-        """Indices of a random set of observations, equation (1); drawn on the CPU on any device."""
+    @property
+    def divided(self) -> bool:
+        """Whether processes of `torch.distributed` share the pieces of an epoch."""
+        return self.n_processes > 1 and len(self.graph.pieces) > 1
+
+    def draw_mask(self) -> NDArray[np.bool_]:
+        """Which observations the epoch masks, equation (1), the same in all processes."""
         n_obs = len(self.x)
         n_masked = round(self.params.mask_rate * n_obs)
         if self.params.mask_rate > 0:
             n_masked = max(n_masked, 1)
-        return torch.randperm(n_obs)[:n_masked].to(self.device)
+        rng = np.random.default_rng([self.random_state, len(self.loss)])
+        masked = np.zeros(n_obs, dtype=bool)
+        masked[rng.permutation(n_obs)[:n_masked]] = True
+        return masked
 
     def epoch(self) -> float:
-        """Take one step of Adam with a new mask."""
+        """Take one step of Adam with a new mask, on the pieces whose turn it is."""
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.model.loss(self.x, self.edges, self.draw_mask())
-        value = float(loss.detach())
-        if not np.isfinite(value):
+        masked = self.draw_mask()
+        scored = masked if self.params.mask_rate > 0 else np.ones_like(masked)
+        numbers = self.graph.drawn(len(self.loss), self.random_state)
+        n_scored = max(int(scored[self.graph.joined(numbers)].sum()), 1)
+        if self.divided:
+            numbers = numbers[self.rank :: self.n_processes]
+        nodes = self.graph.joined(numbers)
+        # One step more than an embedding sees, for the decoder.
+        reached = self.graph.surroundings(nodes, 2 + self.params.n_layers)
+        edges = self.edges or Edges.from_adjacency(self.graph.between(reached)).to(self.device)
+        x = self.x[torch.from_numpy(reached).to(self.device)] if self.edges is None else self.x
+        hidden, counted = (
+            torch.from_numpy(np.searchsorted(reached, where)).to(self.device)
+            for where in (reached[masked[reached]], nodes[scored[nodes]])
+        )
+        error = self.model.error(self.network(x, edges, hidden), x, counted)
+        # A sum over processes, of which the gradients' average takes the mean.
+        loss = error / n_scored * (self.n_processes if self.divided else 1)
+        value = loss.detach().clone()
+        if self.divided:
+            distributed.all_reduce(value)
+            value /= self.n_processes
+        if not torch.isfinite(value):
             msg = (
-                f"The loss became {value} in epoch {len(self.loss) + 1}. "
+                f"The loss became {float(value)} in epoch {len(self.loss) + 1}. "
                 "Lower `learning_rate`, or look for extreme values among the features."
             )
             raise FloatingPointError(msg)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
-        self.loss.append(value)
-        return value
+        self.loss.append(float(value))
+        return self.loss[-1]
 
     def settled(self) -> bool:
         """Whether the mean loss of the last window is hardly lower than that of the one before."""

@@ -110,10 +110,10 @@ def embed(
     features = _features(adata, use_rep)
     adjacency = _adjacency(adata)
     placed = _placed(features)
-    check_features(features[placed], name=use_rep)
+    check_features(_rows(features, placed), name=use_rep)
     results = _train_members(
-        features[placed],
-        adjacency[placed][:, placed],
+        _rows(features, placed),
+        _between(adjacency, placed),
         params,
         random_state=random_state,
         device=device,
@@ -193,8 +193,8 @@ def transform(
         raise ValueError(msg)
     features = _features(adata, use_rep)
     placed = _placed(features)
-    adjacency = _adjacency(adata)[placed][:, placed]
-    members = [model.transform(features[placed], adjacency) for model in models]
+    adjacency = _between(_adjacency(adata), placed)
+    members = [model.transform(_rows(features, placed), adjacency) for model in models]
     _forget_clustering(adata)
     _write_scales(adata, members, placed)
     if clusterings is not None:
@@ -274,7 +274,7 @@ def cluster(
         fit.reorder(order)
     _write_domains(adata, found.labels, found.confidence, placed, n_domains)
     common = common_representation([scale for scales in members for scale in scales], params)
-    adata.obsm[_keys.EMBEDDING] = _spread(common, placed)
+    adata.obsm[_keys.EMBEDDING] = _spread([common], placed)
     adata.uns.setdefault(_keys.RECORD, {})["cluster"] = {
         "params": params.to_dict(),
         "n_domains": n_domains,
@@ -355,7 +355,7 @@ def choose_n_domains(
     record = adata.uns.setdefault(_keys.RECORD, {})
     use_rep = record.get("embed", {}).get("use_rep", _keys.FEATURES)
     p_value = spatial_structure(
-        _features(adata, use_rep)[placed], adjacency, random_state=random_state
+        _rows(_features(adata, use_rep), placed), adjacency, random_state=random_state
     )
     fits = {
         number: _cluster_members(members, adjacency, number, params, random_state, n_jobs)
@@ -571,11 +571,11 @@ def _members(
         )
         raise ValueError(msg)
     placed = _placed(scales[0])
-    parts = [np.split(scale[placed], n_members, axis=1) for scale in scales]
+    parts = [np.split(_rows(scale, placed), n_members, axis=1) for scale in scales]
     return (
         [list(member) for member in zip(*parts, strict=True)],
         placed,
-        _adjacency(adata)[placed][:, placed],
+        _between(_adjacency(adata), placed),
     )
 
 
@@ -584,10 +584,22 @@ def _placed(values: NDArray[np.float32]) -> NDArray[np.bool_]:
     return np.asarray(~np.isnan(values).all(axis=1))
 
 
-def _spread(values: NDArray[Any], placed: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Rows of the placed observations, NaN elsewhere."""
-    full = np.full((len(placed), values.shape[1]), np.nan, dtype=np.float32)
-    full[placed] = values
+def _rows(values: NDArray[np.float32], placed: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Rows of the placed observations; not copied if these are all."""
+    return values if placed.all() else values[placed]
+
+
+def _between(adjacency: sparse.csr_matrix, placed: NDArray[np.bool_]) -> sparse.csr_matrix:
+    """Graph between the placed observations; not copied if these are all."""
+    return adjacency if placed.all() else adjacency[placed][:, placed]
+
+
+def _spread(parts: Sequence[NDArray[Any]], placed: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Columns of the placed observations side by side, NaN in the rows of the others."""
+    ends = np.cumsum([part.shape[1] for part in parts])
+    full = np.full((len(placed), ends[-1]), np.nan, dtype=np.float32)
+    for end, part in zip(ends, parts, strict=True):
+        full[placed, end - part.shape[1] : end] = part
     return full
 
 
@@ -598,7 +610,7 @@ def _write_scales(
     for key in [key for key in adata.obsm if key.startswith(_keys.scale_embedding(""))]:
         del adata.obsm[key]
     for scale, parts in enumerate(zip(*members, strict=True), start=1):
-        adata.obsm[_keys.scale_embedding(scale)] = _spread(np.concatenate(parts, axis=1), placed)
+        adata.obsm[_keys.scale_embedding(scale)] = _spread(parts, placed)
     adata.uns.setdefault(_keys.RECORD, {})["n_members"] = len(members)
 
 

@@ -1,0 +1,198 @@
+"""Time and memory of a whole default run against the number of observations.
+
+    python -m benchmarks.scale                        # all sizes; finished ones are not run again
+    python -m benchmarks.scale --sizes 1000 4000      # only these
+    python -m benchmarks.scale --table                # only print the table and draw the picture
+
+Each size runs in a process of its own, from a file of counts to a file with domains, with one job
+for each of two cores and one thread for each job. Sections are simulated (`section` below). Memory
+is the peak of the proportional set sizes of the process and its children, looked at four times a
+second. Writes scale.csv, scale.md and scale.svg beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+HERE = Path(__file__).parent
+RUNS, TABLE, PICTURE = HERE / "scale.csv", HERE / "scale.md", HERE / "scale.svg"
+SIZES = [1_000, 4_000, 16_000, 64_000, 256_000, 1_000_000]
+FIT_FROM = 16_000
+N_GENES, N_DOMAINS, N_JOBS = 300, 7, 2
+STAGES = ["read", "graph", "prepare", "embed", "cluster", "write"]
+CHUNK = 50_000
+# In each of the jobs, which take the cores.
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+
+
+def section(n_obs: int, seed: int = 0) -> anndata.AnnData:
+    """Cells at random places in seven bands, with the counts of 300 genes.
+
+    Expression profiles of the bands differ by a factor of about exp(±0.2) in each gene, and library
+    sizes by a Gamma(4) factor: k-means without space finds the bands with an ARI below 0.1.
+    """
+    rng = np.random.default_rng(seed)
+    side = np.sqrt(n_obs)
+    places = rng.uniform(0, side, (n_obs, 2))
+    depth = places[:, 1] / side + 0.05 * np.sin(6 * places[:, 0] / side)
+    domain = np.clip((depth * N_DOMAINS).astype(int), 0, N_DOMAINS - 1)
+    profile = np.exp(rng.normal(0, 1, N_GENES) + 0.2 * rng.normal(size=(N_DOMAINS, N_GENES)))
+    profile /= profile.sum(axis=1, keepdims=True)
+    counts = []
+    for start in range(0, n_obs, CHUNK):
+        own = domain[start : start + CHUNK]
+        size = 25 * rng.gamma(4, 1, (len(own), 1))
+        counts.append(sparse.csr_matrix(rng.poisson(profile[own] * size).astype(np.float32)))
+    adata = anndata.AnnData(sparse.vstack(counts, format="csr"))
+    adata.obsm["spatial"] = places
+    adata.obs["band"] = pd.Categorical(domain.astype(str))
+    return adata
+
+
+def one(source: Path, output: Path) -> None:
+    """Run one size and print what it took, as JSON."""
+    import m2st
+
+    seconds = {}
+    clock = time.perf_counter()
+
+    def done(stage: str) -> None:
+        nonlocal clock
+        now = time.perf_counter()
+        seconds[stage], clock = now - clock, now
+
+    adata = m2st.io.read(source)
+    done("read")
+    m2st.pp.spatial_graph(adata)
+    done("graph")
+    m2st.pp.prepare(adata)
+    done("prepare")
+    m2st.tl.embed(adata, n_jobs=N_JOBS, progress=False)
+    done("embed")
+    m2st.tl.cluster(adata, N_DOMAINS, n_jobs=N_JOBS)
+    done("cluster")
+    m2st.io.write(adata, output)
+    done("write")
+    ari = m2st.metrics.ari(adata.obs["band"], adata.obs["m2st_domain"])
+    print(json.dumps(seconds | {"ari": ari}))
+
+
+def memory(process: object) -> int:
+    """Bytes of a process and its children, shared pages counted once."""
+    import psutil
+
+    total = 0
+    for member in [process, *process.children(recursive=True)]:  # type: ignore[attr-defined]
+        try:
+            total += member.memory_full_info().pss
+        except psutil.Error:  # it has just ended
+            continue
+    return total
+
+
+def measure(n_obs: int) -> dict[str, float]:
+    """Time and memory of one size, in a process of its own."""
+    import psutil
+
+    with tempfile.TemporaryDirectory() as place:
+        source, output = Path(place) / "section.h5ad", Path(place) / "domains.h5ad"
+        section(n_obs).write_h5ad(source)
+        command = [sys.executable, "-m", "benchmarks.scale", "--one", str(source), str(output)]
+        started, peak = time.perf_counter(), 0
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env=os.environ | ONE_THREAD
+        ) as running:
+            process = psutil.Process(running.pid)
+            while running.poll() is None:
+                peak = max(peak, memory(process))
+                time.sleep(0.25)
+            text = running.stdout.read() if running.stdout else ""
+        if running.returncode:
+            msg = f"The run on {n_obs} observations ended with exit code {running.returncode}."
+            raise RuntimeError(msg)
+        total = time.perf_counter() - started
+    return {"n_obs": n_obs, "seconds": total, "gib": peak / 2**30} | json.loads(text)
+
+
+def exponent(runs: pd.DataFrame, column: str) -> float:
+    """Slope of the logarithm of a column over that of the size, from 16,000 observations."""
+    large = runs[runs.n_obs >= FIT_FROM]
+    return float(np.polyfit(np.log(large.n_obs), np.log(large[column]), 1)[0])
+
+
+def report(runs: pd.DataFrame) -> str:
+    """The table, and the exponents."""
+    lines = [
+        f"A whole default run (five members) on two cores, {N_JOBS} jobs of one thread each, of a "
+        f"simulated section with {N_GENES} genes and the six neighbours of a triangulation; "
+        "`python -m benchmarks.scale`.",
+        "",
+        "| observations | " + " | ".join(STAGES) + " | total, s | peak memory, GiB | ARI |",
+        "|---" * (len(STAGES) + 4) + "|",
+    ]
+    for run in runs.itertuples():
+        stages = " | ".join(f"{getattr(run, stage):.1f}" for stage in STAGES)
+        lines.append(
+            f"| {run.n_obs:,} | {stages} | {run.seconds:.0f} | {run.gib:.2f} | {run.ari:.3f} |"
+        )
+    if (runs.n_obs >= FIT_FROM).sum() > 1:
+        lines += [
+            "",
+            f"Fitted from {FIT_FROM:,} observations: time grows as "
+            f"n^{exponent(runs, 'seconds'):.2f}, memory as n^{exponent(runs, 'gib'):.2f}.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def draw(runs: pd.DataFrame) -> None:
+    """Time and memory over size, on logarithmic axes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 3.2), layout="constrained")
+    panels = [("seconds", "time of a whole run", "s"), ("gib", "peak memory", "GiB")]
+    for axes, (column, title, unit) in zip(figure.subplots(1, 2), panels, strict=True):
+        axes.loglog(runs.n_obs, runs[column], "o-", color="#0072b2")
+        for n_obs, value in zip(runs.n_obs, runs[column], strict=True):
+            text = f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
+            axes.annotate(text, (n_obs, value), (0, 6), textcoords="offset points", ha="center")
+        axes.set(xlabel="observations", ylabel=unit, title=f"{title} ({unit})")
+        axes.margins(0.1, 0.2)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(PICTURE, metadata={"Date": None})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--one", type=Path, nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        one(*arguments.one)
+        return
+    runs = pd.read_csv(RUNS) if RUNS.exists() else pd.DataFrame({"n_obs": []})
+    for n_obs in [] if arguments.table else arguments.sizes:
+        if n_obs not in set(runs.n_obs):
+            runs = pd.concat([runs, pd.DataFrame([measure(n_obs)])]).sort_values("n_obs")
+            runs = runs.astype({"n_obs": int})
+            runs.round(4).to_csv(RUNS, index=False)
+    TABLE.write_text(report(runs), encoding="utf-8")
+    draw(runs)
+    print(report(runs))
+
+
+if __name__ == "__main__":
+    main()
