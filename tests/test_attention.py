@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numba
 import numpy as np
 import pytest
 import torch
@@ -7,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 from tests import reference
-from torch_geometric.nn import GATConv
 
 from m2st._attention import Edges, GraphAttention
+from m2st._simd import LANES, exp, load, store
 
 
 def random_graph(n_obs: int, density: float, seed: int) -> sparse.csr_matrix:
@@ -33,11 +36,32 @@ def test_edges_by_hand() -> None:
     edges = Edges.from_adjacency(path)
     assert edges.indptr.tolist() == [0, 2, 5, 7, 8]
     assert edges.source.tolist() == [0, 1, 0, 1, 2, 1, 2, 3]
-    assert edges.edge_index[1].tolist() == [0, 0, 1, 1, 1, 2, 2, 3]
+    assert edges.row.tolist() == [0, 1, 2, 3]
+    assert edges.count.tolist() == [1] * 8
+    assert edges.edge_index.tolist() == [[0, 1, 0, 1, 2, 1, 2, 3], [0, 0, 1, 1, 1, 2, 2, 3]]
     for j in range(4):
         own = edges.reverse[edges.reverse_indptr[j] : edges.reverse_indptr[j + 1]]
         assert set(edges.source[own].tolist()) == {j}
     assert sorted(edges.reverse.tolist()) == list(range(8))
+    assert edges.receiver.tolist() == edges.edge_index[1][edges.reverse.long()].tolist()
+
+
+def test_edges_from_the_hidden_by_hand() -> None:
+    # A path 0 - 1 - 2 - 3 and an isolated observation 4; 1, 2 and 4 are hidden.
+    path = sparse.csr_matrix(np.eye(5, k=1) * (np.arange(5) < 3)[:, None])
+    edges = Edges.from_adjacency(path + path.T)
+    hidden = torch.tensor([False, True, True, False, True])
+    # Rows: 0, 3 and the one of all hidden.
+    found = edges.hide(hidden, torch.ones(5, dtype=torch.bool))
+    assert found.row.tolist() == [0, 2, 2, 1, 2]
+    assert found.indptr.tolist() == [0, 2, 4, 6, 8, 9]
+    assert found.source.tolist() == [0, 2, 0, 2, 1, 2, 1, 2, 2]
+    assert found.count.tolist() == [1, 1, 1, 2, 1, 2, 1, 1, 1]
+    assert found.edge_index[0].tolist() == [0, 2, 0, 2, 2, 1, 2, 2, 1, 2, 2]
+    assert found.edge_index[1].tolist() == [0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 4]
+    found = edges.hide(hidden, hidden)
+    assert found.row.tolist() == [2, 2, 2]
+    assert found.indptr.tolist() == [0, 2, 4, 5]
 
 
 def test_edges_do_not_change_the_graph() -> None:
@@ -66,35 +90,64 @@ def test_matches_the_equations() -> None:
     np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
-@settings(deadline=None, max_examples=25)
+def outcome(
+    gat: GraphAttention,
+    call: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor],
+    x: torch.Tensor,
+    token: torch.Tensor | None,
+    direction: torch.Tensor,
+) -> list[torch.Tensor]:
+    """Output of a layer, and all gradients of one direction of it."""
+    leaves = [x.requires_grad_(), *([] if token is None else [token.requires_grad_()])]
+    out = call(x, token)
+    gradients = torch.autograd.grad((out * direction).sum(), [*leaves, *gat.parameters()])
+    return [out.detach(), *gradients]
+
+
+def assert_alike(found: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
+    for ours, theirs in zip(found, expected, strict=True):
+        scale = max(1.0, theirs.abs().max().item())
+        np.testing.assert_allclose(ours / scale, theirs / scale, atol=1e-5)
+
+
+@settings(deadline=None, max_examples=50)
 @given(
     n_obs=st.integers(2, 40),
     density=st.floats(0.0, 0.5),
-    n_heads=st.integers(1, 4),
-    width=st.integers(1, 7),
+    n_heads=st.one_of(st.integers(1, 5), st.sampled_from([8, 9, 17])),
+    width=st.one_of(st.integers(1, 9), st.sampled_from([16, 24, 32, 40, 50])),
     slope=st.sampled_from([0.0, 0.01, 0.2]),
     seed=st.integers(0, 1000),
 )
 def test_matches_torch_geometric(
     n_obs: int, density: float, n_heads: int, width: int, slope: float, seed: int
 ) -> None:
+    """On a graph, and where some observations are one row that all edges from them share."""
     edges = Edges.from_adjacency(random_graph(n_obs, density, seed))
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # noqa: TID251
         gat = layer(3, n_heads * width, n_heads, slope)
-        x = torch.randn(n_obs, 3, requires_grad=True)
+        torch.nn.init.normal_(gat.bias)
+        x, token = torch.randn(n_obs, 3), torch.randn(3)
         direction = torch.randn(n_obs, n_heads * width)
-    results = []
-    for call in (gat, lambda x, edges: GATConv.forward(gat, x, edges.edge_index)):
-        gat.zero_grad()
-        x.grad = None
-        out = call(x, edges)
-        (out * direction).sum().backward()
-        grads = [x.grad, *(parameter.grad for parameter in gat.parameters())]
-        results.append([out.detach(), *(grad.clone() for grad in grads)])
-    for found, expected in zip(*results, strict=True):
-        scale = max(1.0, expected.abs().max().item())
-        np.testing.assert_allclose(found / scale, expected / scale, atol=1e-5)
+        hidden, targets = torch.rand(2, n_obs) < 0.5
+    targets[0] = True
+    found = outcome(gat, lambda x, _: gat(x, edges), x, None, direction)
+    with torch.no_grad():
+        np.testing.assert_array_equal(gat(x, edges), found[0])
+
+    assert_alike(found, outcome(gat, lambda x, _: gat.reference(x, edges), x, None, direction))
+
+    merged = edges.hide(hidden, targets)
+    direction = direction[targets]
+
+    def replaced(x: torch.Tensor, token: torch.Tensor | None) -> torch.Tensor:
+        return gat.reference(torch.where(hidden[:, None], token, x), edges)[targets]
+
+    expected = outcome(gat, replaced, x, token, direction)
+    for call in (gat, gat.reference):
+        found = outcome(gat, lambda x, t, c=call: c(x[~hidden], merged, t), x, token, direction)
+        assert_alike(found, expected)
 
 
 def test_gradients_are_exact() -> None:
@@ -103,7 +156,43 @@ def test_gradients_are_exact() -> None:
         torch.manual_seed(3)  # noqa: TID251
         gat = layer(3, 4, 2).double()
         x = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: gat(x, edges), (x,))
+        token = torch.randn(3, dtype=torch.float64, requires_grad=True)
+    hidden = torch.arange(7) > 4
+    merged = edges.hide(hidden, torch.arange(7) > 1)
+
+    def call(x: torch.Tensor, token: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+        return torch.cat([gat(x, edges), gat(x[~hidden], merged, token)])
+
+    assert torch.autograd.gradcheck(call, (x, token, *gat.parameters()))
+
+
+def test_inference_holds_the_attention_of_a_chunk_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    edges = Edges.from_adjacency(random_graph(30, 0.2, 5))
+    gat, x = layer(4, 6, 3), torch.linspace(-1, 1, 120).view(30, 4)
+    with torch.no_grad():
+        whole = gat(x, edges)
+        monkeypatch.setattr("m2st._attention._CHUNK", 7)
+        np.testing.assert_array_equal(gat(x, edges), whole)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_exponentials(dtype: type[np.floating]) -> None:
+    @numba.njit
+    def in_place(values: np.ndarray) -> None:
+        for start in range(0, len(values), LANES):
+            store(values, start, exp(load(values, start)))
+
+    x = np.concatenate([np.linspace(-80, 0, 800), [-np.inf, -1e30, -200, np.nan, 0, 0, 0, 0]])
+    x = x.astype(dtype)
+    found = x.copy()
+    in_place(found)
+    expected = np.exp(x)
+    # What is smaller than the smallest normal number may be that number.
+    np.testing.assert_allclose(
+        found, expected, rtol=3 * np.finfo(dtype).eps, atol=np.finfo(dtype).tiny * 2
+    )
 
 
 def test_dropout_acts_on_attention_in_training_only() -> None:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +75,23 @@ def choose_device(device: str = "auto") -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+@contextlib.contextmanager
+def among_processes() -> Iterator[None]:
+    """Join the other processes if torchrun started this one, each with a GPU of its own."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        yield
+        return
+    backend = "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        backend = "cpu:gloo,cuda:nccl"
+    distributed.init_process_group(backend)
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
 
 
 @contextlib.contextmanager
@@ -217,7 +235,10 @@ class _Run:
         if self.divided:
             self.network = DistributedDataParallel(self.model)
         self.optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay
+            self.model.parameters(),
+            lr=params.learning_rate,
+            weight_decay=params.weight_decay,
+            fused=device.type != "mps",
         )
         self.loss: list[float] = []
         digest = hashlib.blake2b(np.ascontiguousarray(features).tobytes(), digest_size=16)
@@ -261,7 +282,7 @@ class _Run:
             torch.from_numpy(np.searchsorted(reached, where)).to(self.device)
             for where in (reached[masked[reached]], nodes[scored[nodes]])
         )
-        error = self.model.error(self.network(x, edges, hidden), x, counted)
+        error = self.model.error(self.network(x, edges, hidden, counted), x[counted])
         # A sum over processes, of which the gradients' average takes the mean.
         loss = error / n_scored * (self.n_processes if self.divided else 1)
         value = loss.detach().clone()
