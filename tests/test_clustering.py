@@ -340,6 +340,8 @@ def test_other_observations_get_the_domains_of_the_first() -> None:
         found.predict_memberships(scales[1:])
     with pytest.raises(NotFittedError, match="Run `fit` first"):
         MultiScaleClustering(4).predict_memberships(scales)
+    with pytest.raises(NotFittedError, match="Run `fit` first"):
+        MultiScaleClustering(4).improve([])
 
 
 def test_best_start_is_kept_and_seeds_repeat() -> None:
@@ -365,6 +367,30 @@ def test_entropy_spreads_the_weights() -> None:
         for entropy in (0.1, 100.0)
     ]
     assert spread[0] > 10 * spread[1]
+
+
+def test_a_better_start_improves_and_a_worse_one_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two domains taken for one, and one for two, is an optimum that no small step leaves."""
+    scales, truth = blobs(3, n_obs=400)
+    graph = ring(400)
+    mistaken = np.where(truth == 1, 0, truth)
+    mistaken[np.flatnonzero(truth == 2)[::2]] = 1
+    best = MultiScaleClustering(4, QUICK).fit(scales, connectivities=graph)
+    with monkeypatch.context() as patch:
+        patch.setattr("m2st._clustering._initial_labels", lambda *_: mistaken)
+        found = MultiScaleClustering(4, QUICK).fit(scales, connectivities=graph)
+    assert adjusted_rand_score(truth, found.labels_) < 0.8
+    before = found.objective_[-1]
+    kept = found.labels_
+    found.improve([mistaken, np.arange(400) % 2], connectivities=graph)
+    assert found.labels_ is kept
+    assert found.improve([mistaken, truth], connectivities=graph) is found
+    assert found.objective_[-1] < before
+    assert found.objective_[-1] == pytest.approx(best.objective_[-1], abs=1e-3)
+    assert (np.diff(found.objective_) <= 1e-9).all()
+    assert adjusted_rand_score(truth, found.labels_) > 0.98
 
 
 def test_scikit_learn_manners() -> None:

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -210,27 +211,99 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             blocks = self._factors.project(scales)
             rng = np.random.default_rng(self.random_state)
             seeds = rng.integers(2**31, size=params.n_init).tolist()
-            sample = blocks
-            if n_obs > _START_SAMPLE:
-                rows = np.sort(rng.choice(n_obs, _START_SAMPLE, replace=False))
-                sample = [block[rows] for block in blocks]
-            state, objective, self.start_objectives_ = _best_start(
-                sample, self.n_domains, seeds, params
+            rows = self._sample(n_obs)
+            sample = [block[rows] for block in blocks]
+            starts = [
+                _initial_labels(sample[-1], self.n_domains, start, seed)
+                for start, seed in enumerate(seeds)
+            ]
+            states, histories = _descents(
+                sample, starts, self.n_domains, params, n_iter=params.short_iter
             )
-            if sample is not blocks:
-                state = _State.settled(blocks, state, params)
-                objective = [state.objective(params)]
-            converged = _descend(blocks, state, objective, params, n_iter=params.max_iter)
-            if walk is not None and params.smoothness > 0:
-                state.walk = walk
-                objective.append(state.objective(params))
-                converged = _descend(blocks, state, objective, params, n_iter=params.max_iter)
-        if not converged:
+            self.start_objectives_ = np.array([history[-1] for history in histories])
+            best = int(self.start_objectives_.argmin())
+            _descend(sample, states[best], histories[best], params, n_iter=params.max_iter)
+            self._settle(blocks, sample, states[best], histories[best], walk)
+        if not self.converged_:
             msg = (
                 f"The clustering did not converge in {params.max_iter} iterations "
                 "(`max_iter`): its objective still fell by more than `tol`."
             )
             warnings.warn(msg, ConvergenceWarning, stacklevel=2)
+        return self
+
+    def improve(
+        self,
+        starts: Sequence[NDArray[np.intp]],
+        *,
+        connectivities: sparse.spmatrix | None = None,
+    ) -> MultiScaleClustering:
+        """Start once more from other labels, in place; what has the lowest objective stays.
+
+        Parameters
+        ----------
+        starts
+            Labels 0 to C - 1 of shape (n_obs,) each, such as those of clusterings of other
+            embeddings of the same observations: an optimum that they found and this one missed.
+        connectivities
+            The spatial graph, as in `fit`.
+
+        Returns
+        -------
+        The clustering itself.
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` has not run.
+        """
+        self._check_fitted()
+        params = self.params or ClusteringParams()
+        blocks = [*self.specific_, self.common_]
+        rows = self._sample(len(self.labels_))
+        walk = None if connectivities is None else _walk(connectivities, len(self.labels_))
+        with threadpool_limits(1):
+            sample = [block[rows] for block in blocks]
+            states, histories = _descents(
+                sample,
+                [labels[rows] for labels in (self.labels_, *starts)],
+                self.n_domains,
+                params,
+                n_iter=params.max_iter,
+            )
+            best = int(np.argmin([history[-1] for history in histories]))
+            if histories[0][-1] - histories[best][-1] > params.tol:
+                other = copy(self)
+                other._settle(blocks, sample, states[best], histories[best], walk)
+                if other.objective_[-1] < self.objective_[-1]:
+                    self.__dict__.update(other.__dict__)
+        return self
+
+    def _sample(self, n_obs: int) -> slice | NDArray[np.intp]:
+        """Observations on which starts are compared."""
+        if n_obs <= _START_SAMPLE:
+            return slice(None)
+        rng = np.random.default_rng(self.random_state)
+        return np.sort(rng.choice(n_obs, _START_SAMPLE, replace=False))
+
+    def _settle(
+        self,
+        blocks: list[Array],
+        sample: list[Array],
+        state: _State,
+        objective: list[float],
+        walk: sparse.csr_matrix | None,
+    ) -> None:
+        """Descend from a state of the sample to the end, on all observations, and keep it."""
+        params = self.params or ClusteringParams()
+        if len(sample[-1]) < len(blocks[-1]):
+            state = _State.settled(blocks, state, params)
+            objective = [state.objective(params)]
+        converged = _descend(blocks, state, objective, params, n_iter=params.max_iter)
+        if walk is not None and params.smoothness > 0:
+            state.walk = walk
+            objective.append(state.objective(params))
+            converged = _descend(blocks, state, objective, params, n_iter=params.max_iter)
         self.labels_ = filled_labels(state.memberships)
         self.memberships_ = state.memberships
         self.common_ = blocks[-1]
@@ -242,7 +315,12 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         self.n_iter_ = len(objective) - 1
         self.converged_ = converged
         sizes = np.bincount(self.labels_, minlength=self.n_domains)
-        return self.reorder(np.argsort(-sizes, kind="stable"))
+        self.reorder(np.argsort(-sizes, kind="stable"))
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "_factors"):
+            msg = "Expected a fitted clustering. Run `fit` first."
+            raise NotFittedError(msg)
 
     def reorder(self, order: NDArray[np.intp]) -> MultiScaleClustering:
         """Number the domains anew, in place.
@@ -287,9 +365,7 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         ValueError
             If the embeddings do not fit those of `fit`.
         """
-        if not hasattr(self, "_factors"):
-            msg = "Expected a fitted clustering. Run `fit` first."
-            raise NotFittedError(msg)
+        self._check_fitted()
         params = self.params or ClusteringParams()
         scales = _check_embeddings(embeddings)
         widths = [scale.shape[1] for scale in scales]
@@ -527,21 +603,21 @@ class _State:
         return float(value)
 
 
-def _best_start(
-    blocks: list[Array], n_domains: int, seeds: list[int], params: ClusteringParams
-) -> tuple[_State, list[float], Array]:
-    """Compare the starts after some iterations; settle the best. With its and all objectives."""
+def _descents(
+    blocks: list[Array],
+    starts: Sequence[NDArray[np.intp]],
+    n_domains: int,
+    params: ClusteringParams,
+    *,
+    n_iter: int,
+) -> tuple[list[_State], list[list[float]]]:
+    """Descend from each of some labels, without smoothness: states, and their objectives."""
     nulls = [_null(block, params) for block in blocks]
-    starts = []
-    for start, seed in enumerate(seeds):
-        labels = _initial_labels(blocks[-1], n_domains, start, seed)
-        state = _State.start(blocks, nulls, labels, n_domains, params)
-        objective = [state.objective(params)]
-        _descend(blocks, state, objective, params, n_iter=params.short_iter)
-        starts.append((objective[-1], start, objective, state))
-    _, _, objective, state = min(starts)
-    _descend(blocks, state, objective, params, n_iter=params.max_iter)
-    return state, objective, np.array([last for last, *_ in starts])
+    states = [_State.start(blocks, nulls, labels, n_domains, params) for labels in starts]
+    histories = [[state.objective(params)] for state in states]
+    for state, history in zip(states, histories, strict=True):
+        _descend(blocks, state, history, params, n_iter=n_iter)
+    return states, histories
 
 
 def _descend(

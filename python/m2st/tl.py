@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 # The least p-value of the 199 permutations is half of this.
 _STRUCTURE_LEVEL = 0.01
+# Members take over each other's optima for so many rounds at most.
+_MAX_ROUNDS = 3
 
 
 def embed(
@@ -111,6 +113,13 @@ def embed(
     adjacency = _adjacency(adata)
     placed = _placed(features)
     check_features(_rows(features, placed), name=use_rep)
+    if adata.n_obs > params.batch_size:
+        logger.info(
+            "%d observations: working on pieces of at most about %d at a time, %.1f GiB in all.",
+            adata.n_obs,
+            params.batch_size,
+            _needed_memory(*features.shape, adjacency.nnz, params, n_jobs),
+        )
     results = _train_members(
         _rows(features, placed),
         _between(adjacency, placed),
@@ -217,7 +226,8 @@ def cluster(
 ) -> list[MultiScaleClustering]:
     """Find spatial domains from the embeddings of all scales and members.
 
-    Each member is clustered by itself, `m2st.MultiScaleClustering`; the domains are their
+    Each member is clustered by itself, `m2st.MultiScaleClustering`, then once more from the domains
+    of the others: an optimum that one of them found and another missed. The domains are their
     consensus.
 
     Parameters
@@ -269,6 +279,7 @@ def cluster(
     members, placed, adjacency = _members(adata)
     check_n_domains(n_domains, n_obs=adata.n_obs)
     fits = _cluster_members(members, adjacency, n_domains, params, random_state, n_jobs)
+    fits = _improve_members(fits, adjacency, n_jobs)
     found = consensus([fit.memberships_ for fit in fits])
     for fit, order in zip(fits, found.orders, strict=True):
         fit.reorder(order)
@@ -389,6 +400,25 @@ def choose_n_domains(
     return chosen
 
 
+def _needed_memory(
+    n_obs: int, n_features: int, n_edges: int, params: AutoencoderParams, n_jobs: int | None
+) -> float:
+    """Estimate of the memory that embedding and clustering take, in GiB.
+
+    Embeddings of all members, twice while they are brought together; in each job those of a member
+    and its clustering, features and graph; and the libraries in every process, as
+    ``benchmarks/scale.py`` measures it.
+    """
+    from joblib import effective_n_jobs
+
+    jobs = min(effective_n_jobs(_processes(n_jobs)), params.n_members)
+    width = sum(params.scale_dims)
+    results = 8 * n_obs * params.n_members * width
+    job = 8 * n_obs * (n_features + width) + 80 * n_edges
+    libraries = 0.6 * 2**30
+    return float((results + jobs * job + (1 + (jobs if jobs > 1 else 0)) * libraries) / 2**30)
+
+
 def _train_members(
     features: NDArray[np.float32],
     adjacency: sparse.csr_matrix,
@@ -478,6 +508,24 @@ def _cluster_members(
         )
         for seed, scales in zip(seeds, members, strict=True)
     )
+    return fits
+
+
+def _improve_members(
+    fits: list[MultiScaleClustering], adjacency: sparse.csr_matrix, n_jobs: int | None
+) -> list[MultiScaleClustering]:
+    """Let each member start from what the others found, too, until none gains by it."""
+    from joblib import Parallel, delayed
+
+    for _ in range(_MAX_ROUNDS if len(fits) > 1 else 0):
+        before = [fit.objective_[-1] for fit in fits]
+        labels = [fit.labels_ for fit in fits]
+        fits = Parallel(n_jobs=_processes(n_jobs), prefer="processes")(
+            delayed(fit.improve)(labels[:member] + labels[member + 1 :], connectivities=adjacency)
+            for member, fit in enumerate(fits)
+        )
+        if before == [fit.objective_[-1] for fit in fits]:
+            break
     return fits
 
 
