@@ -6,10 +6,13 @@ import gzip
 import json
 import os
 import resource
+import shutil
 import stat
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import anndata as ad
 import h5py
@@ -20,6 +23,7 @@ from matplotlib.image import imsave
 from scipy import sparse
 from scipy.io import mmwrite
 
+import m2st
 from m2st import io
 
 BARCODES = ["CCC-1", "AAA-1", "GGG-1"]
@@ -409,6 +413,15 @@ class TestSpatialData:
         with pytest.raises(FileExistsError, match="overwrite=True"):
             io.write(adata, tmp_path / "a.zarr")
 
+    def test_backed(self, adata: ad.AnnData, tmp_path: Path) -> None:
+        table = annotate(adata, ["one", "two", "one"], ["c", "a", "a"])
+        write_store(tmp_path / "a.zarr", table=table)
+        for backed in (True, "auto"):
+            found = io.read(tmp_path / "a.zarr", backed=backed)  # type: ignore[arg-type]
+            assert sparse.issparse(found.X) == (backed == "auto")
+            np.testing.assert_array_equal(found.X[:].toarray(), COUNTS)
+            assert found.obsm["spatial"].tolist() == [[3, 4], [5, 6], [1, 2]]
+
     def test_centroids(self, adata: ad.AnnData, tmp_path: Path) -> None:
         table = annotate(adata, ["one", "two", "one"], ["c", "a", "a"])
         write_store(tmp_path / "a.zarr", table=table)
@@ -596,6 +609,145 @@ def test_write_names_the_key_that_h5ad_cannot_hold(adata: ad.AnnData, tmp_path: 
     assert "key 'interval'" in caught.value.__notes__[0]
     assert "/uns/m2st" in caught.value.__notes__[0]
     assert list(tmp_path.iterdir()) == []
+
+
+def fill(adata: ad.AnnData) -> ad.AnnData:
+    """With everything that may be left in a file, in all layouts."""
+    adata.X = sparse.csr_matrix(COUNTS, dtype=np.float32)
+    adata.raw = adata.copy()
+    adata.layers["columns"] = sparse.csc_matrix(COUNTS)
+    adata.layers["dense"] = COUNTS / 2
+    return adata
+
+
+@pytest.fixture(params=["a.h5ad", "a.zarr"])
+def stored(request: pytest.FixtureRequest, adata: ad.AnnData, tmp_path: Path) -> Path:
+    path = tmp_path / request.param
+    if path.suffix == ".h5ad":
+        io.write(fill(adata), path)
+    else:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Writing zarr v2 data", UserWarning)
+            fill(adata).write_zarr(path)
+    return path
+
+
+def content(path: Path) -> dict[str, bytes]:
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    return {str(file): file.read_bytes() for file in files}
+
+
+def test_backed_leaves_expression_in_the_file(stored: Path) -> None:
+    before = content(stored)
+    found, expected = io.read(stored, backed=True), io.read(stored)
+    for slot in ("obs", "var"):
+        pd.testing.assert_frame_equal(getattr(found, slot), getattr(expected, slot))
+    np.testing.assert_array_equal(found.obsm["spatial"], expected.obsm["spatial"])
+    assert found.uns["m2st"]["device"] == expected.uns["m2st"]["device"]
+    for matrix in (found.X, found.raw.X):
+        assert isinstance(matrix, ad.abc.CSRDataset)
+        np.testing.assert_array_equal(matrix[1:].toarray(), COUNTS[1:])
+    assert isinstance(found.layers["columns"], ad.abc.CSCDataset)
+    assert not isinstance(found.layers["dense"], np.ndarray)
+    np.testing.assert_array_equal(found.layers["dense"][:2], COUNTS[:2] / 2)
+    assert content(stored) == before
+
+
+@pytest.mark.parametrize("piece", [2, io._PIECE])
+def test_what_was_left_in_a_file_is_written(
+    stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    monkeypatch.setattr(io, "_PIECE", piece)
+    before = content(stored)
+    found, expected = io.read(stored, backed=True), io.read(stored)
+    for one in (found, expected):
+        one.obs["m2st_domain"] = pd.Categorical(["1", "2", "1"])
+        one.obsm["X_m2st"] = np.eye(3, dtype=np.float32)
+    io.write(found, tmp_path / "found.h5ad")
+    io.write(expected, tmp_path / "expected.h5ad")
+    assert content(stored) == before
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {stored.name, "found.h5ad", "expected.h5ad"}
+    with (
+        h5py.File(tmp_path / "found.h5ad") as ours,
+        h5py.File(tmp_path / "expected.h5ad") as theirs,
+    ):
+        assert tree(ours) == tree(theirs)
+
+
+def test_what_was_left_in_a_file_replaces_that_file(adata: ad.AnnData, tmp_path: Path) -> None:
+    io.write(fill(adata), tmp_path / "a.h5ad")
+    found = io.read(tmp_path / "a.h5ad", backed=True)
+    io.write(found, tmp_path / "a.h5ad", overwrite=True)
+    np.testing.assert_array_equal(io.read(tmp_path / "a.h5ad").X.toarray(), COUNTS)
+    np.testing.assert_array_equal(found.X[:].toarray(), COUNTS)
+
+
+def test_writing_without_room_for_what_was_left_in_a_file(
+    stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out.h5ad").write_text("old")
+    found = io.read(stored, backed=True)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
+    with pytest.raises(OSError, match=r"No space left on device\. It takes 0\.\d\d MB; 0\.00 MB"):
+        io.write(found, tmp_path / "out.h5ad", overwrite=True)
+    assert (tmp_path / "out.h5ad").read_text() == "old"
+    assert {path.name for path in tmp_path.iterdir()} == {stored.name, "out.h5ad"}
+
+
+def test_zarr_of_what_was_left_in_a_file(stored: Path, tmp_path: Path) -> None:
+    found = io.read(stored, backed=True)
+    with pytest.raises(ValueError, match=r"found X, layers/columns, layers/dense, raw/X in a file"):
+        io.write(found, tmp_path / "b.zarr")
+
+
+def test_backed_above_a_size(
+    stored: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="m2st.io")
+    assert sparse.issparse(io.read(stored, backed="auto").X)
+    assert not caplog.messages
+    monkeypatch.setattr(io, "_LARGE", 100)
+    assert isinstance(io.read(stored, backed="auto").X, ad.abc.CSRDataset)
+    assert caplog.messages == [f"Expression stays in {stored}: it would take 0.0 GB."]
+
+
+def test_the_command_leaves_large_expression_in_the_file(tmp_path: Path) -> None:
+    adata = m2st.datasets.simulate_cortex(200, 100)
+    io.write(adata, tmp_path / "a.h5ad")
+    before = content(tmp_path / "a.h5ad")
+    code = "import m2st.io; m2st.io._LARGE = 0; from m2st.cli import main; main()"
+    options = ["--members", "1", "--epochs", "3", "--plots", "plots", "-o", "out.h5ad"]
+    found = subprocess.run(
+        [sys.executable, "-c", code, "run", "a.h5ad", "-k", "3", *options],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    assert "Expression stays in a.h5ad: it would take 0.0 GB." in found.stderr.splitlines()
+    assert content(tmp_path / "a.h5ad") == before
+    written = io.read(tmp_path / "out.h5ad")
+    assert (written.X != adata.X).nnz == 0
+    params = m2st.AutoencoderParams(n_members=1, n_epochs=3)
+    m2st.run(adata, 3, autoencoder=params, progress=False)
+    for key in ("X_pca", "X_m2st"):
+        assert written.obsm[key].tobytes() == adata.obsm[key].tobytes()
+    assert written.obs["m2st_domain"].equals(adata.obs["m2st_domain"])
+
+
+def test_backed_refused(outs: Path, adata: ad.AnnData, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"`backed=True` only with h5ad and zarr, found .*outs"):
+        io.read(outs, backed=True)
+    assert io.read(outs, backed="auto").n_obs == 3
+    with pytest.raises(ValueError, match=r"`backed` to be True, False or 'auto', found 'yes'"):
+        io.read(outs, backed="yes")  # type: ignore[arg-type]
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    with h5py.File(tmp_path / "a.h5ad", "a") as file:
+        del file["X/indptr"]
+    with pytest.raises(ValueError, match=r"Expected an h5ad file at .*indptr"):
+        io.read(tmp_path / "a.h5ad", backed=True)
 
 
 def test_real_data(shared_data: Path, tmp_path: Path) -> None:

@@ -73,3 +73,9 @@ def test_types_are_checked() -> None:
         AutoencoderParams(n_epochs=True)
     with pytest.raises(TypeError, match=r"Expected `n_members` to be a whole number, found 2.0"):
         AutoencoderParams(n_members=2.0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("n_obs", "expected"), [(50, 20), (1_000, 20), (2_000, 10), (10**6, 5)])
+def test_small_data_get_more_members(n_obs: int, expected: int) -> None:
+    assert AutoencoderParams().with_members(n_obs).n_members == expected
+    assert AutoencoderParams(n_members=3).with_members(n_obs).n_members == 3

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import random
+import tracemalloc
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import anndata as ad
+import h5py
 import numba
 import numpy as np
 import pandas as pd
@@ -17,7 +20,7 @@ from anndata import AnnData
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
-from m2st import pp
+from m2st import io, pp
 
 GRAPHS: dict[str, Callable[..., None]] = {
     "lattice": pp.spatial_graph_lattice,
@@ -193,6 +196,94 @@ def test_empty_observations_and_genes(recipe: Callable[..., None]) -> None:
     np.testing.assert_array_equal(alone.obsm["X_pca"], adata.obsm["X_pca"][~missing.any(axis=1)])
 
 
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("make", [sparse.csr_matrix, sparse.csc_matrix, np.asarray])
+@pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
+def test_same_bits_from_a_file(
+    recipe: Callable[..., None],
+    make: Callable[[Any], Any],
+    suffix: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In blocks of a few rows or columns, with observations and genes that are left out."""
+    dense = counts().X.toarray()
+    dense[[3, 40]] = 0
+    dense[:, [0, 7]] = 0
+    adata = AnnData(make(dense), layers={"raw": make(dense)})
+    path = tmp_path / f"a{suffix}"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Writing zarr v2 data", UserWarning)
+        adata.write_h5ad(path) if suffix == ".h5ad" else adata.write_zarr(path)
+    small = {} if recipe is pp.prepare_paper else {"n_top_genes": 30}
+    with pytest.warns(UserWarning, match="2 of 60 observations have no counts"):
+        recipe(adata, n_pcs=4, **small)
+    monkeypatch.setattr(pp, "_BLOCK", 500)
+    for layer in (None, "raw"):
+        backed = io.read(path, backed=True)
+        with pytest.warns(UserWarning, match="2 of 60 observations have no counts"):
+            recipe(backed, n_pcs=4, layer=layer, **small)
+        assert backed.obsm["X_pca"].tobytes() == adata.obsm["X_pca"].tobytes()
+        record = backed.uns["m2st"]["prepare"]
+        assert record.pop("layer", None) == layer
+        assert record == adata.uns["m2st"]["prepare"]
+
+
+def test_same_bits_from_a_file_that_anndata_holds(tmp_path: Path) -> None:
+    adata = counts()
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    pp.prepare(adata)
+    backed = ad.read_h5ad(tmp_path / "a.h5ad", backed="r")
+    pp.prepare(backed)
+    assert backed.obsm["X_pca"].tobytes() == adata.obsm["X_pca"].tobytes()
+
+
+def test_a_sample_of_many_observations_chooses_genes(
+    monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    """All observations are prepared with them; 4 of 80 genes stand out in any sample."""
+    rate = np.repeat(rng.uniform(1, 5, size=(1, 80)), 600, axis=0)
+    rate[:300, :80:20] *= 1.9
+    rate[300:, :80:20] *= 0.1
+    adata = AnnData(sparse.csr_matrix(rng.poisson(rate), dtype=np.float32))
+    pp.prepare(adata, n_top_genes=4)
+    expected = adata.obsm["X_pca"]
+    monkeypatch.setattr(pp, "_SAMPLE", 300)
+    pp.prepare(adata, n_top_genes=4)
+    assert adata.obsm["X_pca"].tobytes() == expected.tobytes()
+    found = []
+    for random_state in (0, 0, 1):  # beyond 4 genes it is chance
+        pp.prepare(adata, n_top_genes=50, random_state=random_state)
+        found.append(adata.obsm["X_pca"])
+    assert found[0].tobytes() == found[1].tobytes()
+    assert not np.allclose(found[0], found[2], atol=0.01)
+
+
+def test_memory_is_that_of_the_genes_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    """16 MB of counts in a file, of which 40 of 400 genes are kept."""
+    chosen = rng.integers(400, size=(20_000, 100), dtype=np.int32)
+    matrix = sparse.csr_matrix(
+        (np.ones(2_000_000, np.float32), chosen.ravel(), np.arange(0, 2_000_001, 100))
+    )
+    matrix.sum_duplicates()
+    n_bytes = matrix.data.nbytes + matrix.indices.nbytes
+    AnnData(matrix).write_h5ad(tmp_path / "a.h5ad")
+    del matrix, chosen
+    monkeypatch.setattr(pp, "_SAMPLE", 1000)
+    monkeypatch.setattr(pp, "_BLOCK", 50_000)
+    pp.prepare(counts(), n_pcs=5, n_top_genes=40)  # imports and compiles
+    adata = io.read(tmp_path / "a.h5ad", backed=True)
+    tracemalloc.start()
+    try:
+        pp.prepare(adata, n_pcs=5, n_top_genes=40)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < n_bytes / 2
+
+
 def test_constant_genes_are_left_out() -> None:
     adata = counts()
     logged = np.log1p(adata.X.toarray())
@@ -229,8 +320,10 @@ def test_refused_matrices(recipe: Callable[..., None], tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=words):
             recipe(bad)
     adata.write_h5ad(tmp_path / "a.h5ad")
-    with pytest.raises(ValueError, match=r"adata = adata\.to_memory\(\)"):
-        recipe(ad.read_h5ad(tmp_path / "a.h5ad", backed="r"))
+    with h5py.File(tmp_path / "a.h5ad", "r+") as file:
+        file["X/data"][-1] = -1
+    with pytest.raises(ValueError, match="non-negative"):
+        recipe(io.read(tmp_path / "a.h5ad", backed=True))
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

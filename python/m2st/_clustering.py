@@ -40,8 +40,9 @@ from m2st._params import ClusteringParams
 
 Array = NDArray[np.float64]
 
-# Least variance of a direction within the domains, in units of the mean variance of a direction.
-_FLOOR = 1e-3
+# The covariance leans on a round one, of the mean variance of a direction, with the weight of so
+# many observations, or of so large a share of them if that is more.
+_PRIOR, _FLOOR = 10, 1e-3
 # Steps over which the domains are smooth. Even: the matrix of the walk is then positive
 # semi-definite, which the descent rests on.
 _HOPS = 4
@@ -663,11 +664,11 @@ def _cost(distances: Array, covariance: Array, params: ClusteringParams) -> Arra
 
 
 def _total(block: Array) -> tuple[Array, float]:
-    """Covariance of all observations, and the floor of a variance."""
+    """Covariance of all observations, and the floor of a variance within domains."""
     width = block.shape[1]
     centred = block - block.mean(axis=0)
     covariance = centred.T @ centred / len(block)
-    floor = _FLOOR * (float(np.trace(covariance)) / width or 1.0)
+    floor = max(_FLOOR, _PRIOR / len(block)) * (float(np.trace(covariance)) / width or 1.0)
     return covariance + floor * np.eye(width), floor
 
 

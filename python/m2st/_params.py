@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
 
 from m2st._checks import check_int, check_interval
@@ -39,7 +39,8 @@ class AutoencoderParams(_Params):
     Parameters
     ----------
     n_members
-        Models of the ensemble, trained alike from different seeds.
+        Models of the ensemble, trained alike from different seeds. None takes 5, and up to 20 where
+        there are few observations: they cost little then, and differ more.
     scale_dims
         Width d_m of each of the M ≥ 1 scales, equations (6) and (7). A multiple of `n_heads` each.
     hidden_dim
@@ -94,7 +95,7 @@ class AutoencoderParams(_Params):
     and scales 256 and 128 wide; all but the first can be set here.
     """
 
-    n_members: int = 5
+    n_members: int | None = None
     scale_dims: tuple[int, ...] = (64, 32)
     hidden_dim: int = 128
     n_layers: int = 2
@@ -113,7 +114,8 @@ class AutoencoderParams(_Params):
     settle_tol: float = 2e-3
 
     def __post_init__(self) -> None:
-        check_int("n_members", self.n_members, minimum=1)
+        if self.n_members is not None:
+            check_int("n_members", self.n_members, minimum=1)
         check_int("n_layers", self.n_layers, minimum=1)
         check_int("n_heads", self.n_heads, minimum=1)
         if not self.scale_dims:
@@ -137,6 +139,15 @@ class AutoencoderParams(_Params):
         check_interval("weight_decay", self.weight_decay, 0, 1)
         check_int("settle_window", self.settle_window, minimum=1)
         check_interval("settle_tol", self.settle_tol, 0, 1, closed=(True, False))
+
+    def with_members(self, n_obs: int) -> Self:
+        """The same settings with a number of members for `n_obs` observations, where None is set.
+
+        As many as 20,000 observations are worth: five on 4,000 spots, twenty on 1,000.
+        """
+        if self.n_members is not None:
+            return self
+        return replace(self, n_members=min(max(round(20_000 / n_obs), 5), 20))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,6 +39,11 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+# Values of the expression that are worked on at a time.
+_BLOCK = 2**22
+# Observations that choose genes.
+_SAMPLE = 100_000
+
 
 def prepare(
     adata: AnnData,
@@ -54,13 +59,15 @@ def prepare(
 
     The most variable genes are kept (by the variance of their counts that their mean does not
     explain, as Seurat 3 does; all genes if there are no more than `n_top_genes`), library sizes are
-    brought to their median, :math:`\ln(1 + x)` and principal components are taken. Every step is
-    scanpy's, on a private copy.
+    brought to their median, :math:`\ln(1 + x)` and principal components are taken, as scanpy does
+    all of it. Of more than 100,000 observations a random sample of that many chooses the genes.
 
     Parameters
     ----------
     adata
-        n_obs × n_vars, raw counts in ``X`` or a layer.
+        n_obs × n_vars, raw counts in ``X`` or a layer, in memory or in a file (see
+        `m2st.io.read`): they are read in blocks, and of the values only those of the kept genes
+        stay in memory.
     layer
         Layer that holds the counts; ``X`` if not given.
     normalized
@@ -73,7 +80,7 @@ def prepare(
         Column of ``obs`` that names the section of each observation; scores then have the same mean
         and variance in each section.
     random_state
-        Seed of the iterative eigensolver's first vector.
+        Seed of the iterative eigensolver's first vector, and of the sample that chooses genes.
 
     Writes
     ------
@@ -117,30 +124,29 @@ def prepare(
     """
     check_int("n_top_genes", n_top_genes, minimum=2)
     check_int("n_pcs", n_pcs, minimum=1)
-    work = _working_copy(adata, layer=layer, normalized=normalized, min_cells=1)
-
-    import scanpy as sc
-
+    matrix, name = _expression(adata, layer)
+    totals, n_cells = _survey(matrix, name, normalized=normalized)
+    filled, genes = totals > 0, n_cells > 0
+    _check_filled(filled, genes, name)
     with _one_thread():
-        if work.n_vars > n_top_genes:
+        if genes.sum() > n_top_genes:
             flavor = "seurat" if normalized else "seurat_v3"
-            sc.pp.highly_variable_genes(work, flavor=flavor, n_top_genes=n_top_genes)
+            genes = _variable_genes(matrix, filled, genes, n_top_genes, flavor, random_state)
+        kept = _taken(matrix, filled, genes)
         if not normalized:
-            sc.pp.normalize_total(work)
-            sc.pp.log1p(work)
-        if "highly_variable" in work.var:
-            work = work[:, work.var["highly_variable"]].copy()
-        work = _without_constant_genes(work)
-        scores = _component_scores(work, n_pcs, random_state)
+            _normalize(kept, totals[filled])
+        kept = _without_constant_genes(kept)
+        scores = _component_scores(kept, n_pcs, random_state)
     if sample_key is not None:
         sections, _ = _sections(adata, sample_key)
-        scores = _aligned(scores, sections[adata.obs_names.isin(work.obs_names)])
+        scores = _aligned(scores, sections[filled])
     parameters = {
         **({} if sample_key is None else {"sample_key": sample_key}),
         "normalized": normalized,
         "n_top_genes": n_top_genes,
     }
-    _write_features(adata, work, scores, "prepare", layer, random_state, parameters)
+    parameters["n_genes"] = kept.shape[1]
+    _write_features(adata, filled, scores, "prepare", layer, random_state, parameters)
 
 
 def prepare_paper(
@@ -213,7 +219,13 @@ def prepare_paper(
     """
     check_int("n_pcs", n_pcs, minimum=1)
     check_int("min_cells", min_cells, minimum=1)
-    work = _working_copy(adata, layer=layer, normalized=False, min_cells=min_cells)
+    matrix, name = _expression(adata, layer)
+    _, n_cells = _survey(matrix, name, normalized=False)
+    genes = n_cells >= min_cells
+    counts = _taken(matrix, np.ones(adata.n_obs, dtype=bool), genes)
+    filled = counts.sum(axis=1).A1 > 0
+    _check_filled(filled, genes, name)
+    work = AnnData(counts[filled])
 
     import scanpy as sc
 
@@ -223,12 +235,10 @@ def prepare_paper(
             sc.pp.normalize_total(
                 work, target_sum=1, exclude_highly_expressed=True, key_added="library_size"
             )
-        work = _without_constant_genes(work)
-        sc.pp.scale(work, zero_center=False)
-        scores = _component_scores(work, n_pcs, random_state)
-    _write_features(
-        adata, work, scores, "prepare_paper", layer, random_state, {"min_cells": min_cells}
-    )
+        kept = sc.pp.scale(_without_constant_genes(work.X), zero_center=False)
+        scores = _component_scores(kept, n_pcs, random_state)
+    parameters = {"min_cells": min_cells, "n_genes": kept.shape[1]}
+    _write_features(adata, filled, scores, "prepare_paper", layer, random_state, parameters)
     n_raw = int((work.obs["library_size"] == 0).sum())
     if n_raw:
         msg = (
@@ -560,60 +570,144 @@ def _one_thread() -> Iterator[None]:
             numba.set_num_threads(n_threads)
 
 
-def _working_copy(
-    adata: AnnData, *, layer: str | None, normalized: bool, min_cells: int
-) -> AnnData:
-    """Checked expression of observations and genes with any counts; ``obs_names`` tell which."""
+def _expression(adata: AnnData, layer: str | None) -> tuple[Any, str]:
+    """Matrix to prepare, in memory or in a file, and its name for messages."""
     check_unique_names(adata.obs_names, name="obs_names", fix="adata.obs_names_make_unique()")
     check_unique_names(adata.var_names, name="var_names", fix="adata.var_names_make_unique()")
     if layer is not None:
         check_key(layer, adata.layers, where="adata.layers")
-    matrix = adata.X if layer is None else adata.layers[layer]
-    name = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
+        return adata.layers[layer], f"adata.layers[{layer!r}]"
+    matrix = adata.X
     if matrix is None:
         msg = (
             "Expected expression in `adata.X`, found None. Name the layer that holds the counts "
             "with `layer=`, or pass ready features with `use_rep=`."
         )
         raise ValueError(msg)
-    if adata.isbacked:
-        msg = (
-            "Expected data in memory, found a backed file. Call `adata = adata.to_memory()` first."
-        )
-        raise ValueError(msg)
-    (check_expression if normalized else check_counts)(matrix, name=name)
-    matrix = sparse.csr_matrix(matrix, dtype=np.float32)  # shares the values where it can
-    matrix = matrix[:, np.flatnonzero(np.bincount(matrix.indices[matrix.data > 0]) >= min_cells)]
-    filled = np.flatnonzero(matrix.sum(axis=1).A1 > 0)
-    if min(len(filled), matrix.shape[1]) < 2:
+    return matrix, "adata.X"
+
+
+def _spans(ends: NDArray[Any]) -> Iterator[slice]:
+    """Stretches of rows, of which row i ends at the value ``ends[i + 1]``, that fit a block."""
+    start = 0
+    while start < len(ends) - 1:
+        stop = int(np.searchsorted(ends, ends[start] + _BLOCK, side="right")) - 1
+        yield slice(start, start := max(stop, start + 1))
+
+
+def _blocks(matrix: Any) -> Iterator[tuple[slice, slice, Any]]:
+    """Rows, columns and values of the blocks of a matrix, in memory or in a file, as it lies."""
+    layout = getattr(matrix, "format", "dense")
+    if layout == "dense":
+        ends = np.arange(matrix.shape[0] + 1) * matrix.shape[1]
+    else:
+        ends = matrix.indptr if sparse.issparse(matrix) else matrix.group["indptr"][:]
+    for part in _spans(ends):
+        if layout == "csc":
+            yield slice(None), part, matrix[:, part]
+        else:
+            yield part, slice(None), matrix[part]
+
+
+def _survey(
+    matrix: Any, name: str, *, normalized: bool
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Check the values; total of each observation, number of observations with each gene."""
+    check = check_expression if normalized else check_counts
+    totals, n_cells = np.zeros(matrix.shape[0]), np.zeros(matrix.shape[1], dtype=np.int64)
+    for rows, columns, block in _blocks(matrix):
+        check(block, name=name)
+        totals[rows] += np.asarray(block.sum(axis=1, dtype=np.float64)).ravel()
+        n_cells[columns] += np.asarray((block > 0).sum(axis=0)).ravel()
+    return totals.astype(np.float32), n_cells
+
+
+def _check_filled(filled: NDArray[np.bool_], genes: NDArray[np.bool_], name: str) -> None:
+    """Require observations and genes with counts."""
+    if min(filled.sum(), genes.sum()) < 2:
         msg = (
             f"Expected at least two observations and two genes with counts in `{name}`, found "
-            f"{len(filled)} of {adata.n_obs} observations and {matrix.shape[1]} of {adata.n_vars} "
+            f"{filled.sum()} of {len(filled)} observations and {genes.sum()} of {len(genes)} "
             "genes. Check that this is the right matrix."
         )
         raise ValueError(msg)
-    # Indexing by row numbers copies, whatever was shared above.
-    return AnnData(matrix[filled], obs=pd.DataFrame(index=adata.obs_names[filled]))
 
 
-def _without_constant_genes(work: AnnData) -> AnnData:
+def _taken(matrix: Any, rows: NDArray[np.bool_], columns: NDArray[np.bool_]) -> sparse.csr_matrix:
+    """Copy of some rows and columns; beside it there is one block in memory at a time."""
+    by_column = getattr(matrix, "format", "dense") == "csc"
+    kind = sparse.csc_matrix if by_column else sparse.csr_matrix
+    data, indices = np.empty(0, dtype=np.float32), np.empty(0, dtype=np.int32)
+    lengths = [np.zeros(1, dtype=np.int64)]
+    for row_part, column_part, values in _blocks(matrix):
+        block = kind(values, dtype=np.float32)
+        block = block[np.flatnonzero(rows[row_part])][:, np.flatnonzero(columns[column_part])]
+        lengths.append(np.diff(block.indptr))
+        for array, more in ((data, block.data), (indices, block.indices)):
+            n_before = len(array)
+            array.resize(n_before + len(more), refcheck=False)  # in place: no second copy
+            array[n_before:] = more
+    ends = np.concatenate(lengths).cumsum()
+    return kind((data, indices, ends), shape=(rows.sum(), columns.sum())).tocsr()
+
+
+def _variable_genes(
+    matrix: Any,
+    filled: NDArray[np.bool_],
+    genes: NDArray[np.bool_],
+    n_top_genes: int,
+    flavor: str,
+    random_state: int,
+) -> NDArray[np.bool_]:
+    """Choose highly variable genes, of many observations by a sample."""
+    import scanpy as sc
+
+    rows = filled
+    if filled.sum() > _SAMPLE:
+        rng = np.random.default_rng(random_state)
+        rows = np.zeros_like(filled)
+        rows[rng.choice(np.flatnonzero(filled), _SAMPLE, replace=False)] = True
+    work = AnnData(_taken(matrix, rows, genes))
+    sc.pp.highly_variable_genes(work, flavor=flavor, n_top_genes=n_top_genes)
+    chosen = np.zeros_like(genes)
+    chosen[np.flatnonzero(genes)[work.var["highly_variable"]]] = True
+    return chosen
+
+
+def _normalize(counts: sparse.csr_matrix, totals: NDArray[np.float32]) -> None:
+    """Bring library sizes to their median and take logarithms, in place, some rows at a time."""
+    sizes = totals / np.median(totals)
+    for rows in _spans(counts.indptr):
+        ends = counts.indptr[rows.start : rows.stop + 1]
+        values = counts.data[ends[0] : ends[-1]]
+        values /= np.repeat(sizes[rows], np.diff(ends))
+        np.log1p(values, out=values)
+
+
+def _without_constant_genes(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
     """Genes that differ between observations by more than rounding."""
-    low, high = (extreme.toarray().ravel() for extreme in (work.X.min(axis=0), work.X.max(axis=0)))
+    low, high = np.full((2, matrix.shape[1]), [[np.inf], [-np.inf]], dtype=np.float32)
+    for _, _, block in _blocks(matrix):
+        low = np.minimum(low, block.min(axis=0).toarray().ravel())
+        high = np.maximum(high, block.max(axis=0).toarray().ravel())
     varying = high - low > 1e-4 * high
     if varying.sum() < 2:
         msg = (
             f"Expected at least two genes that differ between observations, found {varying.sum()} "
-            f"among {work.n_vars}. Check that this is the right matrix."
+            f"among {len(varying)}. Check that this is the right matrix."
         )
         raise ValueError(msg)
-    return work[:, varying].copy()
+    return matrix if varying.all() else matrix[:, np.flatnonzero(varying)]
 
 
-def _component_scores(work: AnnData, n_pcs: int, random_state: int) -> NDArray[np.float32]:
+def _component_scores(
+    matrix: sparse.csr_matrix, n_pcs: int, random_state: int
+) -> NDArray[np.float32]:
     """Principal component scores, each signed so that its largest loading is positive."""
     import scanpy as sc
 
-    n_pcs = min(n_pcs, min(work.shape) - 1)
+    n_pcs = min(n_pcs, min(matrix.shape) - 1)
+    work = AnnData(matrix)
     sc.pp.pca(work, n_comps=n_pcs, svd_solver="arpack", random_state=random_state)
     loadings = work.varm["PCs"]
     signs = np.sign(loadings[np.abs(loadings).argmax(axis=0), np.arange(n_pcs)])
@@ -636,7 +730,7 @@ def _aligned(scores: NDArray[np.float32], sections: NDArray[np.intp]) -> NDArray
 
 def _write_features(
     adata: AnnData,
-    work: AnnData,
+    filled: NDArray[np.bool_],
     scores: NDArray[np.float32],
     recipe: str,
     layer: str | None,
@@ -644,10 +738,9 @@ def _write_features(
     parameters: dict[str, Any],
 ) -> None:
     """Write scores in the order of `adata`, and the record; warn of empty observations."""
-    filled = adata.obs_names.isin(work.obs_names)
     features = np.full((adata.n_obs, scores.shape[1]), np.nan, dtype=np.float32)
     features[filled] = scores
-    n_empty = adata.n_obs - work.n_obs
+    n_empty = int((~filled).sum())
     adata.obsm[FEATURES] = features
     _record(
         adata,
@@ -658,7 +751,6 @@ def _write_features(
             **parameters,
             "n_pcs": scores.shape[1],
             "random_state": random_state,
-            "n_genes": work.n_vars,
             "n_empty": n_empty,
         },
     )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import warnings
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +26,7 @@ from m2st._checks import (
 from m2st._params import AutoencoderParams, ClusteringParams
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from anndata import AnnData
@@ -37,10 +39,17 @@ __all__ = ["choose_n_domains", "cluster", "embed", "transform"]
 
 logger = logging.getLogger(__name__)
 
+# Held by the one member that this process works on.
+_TURN = Lock()
+
 # The least p-value of the 199 permutations is half of this.
 _STRUCTURE_LEVEL = 0.01
+# Ten pairs of members tell how far they agree.
+_N_COMPARED = 5
 # Members take over each other's optima for so many rounds at most.
 _MAX_ROUNDS = 3
+# Adjusted Rand index from which two labellings lead to the same optimum.
+_SAME = 0.95
 
 
 def embed(
@@ -108,8 +117,8 @@ def embed(
     """
     from m2st._graph import graph_report
 
-    params = params or AutoencoderParams()
     features = _features(adata, use_rep)
+    params = (params or AutoencoderParams()).with_members(len(features))
     adjacency = _adjacency(adata)
     placed = _placed(features)
     check_features(_rows(features, placed), name=use_rep)
@@ -118,7 +127,7 @@ def embed(
             "%d observations: working on pieces of at most about %d at a time, %.1f GiB in all.",
             adata.n_obs,
             params.batch_size,
-            _needed_memory(*features.shape, adjacency.nnz, params, n_jobs),
+            _needed_memory(adata.n_obs, features.shape[1], adjacency.nnz, params, n_jobs),
         )
     results = _train_members(
         _rows(features, placed),
@@ -369,7 +378,9 @@ def choose_n_domains(
         _rows(_features(adata, use_rep), placed), adjacency, random_state=random_state
     )
     fits = {
-        number: _cluster_members(members, adjacency, number, params, random_state, n_jobs)
+        number: _cluster_members(
+            members[:_N_COMPARED], adjacency, number, params, random_state, n_jobs
+        )
         for number in sorted({k + step for k in numbers for step in (-1, 0, 1)})
     }
     found = number_of_domains(
@@ -411,9 +422,10 @@ def _needed_memory(
     """
     from joblib import effective_n_jobs
 
-    jobs = min(effective_n_jobs(_processes(n_jobs)), params.n_members)
+    n_members = int(params.n_members or 1)
+    jobs = min(effective_n_jobs(_processes(n_jobs)), n_members)
     width = sum(params.scale_dims)
-    results = 8 * n_obs * params.n_members * width
+    results = 8 * n_obs * n_members * width
     job = 8 * n_obs * (n_features + width) + 80 * n_edges
     libraries = 0.6 * 2**30
     return float((results + jobs * job + (1 + (jobs if jobs > 1 else 0)) * libraries) / 2**30)
@@ -432,12 +444,12 @@ def _train_members(
     checkpoint: str | Path | None,
 ) -> list[TrainingResult]:
     """Train every member; after an interrupt, those before it and the interrupted one."""
-    from joblib import Parallel, delayed, effective_n_jobs
+    from joblib import Parallel, effective_n_jobs
     from tqdm import tqdm
 
     from m2st._training import train
 
-    n_members = params.n_members
+    n_members = int(params.n_members or 1)
     seeds = _member_seeds(random_state, n_members)
     files = [
         None if checkpoint is None else f"{checkpoint}.{number}"
@@ -449,7 +461,7 @@ def _train_members(
             msg = "Expected no `callback` with several jobs, found one. Set `n_jobs=1`."
             raise ValueError(msg)
         tasks = (
-            delayed(train)(
+            _delayed(train)(
                 features, adjacency, params, random_state=seed, device=device, checkpoint=file
             )
             for seed, file in zip(seeds, files, strict=True)
@@ -497,13 +509,13 @@ def _cluster_members(
     n_jobs: int | None,
 ) -> list[MultiScaleClustering]:
     """Cluster each member by itself."""
-    from joblib import Parallel, delayed
+    from joblib import Parallel
 
     from m2st._clustering import MultiScaleClustering
 
     seeds = _member_seeds(random_state, len(members))
     fits: list[MultiScaleClustering] = Parallel(n_jobs=_processes(n_jobs), prefer="processes")(
-        delayed(MultiScaleClustering(n_domains, params, random_state=seed).fit)(
+        _delayed(MultiScaleClustering(n_domains, params, random_state=seed).fit)(
             scales, connectivities=adjacency
         )
         for seed, scales in zip(seeds, members, strict=True)
@@ -515,18 +527,49 @@ def _improve_members(
     fits: list[MultiScaleClustering], adjacency: sparse.csr_matrix, n_jobs: int | None
 ) -> list[MultiScaleClustering]:
     """Let each member start from what the others found, too, until none gains by it."""
-    from joblib import Parallel, delayed
+    from joblib import Parallel
 
     for _ in range(_MAX_ROUNDS if len(fits) > 1 else 0):
         before = [fit.objective_[-1] for fit in fits]
-        labels = [fit.labels_ for fit in fits]
+        starts = _distinct([fit.labels_ for fit in fits])
         fits = Parallel(n_jobs=_processes(n_jobs), prefer="processes")(
-            delayed(fit.improve)(labels[:member] + labels[member + 1 :], connectivities=adjacency)
-            for member, fit in enumerate(fits)
+            _delayed(fit.improve)(starts, connectivities=adjacency) for fit in fits
         )
         if before == [fit.objective_[-1] for fit in fits]:
             break
     return fits
+
+
+def _distinct(labels: list[NDArray[np.intp]]) -> list[NDArray[np.intp]]:
+    """Labels of which no two are nearly the same."""
+    from sklearn.metrics import adjusted_rand_score
+
+    kept: list[NDArray[np.intp]] = []
+    for one in labels:
+        if all(adjusted_rand_score(one, other) < _SAME for other in kept):
+            kept.append(one)
+    return kept
+
+
+def _delayed(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Delay a call as joblib does, for one member, in any process.
+
+    Arguments are bound to the function: those that joblib sees it stores on a single Dask worker,
+    and with that worker they are lost.
+    """
+    from joblib import delayed
+
+    return lambda *values, **named: delayed(partial(_alone, function, *values, **named))()
+
+
+def _alone(function: Callable[..., Any], *values: Any, **named: Any) -> Any:
+    """Call a function while this process works on no other member.
+
+    Members in threads, such as those of a Dask worker, would share torch's random stream and the
+    limit on the threads of linear algebra.
+    """
+    with _TURN:
+        return function(*values, **named)
 
 
 def _processes(n_jobs: int | None) -> int | None:
@@ -568,6 +611,7 @@ def _features(adata: AnnData, use_rep: str) -> NDArray[np.float32]:
         if matrix is None:
             msg = "Expected an expression matrix in `adata.X`, found none."
             raise ValueError(msg)
+        matrix = matrix.to_memory() if hasattr(matrix, "to_memory") else matrix  # of a file
     else:
         check_key(
             use_rep,
