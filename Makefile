@@ -5,16 +5,19 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 # What Debian has of the R side; elsewhere, install the same from CRAN and Bioconductor.
-R_PACKAGES := r-base-core r-bioc-biocstyle r-bioc-singlecellexperiment r-cran-ggplot2 r-cran-knitr \
-	r-cran-mclust r-cran-reticulate r-cran-rmarkdown r-cran-seurat r-cran-testthat r-cran-withr
+R_PACKAGES := r-base-core r-bioc-biocstyle r-bioc-singlecellexperiment r-cran-callr r-cran-ggplot2 \
+	r-cran-knitr r-cran-mclust r-cran-reticulate r-cran-rmarkdown r-cran-seurat r-cran-testthat \
+	r-cran-withr
 # rpy2 is built against R, which needs these headers.
 R_PACKAGES += libblas-dev libpcre2-dev
+# The tests of the report look at it in a browser; without one they are skipped.
+BROWSER := chromium chromium-driver
 R_LIBRARY := $(CURDIR)/$(VENV)/R
 export R_LIBS := $(R_LIBRARY)
 export RETICULATE_PYTHON := $(CURDIR)/$(BIN)/python
 export M2ST_SHARED_DATA ?= $(abspath $(CURDIR)/../shared/data)
 
-.PHONY: demo test lint test-python r-packages test-r check-r benchmark clean
+.PHONY: demo docs test lint test-python browser r-packages install-r test-r check-r benchmark clean
 
 demo: $(VENV)/package.stamp
 	$(BIN)/m2st demo --output demo
@@ -26,8 +29,15 @@ lint: $(VENV)/test.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test-python: $(VENV)/test.stamp
+test-python: $(VENV)/test.stamp install-r browser
 	$(BIN)/pytest
+
+# Installs a browser where this may be done.
+browser:
+	@dpkg -s $(BROWSER) >/dev/null 2>&1 || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+		&& apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y \
+		--no-install-recommends $(BROWSER) >/dev/null; } || command -v chromium >/dev/null \
+		|| echo "chromium not found, and it cannot be installed here: the report is not looked at."
 
 # Installs R and its packages where this may be done: on Debian, as root.
 r-packages:
@@ -36,9 +46,11 @@ r-packages:
 		--no-install-recommends $(R_PACKAGES) >/dev/null; } || command -v Rscript >/dev/null || { \
 		echo "R not found, and it cannot be installed here. Needed: $(R_PACKAGES)"; exit 1; }
 
-test-r: $(VENV)/package.stamp r-packages
+install-r: $(VENV)/package.stamp r-packages
 	mkdir -p $(R_LIBRARY)
 	R CMD INSTALL --library=$(R_LIBRARY) rpackage
+
+test-r: install-r
 	Rscript rpackage/tests/report.R
 
 # Examples, documentation and vignettes; the tests ran above. SpatialExperiment is not in Debian.
@@ -47,6 +59,20 @@ check-r: test-r
 	cd build/R && R CMD build ../../rpackage
 	cd build/R && _R_CHECK_FORCE_SUGGESTS_=false R CMD check --no-manual --no-tests m2st_*.tar.gz
 	! grep -E "^Status:.*(ERROR|WARNING)" build/R/m2st.Rcheck/00check.log
+
+# The site, in site/. Vignettes run anew; a warning or a broken link ends it. No network is needed.
+docs: $(VENV)/docs.stamp install-r
+	rm -rf build/docs build/html && mkdir -p build/docs/benchmarks
+	cp -r *.md CITATION.cff vignettes docs build/docs  # laid out alike, so that links hold in both
+	cp benchmarks/*.* build/docs/benchmarks
+	cd build/docs && mv docs/conf.py docs/index.md docs/_static .
+	$(BIN)/python -m typer m2st.cli utils docs --name m2st --title "Command line" \
+		--output build/docs/docs/cli.md
+	Rscript docs/r.R build/docs/r
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/sphinx-build --quiet --fail-on-warning --keep-going \
+		build/docs build/html
+	$(BIN)/linkchecker --no-status --config docs/linkchecker.ini build/html/index.html
+	rm -rf site && mv build/html site
 
 benchmark: $(VENV)/package.stamp test-r
 	$(BIN)/python -m benchmarks.accuracy
@@ -66,5 +92,9 @@ $(VENV)/test.stamp: $(VENV)/package.stamp | r-packages
 	$(PIP) --group test
 	touch $@
 
+$(VENV)/docs.stamp: $(VENV)/test.stamp
+	$(PIP) --group docs
+	touch $@
+
 clean:
-	rm -rf $(VENV) demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo build site dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -313,3 +313,11 @@ def test_two_processes_learn_what_one_does(rng: np.random.Generator, tmp_path: P
     np.testing.assert_allclose(together[0]["loss"], alone.loss, rtol=1e-4)
     for scale, embedding in enumerate(alone.embeddings):
         np.testing.assert_allclose(together[0][f"arr_{scale}"], embedding, atol=1e-3)
+
+
+def test_more_processes_than_pieces_are_refused(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("m2st._training.process", lambda: (0, 9))
+    with pytest.raises(ValueError, match=r"Expected at most 8 processes, .* found 9\. Start fewer"):
+        train(planted(20, rng), sheet(20), replace(PARAMS, batch_size=100))

@@ -9,6 +9,8 @@ from ._autoencoder import MaskedGraphAutoencoder as MaskedGraphAutoencoder
 from ._clustering import MultiScaleClustering as MultiScaleClustering
 from ._params import AutoencoderParams as AutoencoderParams
 from ._params import ClusteringParams as ClusteringParams
+from ._report import report as report
 from ._run import run as run
+from .compare import compare_methods as compare_methods
 
 __version__: str

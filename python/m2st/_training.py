@@ -30,7 +30,7 @@ from m2st._autoencoder import (
 )
 from m2st._checks import check_adjacency, check_features, check_int
 from m2st._params import AutoencoderParams
-from m2st._patches import Patchwork
+from m2st._patches import PIECES_PER_BATCH, Patchwork
 
 logger = logging.getLogger(__name__)
 
@@ -233,6 +233,12 @@ class _Run:
         # The model itself, or the one that averages its gradients over all processes.
         self.network: nn.Module = self.model
         if self.divided:
+            if self.n_processes > PIECES_PER_BATCH:
+                msg = (
+                    f"Expected at most {PIECES_PER_BATCH} processes, one for a piece of an epoch, "
+                    f"found {self.n_processes}. Start fewer."
+                )
+                raise ValueError(msg)
             self.network = DistributedDataParallel(self.model)
         self.optimizer = torch.optim.Adam(
             self.model.parameters(),
@@ -309,7 +315,9 @@ class _Run:
         return bool(np.mean(self.loss[-window:]) > (1 - tol) * before)
 
     def save(self, path: Path) -> None:
-        """Write everything that the next epoch depends on."""
+        """Write everything that the next epoch depends on, once of all processes."""
+        if self.rank > 0:
+            return
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"adam.{index}.{name}": value for name, value in state.items()}

@@ -28,7 +28,7 @@ from m2st import _keys
 from m2st._params import AutoencoderParams, ClusteringParams
 from m2st._run import edges_between_sections
 
-__all__ = ["cluster", "run"]
+__all__ = ["cluster", "report", "run"]
 
 # R prints what concerns its user; without a handler logging would write to the terminal.
 logging.getLogger("m2st").addHandler(logging.NullHandler())
@@ -139,6 +139,69 @@ def cluster(request: Request, callback: Callback | None = None) -> Answer:
         return answer
 
     return _answer(compute)
+
+
+def report(request: Request, callback: Callback | None = None) -> Answer:
+    """Write the page of a result that R holds: `m2st.report` on buffers.
+
+    Parameters
+    ----------
+    request
+        ``path``, ``title``, ``n_markers``. ``names`` of the observations. ``columns``: the domains
+        and further ones, each with ``name``, int32 ``codes`` from 0 (-1 where missing) and
+        ``levels``. ``confidence``: float64, optional. ``coordinates``, ``n_axes``, ``sample``,
+        ``sample_names`` as in `run`; codes of -1 where missing. ``record``: what `run` returned.
+        ``images``, by section: ``pixels`` (uint8, Fortran order), ``shape`` and ``scale``, pixels
+        per unit of the coordinates. ``expression``: what `run` takes as counts, and ``genes``;
+        optional.
+    callback
+        Not called.
+
+    Returns
+    -------
+    ``warnings``, or ``error``, or ``interrupted``.
+    """
+
+    def compute() -> Answer:
+        from m2st import _report
+
+        names = [str(name) for name in request["names"]]
+        expression = request.get("expression")
+        adata = AnnData(obs=_names(len(names))) if not expression else _read_expression(expression)
+        adata.obs_names = pd.Index(names)
+        if expression:
+            adata.var_names = pd.Index([str(gene) for gene in expression["genes"]])
+        sample_key = _read_place(adata, request)
+        keys = [str(column["name"]) for column in request["columns"]]
+        for key, column in zip(keys, request["columns"], strict=True):
+            codes = np.frombuffer(column["codes"], dtype=np.int32)
+            levels = [str(level) for level in column["levels"]]
+            adata.obs[key] = pd.Categorical.from_codes(codes, categories=levels)
+        if request.get("confidence") is not None:
+            adata.obs[_keys.CONFIDENCE] = np.frombuffer(request["confidence"], dtype=np.float64)
+        adata.uns[_keys.RECORD] = dict(request.get("record") or {})
+        adata.uns["spatial"] = {
+            name: _library(image) for name, image in dict(request.get("images") or {}).items()
+        }
+        _report.report(
+            adata,
+            request["path"],
+            columns=keys,
+            sample_key=sample_key,
+            n_markers=int(request["n_markers"]),
+            title=str(request["title"]),
+            overwrite=True,
+        )
+        return {}
+
+    return _answer(compute)
+
+
+def _library(image: Mapping[str, Any]) -> dict[str, Any]:
+    """Tissue image in scanpy's layout."""
+    shape = [int(size) for size in image["shape"]]
+    pixels = np.frombuffer(image["pixels"], dtype=np.uint8).reshape(shape, order="F")
+    return {"images": {"lowres": pixels}, "scalefactors": {"tissue_lowres_scalef": image["scale"]}}
 
 
 def _load() -> None:

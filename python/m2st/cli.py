@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import platform
 import shutil
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it; a result that was saved all the same says so."""
 
+_DASK_TIMEOUT = 10  # seconds
 _CONVERTED = (".h5ad", ".zarr", ".rds", ".rda", ".rdata")
 
 app = typer.Typer(
@@ -71,9 +73,16 @@ def run_command(
     scale_dims: Annotated[
         str | None, typer.Option(help="Widths of the scales, such as 64,32.")
     ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Observations in memory at a time, in training.")
+    ] = None,
     seed: Seed = 0,
     device: Device = "auto",
     jobs: Jobs = 1,
+    dask: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Scheduler of a Dask cluster that does the work."),
+    ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="File from which an interrupted training resumes.")
     ] = None,
@@ -84,8 +93,11 @@ def run_command(
     debug: Debug = False,
 ) -> None:
     """Find the spatial domains of a data set and save it with the results."""
+    first = int(os.environ.get("RANK", 0)) == 0  # of the processes that torchrun started
+    quiet = quiet or not first
     with _one_line_errors(debug=debug, quiet=quiet):
         import m2st
+        from m2st._training import among_processes
 
         _check_output(input_path, output, overwrite=overwrite)
         autoencoder = m2st.AutoencoderParams()
@@ -95,21 +107,30 @@ def run_command(
             autoencoder = replace(autoencoder, n_epochs=epochs)
         if scale_dims is not None:
             autoencoder = replace(autoencoder, scale_dims=_widths(scale_dims))
-        adata = m2st.io.read(input_path)
-        m2st.run(
-            adata,
-            _n_domains(domains),
-            use_rep=use_rep,
-            layer=layer,
-            normalized=normalized,
-            sample_key=sample_key,
-            autoencoder=autoencoder,
-            random_state=seed,
-            device=device,
-            n_jobs=jobs,
-            progress=sys.stderr.isatty() and not quiet,
-            checkpoint=checkpoint,
-        )
+        if batch_size is not None:
+            autoencoder = replace(autoencoder, batch_size=batch_size)
+        if dask is not None and jobs != 1:
+            msg = f"Expected either `--jobs` or `--dask`, found {jobs} and {dask}. Leave one out."
+            raise ValueError(msg)
+        with _on_cluster(dask), among_processes():
+            # What serves as features is needed as a whole.
+            adata = m2st.io.read(input_path, backed=False if use_rep == "X" else "auto")
+            m2st.run(
+                adata,
+                _n_domains(domains),
+                use_rep=use_rep,
+                layer=layer,
+                normalized=normalized,
+                sample_key=sample_key,
+                autoencoder=autoencoder,
+                random_state=seed,
+                device=device,
+                n_jobs=jobs,
+                progress=sys.stderr.isatty() and not quiet,
+                checkpoint=checkpoint,
+            )
+        if not first:  # all processes end with the same result
+            return
         if plots is not None:
             _save_plots(adata, plots, sample_key=sample_key)
         m2st.io.write(adata, output, overwrite=overwrite)
@@ -150,6 +171,59 @@ def convert(
         else:
             m2st.io.write(adata, output, overwrite=overwrite)
         _say(f"Saved {output}: {adata.n_obs} observations, {adata.n_vars} genes", quiet=quiet)
+
+
+@app.command()
+def compare(
+    input_path: Annotated[
+        Path,
+        typer.Argument(metavar="INPUT", help="h5ad, SpatialData zarr, Space Ranger folder, rds."),
+    ],
+    domains: Annotated[int, typer.Option("--domains", "-k", min=1, help="Number of domains.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="CSV file of the scores.")],
+    truth: Annotated[
+        str | None, typer.Option(help="Column of obs with an annotation, for the scores only.")
+    ] = None,
+    methods: Annotated[
+        str, typer.Option(help="Which to run, separated by commas.")
+    ] = "m2ST,BayesSpace,Seurat,BANKSY",
+    labels: Annotated[Path | None, typer.Option(help="CSV file of the domains to write.")] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer that holds the counts.")] = None,
+    sample_key: Annotated[
+        str | None, typer.Option(help="Column of obs that names the tissue section.")
+    ] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(min=0, help="Seed, 0 by default; once for each run.")
+    ] = None,
+    iterations: Annotated[
+        int | None, typer.Option(min=1001, help="Iterations of BayesSpace, 50000 by default.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what exists.")] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Compare m2ST with BayesSpace, Seurat and BANKSY on the same counts (needs R)."""
+    with _one_line_errors(debug=debug, quiet=quiet):
+        import m2st
+
+        for path in (output, labels):
+            if path is not None:
+                _check_output(input_path, path, overwrite=overwrite, suffixes=(".csv",))
+        found = m2st.compare_methods(
+            m2st.io.read(input_path),
+            domains,
+            truth=truth,
+            methods=[name.strip() for name in methods.split(",")],
+            seeds=seed or [0],
+            layer=layer,
+            sample_key=sample_key,
+            options={"BayesSpace": {"nrep": iterations}} if iterations else None,
+        )
+        found.table.to_csv(output, index=False)
+        if labels is not None:
+            found.domains.to_csv(labels)
+        shown = found.table.drop(columns=["seed", "k", "n_spots", "n_scored", "machine"])
+        _say(f"{shown.round(3).to_string(index=False)}\nSaved {output}", quiet=quiet)
 
 
 @app.command()
@@ -202,6 +276,44 @@ def demo(
         _say("\n".join(lines), quiet=quiet)
 
 
+@app.command("report")
+def report_command(
+    input_path: Annotated[
+        Path, typer.Argument(metavar="RESULT", help="What `m2st run` saved: h5ad, zarr, rds.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="HTML file to write.")],
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="Further column of obs to show on the map; can be repeated."),
+    ] = None,
+    sample_key: Annotated[
+        str | None, typer.Option(help="Column of obs that names the tissue section.")
+    ] = None,
+    markers: Annotated[int, typer.Option(min=0, help="Most genes to list for each domain.")] = 5,
+    title: Annotated[str | None, typer.Option(help="Heading; by default the file's name.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace OUTPUT if it exists.")
+    ] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Show a result as one HTML page that opens without a network."""
+    with _one_line_errors(debug=debug, quiet=quiet):
+        import m2st
+
+        _check_output(input_path, output, overwrite=overwrite, suffixes=(".html",))
+        m2st.report(
+            m2st.io.read(input_path),
+            output,
+            columns=column or [],
+            sample_key=sample_key,
+            n_markers=markers,
+            title=title or input_path.stem,
+            overwrite=overwrite,
+        )
+        _say(f"Saved {output}: {output.stat().st_size / 1e6:.1f} MB", quiet=quiet)
+
+
 @app.command()
 def info(debug: Debug = False) -> None:
     """Show versions, the device that would be used, and whether R is there."""
@@ -240,6 +352,51 @@ def _one_line_errors(*, debug: bool, quiet: bool) -> Iterator[None]:
             words = [str(text or type(error).__name__), *getattr(error, "__notes__", [])]
             typer.echo(f"m2st: {' '.join(' '.join(words).split())}", err=True)
             raise typer.Exit(1) from None
+
+
+@contextlib.contextmanager
+def _on_cluster(address: str | None) -> Iterator[None]:
+    """Give the members of the ensemble to a Dask cluster, if one is named."""
+    if address is None:
+        yield
+        return
+    try:
+        import dask
+        from distributed import Client
+    except ImportError as error:
+        msg = "`--dask` needs `pip install 'm2st[dask]'`."
+        raise ImportError(msg) from error
+    import joblib
+
+    try:
+        client = Client(address, timeout=_DASK_TIMEOUT)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError) as error:
+        msg = (
+            f"Expected a Dask scheduler at {address}, found none that answers within "
+            f"{_DASK_TIMEOUT} seconds. Start one with `dask scheduler`, and give the address that "
+            "it prints, such as tcp://10.0.0.1:8786."
+        )
+        raise ConnectionError(msg) from error
+    # Members carry their data with them, so that none is lost with a worker.
+    quiet = {"distributed.admin.large-graph-warning-threshold": "1 TiB"}
+    with client, dask.config.set(quiet):
+        _check_workers(client.nthreads(), address)  # type: ignore[no-untyped-call]
+        with joblib.parallel_config(backend="dask", client=client):
+            yield
+
+
+def _check_workers(n_threads: Mapping[str, int], address: str) -> None:
+    """Require two workers or more, of one thread each."""
+    advice = f"Start some with `dask worker {address} --nworkers 4 --nthreads 1`."
+    for worker, number in n_threads.items():
+        if number > 1:  # members take turns in a process, whatever the number of its threads
+            msg = (
+                f"Expected Dask workers of one thread each, found {worker} with {number}. {advice}"
+            )
+            raise ValueError(msg)
+    if len(n_threads) < 2:
+        msg = f"Expected at least two Dask workers at {address}, found {len(n_threads)}. {advice}"
+        raise ValueError(msg)
 
 
 def _check_output(
@@ -304,6 +461,8 @@ def _summary(adata: AnnData) -> str:
     weights = ", ".join(f"{weight:.2f}" for weight in clustering["scale_weights"].mean(axis=0))
     loss = embedding["loss"]
     last = [row[~np.isnan(row)] for row in loss]
+    fewest, most = min(map(len, last)), max(map(len, last))
+    epochs = str(most) if fewest == most else f"{fewest} to {most}"
     confident = (adata.obs["m2st_confidence"].dropna() >= 0.9).mean()
     lines = [
         f"{clustering['n_domains']} domains in {adata.n_obs} observations: "
@@ -311,7 +470,7 @@ def _summary(adata: AnnData) -> str:
         f"Graph: {record['graph'].get('reason', record['graph']['method'])}",
         f"Confidence of at least 0.9: {confident:.0%} of the observations",
         f"Training: {len(loss)} members, {embedding['stopped']} after "
-        f"{', '.join(str(len(row)) for row in last)} epochs on {embedding['device']}, loss "
+        f"{epochs} epochs on {embedding['device']}, loss "
         f"{np.mean([row[-1] for row in last if len(row)] or np.nan):.4f}",
         f"Weights of the scales and of what they share: {weights}",
     ]

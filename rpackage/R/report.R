@@ -1,0 +1,241 @@
+# A result as one page. R takes out what is shown, Python writes the page (m2st.report).
+
+#' A result as one page to look at
+#'
+#' Writes a single HTML file that opens in any browser and needs neither a network nor R: domains
+#' and confidence in space, over the tissue image where the object holds one, with a panel for each
+#' section; sizes, stability and markers of the domains; training and scale weights; the record of
+#' the run; and, in words, what in it deserves a second look. It is the page that `m2st report`
+#' writes in Python. Nothing of the object is changed, and no annotation is needed.
+#'
+#' Markers are genes that are higher inside a domain than outside, on normalised counts. The page
+#' shows no p-values: the same expression found the domains, so they would be small in data without
+#' any (double dipping).
+#'
+#' @param x An object that [runM2ST()] returned.
+#' @param path File to write; its name ends in `.html`.
+#' @param label Name of the column with the domains.
+#' @param columns Names of further columns to switch to on the map, at most 100 categories each:
+#'   other numbers of domains, an annotation. They are shown, and compared with nothing.
+#' @param markers Most genes to list for each domain; 0 for none, without looking at the counts.
+#' @param title Heading of the page.
+#' @param overwrite Whether a file that is there may be replaced.
+#' @param sample.by Name of the column that names the section; `NULL` takes what [runM2ST()]
+#'   takes: `sample_id`, or the images.
+#' @param counts Of a matrix: the counts that [runM2ST()] was given, for the markers.
+#' @param coords,assay.type,assay,layer,image As in [runM2ST()].
+#' @param ... Arguments of the methods.
+#' @return The path of the file, invisibly.
+#' @seealso [plotDomains()] for a picture alone.
+#' @examples
+#' coords <- as.matrix(expand.grid(row = 1:10, col = 1:10))
+#' counts <- outer(1:30, 1:100, function(gene, spot) (gene * spot) %% 7 + gene %% (1 + spot %/% 34))
+#' if (m2stAvailable()) {
+#'     params <- m2stParams(n_members = 2, n_epochs = 20)
+#'     result <- runM2ST(counts, coords, k = 2, params = params, device = "cpu")
+#'     page <- reportM2ST(result, tempfile(fileext = ".html"), counts = counts)
+#'     if (interactive()) utils::browseURL(page)
+#' }
+#' @export
+reportM2ST <- function(x, path, ...) {
+    UseMethod("reportM2ST")
+}
+
+#' @export
+reportM2ST.default <- function(x, path, ...) {
+    stopM2ST("Expected an object that runM2ST() returned, found ", class(x)[1L], ".")
+}
+
+#' @rdname reportM2ST
+#' @export
+reportM2ST.m2st <- function(
+    x, path, counts = NULL, markers = 5L, title = "Spatial domains", overwrite = FALSE, ...
+) {
+    checkNoMore(...)
+    if (is.null(x$domain)) {
+        stopM2ST("Found no domains in `x`. Call clusterM2ST(x, k = ...) first.")
+    }
+    shown <- list(
+        names = rownames(x$scales[[1L]]), coords = orientColumns(x$coords), sample = x$sample,
+        columns = list(m2st_domain = x$domain), confidence = unname(x$confidence),
+        record = x$record
+    )
+    shown$counts <- if (!is.null(counts) && markers > 0) checkExpression(counts, "`counts`", TRUE)
+    writeReport(shown, path, markers, title, overwrite)
+}
+
+#' @rdname reportM2ST
+#' @export
+reportM2ST.SummarizedExperiment <- function(
+    x, path, label = "m2st_domain", columns = NULL, coords = NULL, sample.by = NULL,
+    assay.type = "counts", markers = 5L, title = "Spatial domains", overwrite = FALSE, ...
+) {
+    checkNoMore(...)
+    shown <- shownSE(x, label, columns, coords, sample.by, if (markers > 0) assay.type)
+    writeReport(shown, path, markers, title, overwrite)
+}
+
+#' @rdname reportM2ST
+#' @export
+reportM2ST.SpatialExperiment <- function(
+    x, path, label = "m2st_domain", columns = NULL, coords = NULL, sample.by = NULL,
+    assay.type = "counts", markers = 5L, title = "Spatial domains", overwrite = FALSE, ...
+) {
+    checkNoMore(...)
+    own <- is.null(coords)
+    coords <- if (own) coordsSPE(x) else coords
+    shown <- shownSE(x, label, columns, coords, sample.by, if (markers > 0) assay.type)
+    shown$images <- if (own) imagesSPE(x)
+    writeReport(shown, path, markers, title, overwrite)
+}
+
+#' @rdname reportM2ST
+#' @export
+reportM2ST.Seurat <- function(
+    x, path, label = "m2st_domain", columns = NULL, image = NULL, coords = NULL, sample.by = NULL,
+    assay = NULL, layer = "counts", markers = 5L, title = "Spatial domains", overwrite = FALSE, ...
+) {
+    checkNoMore(...)
+    loadClasses(x)
+    place <- placeSeurat(x, image, coords, NULL)
+    images <- if (is.null(coords)) imagesSeurat(x, image)
+    at <- checkCoords(place$coords, colnames(x), ncol(x))
+    at <- if (length(images)) orientImages(x, images, at, place$sample) else orientColumns(at)
+    held <- as.list(x[[]])
+    shown <- shownColumns(held, label, columns, "meta.data")
+    shown$names <- colnames(x)
+    shown$coords <- at
+    shown$sample <- if (is.null(sample.by)) {
+        place$sample
+    } else {
+        oneOrMore(labelColumn(held, sample.by, "meta.data"))
+    }
+    shown$record <- reportRecord(SeuratObject::Misc(x, slot = "m2st"), label)
+    names(images) <- images
+    shown$images <- lapply(images, function(one) pixelsSeurat(x[[one]]))
+    if (markers > 0) {
+        found <- expressionSeurat(x, resolveAssay(x, assay), layer, NULL, NULL)
+        shown$counts <- checkExpression(found$counts, found$what, TRUE)
+    }
+    writeReport(shown, path, markers, title, overwrite)
+}
+
+# What is shown of an object: `names`, `coords` (right, down), `sample`, `columns` (factors, the
+# first of them the domains), `confidence`, `record`, and, if there are any, `images` and `counts`.
+shownSE <- function(x, label, columns, coords, sample.by, assay.type) {
+    held <- as.list(SummarizedExperiment::colData(x))
+    shown <- shownColumns(held, label, columns, "colData(x)")
+    shown$names <- colnames(x)
+    shown$coords <- orientColumns(checkCoords(coordsSE(x, coords), colnames(x), ncol(x)))
+    shown$sample <- sampleSE(x, sample.by)
+    shown$record <- reportRecord(S4Vectors::metadata(x)$m2st, label)
+    if (isTRUE(assay.type %in% SummarizedExperiment::assayNames(x))) {
+        found <- expressionSE(x, assay.type, NULL, NULL)
+        shown$counts <- checkExpression(found$counts, found$what, TRUE)
+        rownames(shown$counts) <- rownames(x)
+    }
+    shown
+}
+
+shownColumns <- function(held, label, columns, where) {
+    names <- setdiff(columns, label)
+    shown <- lapply(names, function(name) drawnColumn(held, name, where))
+    names(shown) <- names
+    suffix <- numberSuffix(label)
+    confidence <- confidenceName(substr(label, 1L, nchar(label) - nchar(suffix)), suffix)
+    list(
+        columns = c(list(m2st_domain = drawnColumn(held, label, where)), shown),
+        confidence = if (is.numeric(held[[confidence]])) held[[confidence]]
+    )
+}
+
+# "_k5" of "m2st_domain_k5"; nothing where there is one number only.
+numberSuffix <- function(label) {
+    found <- regmatches(label, regexpr("_k[0-9]+$", label))
+    if (length(found)) found else ""
+}
+
+# The record with the clustering that the column comes from, and no other.
+reportRecord <- function(record, label) {
+    clusters <- grep("^cluster", names(record), value = TRUE)
+    chosen <- record[[paste0("cluster", numberSuffix(label))]]
+    record <- record[setdiff(names(record), clusters)]
+    record$cluster <- chosen
+    record
+}
+
+# Tissue image of a Seurat image that has one: pixels (height x width x 3, from 0 to 1), and how
+# many of them there are to a unit of the coordinates.
+pixelsSeurat <- function(image) {
+    has <- c("image", "scale.factors") %in% methods::slotNames(image)
+    pixels <- if (all(has)) methods::slot(image, "image")
+    if (length(dim(pixels)) != 3L) {
+        return(NULL)
+    }
+    list(pixels = pixels, scale = methods::slot(image, "scale.factors")$lowres)
+}
+
+# The first image of each section that a SpatialExperiment holds itself: not in a file, nor remote.
+imagesSPE <- function(x) {
+    present <- SpatialExperiment::imgData(x)
+    held <- vapply(present$data, methods::.hasSlot, logical(1L), name = "image")
+    present <- present[held, ]
+    first <- which(!duplicated(present$sample_id))
+    images <- lapply(first, function(row) {
+        raster <- as.matrix(methods::slot(present$data[[row]], "image"))
+        list(pixels = rasterPixels(raster), scale = present$scaleFactor[row])
+    })
+    names(images) <- present$sample_id[first]
+    images
+}
+
+# Colours, row by row, as height x width x 3 numbers from 0 to 1.
+rasterPixels <- function(raster) {
+    array(t(grDevices::col2rgb(raster)) / 255, c(dim(raster), 3L))
+}
+
+writeReport <- function(shown, path, markers, title, overwrite) {
+    if (!is.character(path) || length(path) != 1L || is.na(path)) {
+        stopM2ST("Expected `path` to name one file, found ", shorten(path), ".")
+    }
+    path <- normalizePath(path, mustWork = FALSE)
+    if (file.exists(path) && !isTRUE(overwrite)) {
+        stopM2ST("Expected no file at ", path, ", found one. Pass overwrite = TRUE to replace it.")
+    }
+    if (!isWhole(markers, 0)) {
+        stopM2ST("Expected `markers` to be one whole number from 0, found ", shorten(markers), ".")
+    }
+    askPython("report", reportRequest(shown, path, markers, title), FALSE)
+    invisible(path)
+}
+
+reportRequest <- function(shown, path, markers, title) {
+    n <- nrow(shown$coords)
+    codes <- function(values) {
+        codes <- as.integer(values) - 1L
+        toBuffer(ifelse(is.na(codes), -1L, codes), 4L)
+    }
+    sample <- if (!is.null(shown$sample)) factor(shown$sample, unique(shown$sample))
+    list(
+        path = path, title = title, n_markers = as.integer(markers),
+        names = as.list(if (is.null(shown$names)) as.character(seq_len(n)) else shown$names),
+        columns = unname(Map(function(name, values) {
+            list(name = name, codes = codes(values), levels = as.list(levels(values)))
+        }, names(shown$columns), shown$columns)),
+        confidence = if (!is.null(shown$confidence)) toBuffer(as.double(shown$confidence), 8L),
+        coordinates = toBuffer(as.double(shown$coords), 8L), n_axes = 2L,
+        sample = if (!is.null(sample)) codes(sample), sample_names = as.list(levels(sample)),
+        record = shown$record,
+        images = lapply(Filter(length, shown$images), function(image) {
+            list(
+                pixels = toBuffer(as.integer(round(255 * image$pixels)), 1L),
+                shape = dim(image$pixels), scale = image$scale
+            )
+        }),
+        expression = if (!is.null(shown$counts)) {
+            genes <- rownames(shown$counts)
+            genes <- if (is.null(genes)) paste("gene", seq_len(nrow(shown$counts))) else genes
+            c(expressionRequest(list(counts = shown$counts)), list(genes = as.list(genes)))
+        }
+    )
+}

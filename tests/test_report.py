@@ -1,0 +1,802 @@
+"""The page of a result, looked at in a real browser."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select, WebDriverWait
+
+import m2st
+import m2st.bridge
+
+QUICK = m2st.AutoencoderParams(n_members=2, n_epochs=4, hidden_dim=16, scale_dims=(8, 4))
+FEW = m2st.ClusteringParams(n_init=2, short_iter=5, max_iter=40)
+MOST_BYTES = 20_000_000
+OUTPUTS = ["visium", "imaging", "sections", "large"]
+
+
+# outputs ----------------------------------------------------------------------------------------
+
+
+def visium() -> AnnData:
+    """A Visium section with its image, and the evidence for a number of domains."""
+    adata = m2st.datasets.simulate_cortex(n_obs=240, n_genes=80, n_domains=4)
+    adata.obsm["spatial"] = np.asarray(adata.obsm["spatial"]) + 500
+    side = np.asarray(adata.obsm["spatial"]).max(axis=0) + 500
+    picture = np.full((int(side[1] / 10), int(side[0] / 10), 3), 0.9, dtype=np.float32)
+    adata.uns["spatial"] = {
+        "slide": {
+            "images": {"hires": picture},
+            "scalefactors": {"tissue_hires_scalef": 0.1, "spot_diameter_fullres": 110.0},
+        }
+    }
+    m2st.pp.spatial_graph(adata)
+    m2st.pp.prepare(adata)
+    m2st.tl.embed(adata, QUICK, progress=False)
+    m2st.tl.choose_n_domains(adata, [2, 3, 4], FEW)
+    m2st.tl.cluster(adata, 4, FEW)
+    return adata
+
+
+def imaging() -> AnnData:
+    """Cells that lie anywhere, two halves with genes of their own; some are missing a domain."""
+    rng = np.random.default_rng(0)
+    places = rng.random((260, 2)) * [900, 500]
+    right = places[:, 0] > 450
+    rates = np.where(right[:, None] == (np.arange(30) < 15), 5.0, 1.0)
+    adata = AnnData(
+        rng.poisson(rates).astype(np.float32),
+        obs=pd.DataFrame(index=[f"cell {number}" for number in range(260)]),
+        var=pd.DataFrame(index=[f"Gene{number}" for number in range(30)]),
+        obsm={"spatial": places},
+    )
+    finish(adata, np.where(np.arange(260) < 3, -1, right), rng)
+    return adata
+
+
+def sections() -> AnnData:
+    """Three sections in one object."""
+    adata = m2st.datasets.simulate_cortex(n_obs=270, n_genes=80, n_domains=3, n_samples=3)
+    finish(adata, adata.obs["domain"].cat.codes, np.random.default_rng(0))
+    adata.uns["m2st"]["graph"] = {"sample_key": "sample", "n_isolated": 0}
+    return adata
+
+
+def large() -> AnnData:
+    """A hundred thousand cells, in no order."""
+    rng = np.random.default_rng(0)
+    places = rng.random((100_000, 2)) * [12_000, 8_000]
+    names = pd.Index([f"AAACCTGAGAAGGACA-{number}" for number in range(100_000)])
+    adata = AnnData(obs=pd.DataFrame(index=names), obsm={"spatial": places})
+    finish(adata, places[:, 1] // 1000, rng)
+    return adata
+
+
+def finish(adata: AnnData, codes: Any, rng: np.random.Generator) -> None:
+    """Write domains, confidence and record as a run of two members would."""
+    codes = np.asarray(codes, dtype=int)
+    names = [str(number) for number in range(1, codes.max() + 2)]
+    adata.obs["m2st_domain"] = pd.Categorical.from_codes(codes, names)
+    adata.obs["m2st_confidence"] = np.where(codes < 0, np.nan, rng.beta(8, 1, len(codes)))
+    adata.uns["m2st"] = {
+        "n_members": 2,
+        "embed": {
+            "loss": np.array([[1.0, 0.8, 0.7], [1.1, 0.9, np.nan]]),
+            "stopped": "settled",
+            "params": {"scale_dims": np.array([8, 4]), "gamma": 2.0, "n_epochs": 100},
+        },
+        "cluster": {
+            "n_domains": len(names),
+            "converged": True,
+            "stability": rng.random(len(names)) / 2 + 0.5,
+            "agreement": np.array([0.9, 0.95]),
+            "scale_weights": np.array([[0.2, 0.3, 0.5], [0.1, 0.3, 0.6]]),
+        },
+    }
+
+
+def write(adata: AnnData, path: Path, **settings: Any) -> str:
+    m2st.report(adata, path, **settings)
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[str, AnnData]:
+    return {build.__name__: build() for build in (visium, imaging, sections, large)}
+
+
+@pytest.fixture(scope="module")
+def pages(results: dict[str, AnnData], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("pages")
+    pages = {name: folder / f"{name}.html" for name in results}
+    for name, page in pages.items():
+        m2st.report(results[name], page, columns=["domain"] if name == "visium" else ())
+    return pages
+
+
+# the browser ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[webdriver.Chrome]:
+    program, helper = shutil.which("chromium"), shutil.which("chromedriver")
+    if program is None or helper is None:
+        pytest.skip("no browser: the report is looked at where chromium and chromedriver are")
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu",
+                     "--window-size=1280,900"):  # fmt: skip
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(helper))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def look(browser: webdriver.Chrome) -> Iterator[Callable[[Path], webdriver.Chrome]]:
+    """Open a page; what it says to the console or asks of the network fails the test."""
+
+    def open_page(path: Path) -> webdriver.Chrome:
+        browser.get_log("performance")
+        browser.get(path.as_uri())
+        WebDriverWait(browser, 60).until(
+            lambda driver: driver.execute_script("return performance.getEntriesByName('drawn')[0]")
+        )
+        return browser
+
+    yield open_page
+    assert browser.get_log("browser") == []
+    sent = [
+        message["params"]["request"]["url"]
+        for entry in browser.get_log("performance")
+        if (message := json.loads(entry["message"])["message"])["method"]
+        == "Network.requestWillBeSent"
+    ]
+    assert len([url for url in sent if url.startswith("file:")]) == 1
+    assert [url for url in sent if not url.startswith(("file:", "data:"))] == []
+
+
+def text_of(driver: webdriver.Chrome, selector: str) -> str:
+    return str(driver.find_element(By.CSS_SELECTOR, selector).get_property("textContent")).strip()
+
+
+def table_of(driver: webdriver.Chrome, selector: str) -> list[list[str]]:
+    rows = driver.execute_script(
+        "return [...document.querySelectorAll(arguments[0] + ' tr')]"
+        ".map((row) => [...row.cells].map((cell) => cell.textContent))",
+        selector,
+    )
+    return [[str(cell).strip() for cell in row] for row in rows]
+
+
+def colors_of(driver: webdriver.Chrome, number: int = 0) -> dict[str, int]:
+    """How many points of a map have each colour."""
+    found = driver.execute_async_script(
+        """
+        const done = arguments[1];
+        requestAnimationFrame(() => requestAnimationFrame(() => {
+          const canvas = document.querySelectorAll("canvas.base")[arguments[0]];
+          const copy = new OffscreenCanvas(canvas.width, canvas.height)
+            .getContext("2d", { willReadFrequently: true });
+          copy.drawImage(canvas, 0, 0);
+          const { data } = copy.getImageData(0, 0, canvas.width, canvas.height);
+          const counts = {};
+          for (let i = 0; i < data.length; i += 4) {
+            const key = data[i + 3] < 255 ? "other" : [data[i], data[i + 1], data[i + 2]]
+              .map((part) => part.toString(16).padStart(2, "0")).join("");
+            counts[key] = (counts[key] || 0) + 1;
+          }
+          done(counts);
+        }));
+        """,
+        number,
+    )
+    return {f"#{color}": int(count) for color, count in found.items()}
+
+
+def press(driver: webdriver.Chrome, *keys: str) -> None:
+    for key in keys:
+        ActionChains(driver).send_keys(key).perform()
+
+
+# tests ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_page_is_small_silent_and_says_what_the_file_says(
+    name: str,
+    results: dict[str, AnnData],
+    pages: dict[str, Path],
+    look: Callable[[Path], webdriver.Chrome],
+) -> None:
+    assert pages[name].stat().st_size < MOST_BYTES
+    obs = results[name].obs
+    driver = look(pages[name])
+    assert text_of(driver, "#n-obs") == f"{len(obs):,}"
+    assert text_of(driver, "#n-domains") == str(len(obs["m2st_domain"].cat.categories))
+    assert text_of(driver, "#median-confidence") == f"{obs['m2st_confidence'].median():.2f}"
+    confident = (obs["m2st_confidence"].dropna() >= 0.9).mean()
+    assert text_of(driver, "#confident") == f"{100 * confident:.1f} %"
+    rows = table_of(driver, "#domain-table")[1:]
+    assert [row[0] for row in rows] == obs["m2st_domain"].cat.categories.tolist()
+    for domain, n_obs, share, median, lowest, sure, *_ in rows:
+        inside = obs.loc[obs["m2st_domain"] == domain, "m2st_confidence"]
+        assert n_obs == f"{len(inside):,}"
+        assert share == f"{100 * len(inside) / len(obs):.1f} %"
+        assert median == f"{inside.median():.2f}"
+        assert lowest == f"{inside.quantile(0.1):.2f}"
+        assert sure == f"{100 * (inside >= 0.9).mean():.1f} %"
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_map_shows_each_observation(
+    name: str,
+    results: dict[str, AnnData],
+    pages: dict[str, Path],
+    look: Callable[[Path], webdriver.Chrome],
+) -> None:
+    adata = results[name]
+    driver = look(pages[name])
+    if name != "visium":  # there the spots let the image through
+        drawn = colors_of(driver)
+        colors = [row.get_attribute("fill") for row in driver.find_elements(
+            By.CSS_SELECTOR, ".legend[data-layer='0'] button rect")]  # fmt: skip
+        assert len(colors) >= adata.obs["m2st_domain"].nunique()
+        assert all(drawn.get(str(color), 0) > 0 for color in colors)
+    panel = driver.find_element(By.CSS_SELECTOR, ".panel")
+    driver.execute_script("arguments[0].focus()", panel)
+    places = pd.DataFrame(adata.obsm["spatial"], index=adata.obs_names)
+    before = None
+    for key in (Keys.ARROW_DOWN, Keys.ARROW_RIGHT, Keys.ARROW_DOWN, Keys.ARROW_LEFT, Keys.ARROW_UP):
+        press(driver, key)
+        said = text_of(driver, "#status").split(", ")
+        row = adata.obs.loc[said[0]]
+        domain = "missing" if pd.isna(row["m2st_domain"]) else row["m2st_domain"]
+        confidence = row["m2st_confidence"]
+        assert said[1] == f"Domain: {domain}"
+        found = said[2].removeprefix("Confidence: ")
+        assert found == "missing" if np.isnan(confidence) else abs(float(found) - confidence) < 6e-4
+        now = places.loc[said[0]]
+        if before is not None:
+            axis, sign = {
+                Keys.ARROW_RIGHT: (0, 1), Keys.ARROW_LEFT: (0, -1),
+                Keys.ARROW_DOWN: (1, 1), Keys.ARROW_UP: (1, -1),
+            }[key]  # fmt: skip
+            assert sign * (now.iloc[axis] - before.iloc[axis]) > 0
+        before = now
+
+
+def test_pointer_reads_the_observation_below_it(
+    results: dict[str, AnnData],
+    pages: dict[str, Path],
+    look: Callable[[Path], webdriver.Chrome],
+) -> None:
+    places = np.asarray(results["large"].obsm["spatial"])
+    middle = (places.min(axis=0) + places.max(axis=0)) / 2
+    nearest = np.argsort(np.linalg.norm(places - middle, axis=1))[:8]
+    driver = look(pages["large"])
+    panel = driver.find_element(By.CSS_SELECTOR, ".panel")
+    driver.execute_script(
+        "arguments[0].scrollIntoView({ block: 'center', behavior: 'instant' })", panel
+    )
+    ActionChains(driver).move_to_element(panel).perform()
+    tip = driver.find_element(By.ID, "tip")
+    assert tip.is_displayed()
+    # A point of the screen is 12 µm wide here: several cells are as near.
+    assert tip.text.split("\n")[0] in results["large"].obs_names[nearest]
+    assert "Domain: " in tip.text
+
+
+def test_sections_have_panels_and_a_table(
+    results: dict[str, AnnData],
+    pages: dict[str, Path],
+    look: Callable[[Path], webdriver.Chrome],
+) -> None:
+    obs = results["sections"].obs
+    driver = look(pages["sections"])
+    expected = pd.crosstab(obs["sample"], obs["m2st_domain"])
+    rows = table_of(driver, "#section-table")
+    assert rows[0] == ["Section", *expected.columns]
+    assert {row[0]: [int(n) for n in row[1:]] for row in rows[1:]} == {
+        name: counts.tolist() for name, counts in expected.iterrows()
+    }
+    figures = driver.find_elements(By.CSS_SELECTOR, ".panels figure")
+    assert len(figures) == obs["sample"].nunique()
+    assert all("#0072b2" in colors_of(driver, number) for number in range(3))
+    Select(driver.find_element(By.ID, "section")).select_by_index(2)
+    assert [figure.is_displayed() for figure in figures] == [False, True, False]
+
+
+def test_layers_and_highlights_change_the_map(
+    pages: dict[str, Path], look: Callable[[Path], webdriver.Chrome]
+) -> None:
+    driver = look(pages["imaging"])
+    domains = colors_of(driver)
+    first = driver.find_element(By.CSS_SELECTOR, ".legend button")
+    first.click()
+    assert first.get_attribute("aria-pressed") == "true"
+    chosen = colors_of(driver)
+    assert chosen["#0072b2"] == pytest.approx(domains["#0072b2"], rel=0.05)
+    assert chosen.get("#e69f00", 0) == 0
+    driver.find_element(By.CSS_SELECTOR, "input[name=layer][value='1']").click()
+    confidence = colors_of(driver)
+    assert confidence.get("#0072b2", 0) == 0
+    assert not first.is_displayed()
+    assert driver.find_element(By.CSS_SELECTOR, ".legend .scale").is_displayed()
+    driver.find_element(By.ID, "zoom-in").click()
+    assert colors_of(driver) != confidence
+
+
+def test_tissue_image_lies_below_the_spots(
+    pages: dict[str, Path], look: Callable[[Path], webdriver.Chrome]
+) -> None:
+    driver = look(pages["visium"])
+    assert colors_of(driver).get("#e6e6e6", 0) > 10_000
+    driver.find_element(By.ID, "image").click()
+    without = colors_of(driver)
+    assert "#e6e6e6" not in without
+    assert without["#0072b2"] > 100
+    assert [label.text for label in driver.find_elements(By.CSS_SELECTOR, ".choice label")] == [
+        "Domain", "Confidence", "domain",
+    ]  # fmt: skip
+
+
+def test_evidence_training_and_record_are_those_of_the_file(
+    results: dict[str, AnnData],
+    pages: dict[str, Path],
+    look: Callable[[Path], webdriver.Chrome],
+) -> None:
+    record = results["visium"].uns["m2st"]
+    driver = look(pages["visium"])
+    entry = record["n_domains"]
+    assert table_of(driver, "#choice-table")[1:] == [
+        [str(k), f"{stability:.3f}", f"{gain:.3f}", f"{score:.3f}"]
+        for k, stability, gain, score in zip(
+            entry["candidates"], entry["stability"], entry["gain"], entry["score"], strict=True
+        )
+    ]
+    members = table_of(driver, "#member-table")
+    assert members[0][4:] == ["scale 1 (8)", "scale 2 (4)", "common"]
+    assert members[1:] == [
+        [
+            str(member + 1), "4", f"{record['embed']['loss'][member, -1]:.4f}",
+            f"{record['cluster']['agreement'][member]:.2f}",
+            *(f"{weight:.2f}" for weight in record["cluster"]["scale_weights"][member]),
+        ]
+        for member in range(2)
+    ]  # fmt: skip
+    written = dict(row for row in table_of(driver, "#record") if len(row) == 2)
+    assert written["params.hidden_dim"] == "16"
+    assert written["versions.m2st"] == m2st.__version__
+    assert written["reason"] == record["graph"]["reason"]
+    assert f"torch {record['embed']['versions']['torch']}" in text_of(driver, "#run")
+
+
+def test_markers_are_those_planted_and_carry_the_caveat(
+    results: dict[str, AnnData],
+    pages: dict[str, Path],
+    look: Callable[[Path], webdriver.Chrome],
+) -> None:
+    adata = results["imaging"]
+    driver = look(pages["imaging"])
+    right = adata.obs["m2st_domain"][np.asarray(adata.obsm["spatial"])[:, 0] > 600].mode()[0]
+    tables = driver.find_elements(By.CSS_SELECTOR, "#marker-tables table")
+    for table in tables:
+        name = str(table.find_element(By.TAG_NAME, "caption").text)
+        genes = [int(row.text.removeprefix("Gene")) for row in
+                 table.find_elements(By.CSS_SELECTOR, "tbody th")]  # fmt: skip
+        assert len(genes) == 5
+        assert all((gene < 15) == (name == f"Domain {right}") for gene in genes)
+    inside = adata[adata.obs["m2st_domain"] == "1"]
+    gene, _, detected, _ = (
+        tables[0].find_element(By.CSS_SELECTOR, "tbody tr").text.split(maxsplit=3)[:4]
+    )
+    share = 100 * float((inside[:, gene].X > 0).mean())
+    assert detected == f"{share:.1f}"
+    said = text_of(driver, "#markers")
+    assert "double dipping" in said
+    assert "No p-values are shown" in said
+
+
+def test_page_can_be_used_by_keyboard_alone(
+    pages: dict[str, Path], look: Callable[[Path], webdriver.Chrome]
+) -> None:
+    driver = look(pages["sections"])
+    driver.execute_script("document.activeElement.blur(); window.scrollTo(0, 0)")
+    reached = []
+    for _ in range(70):
+        press(driver, Keys.TAB)
+        active = driver.switch_to.active_element
+        reached.append(active)
+        if active.tag_name == "button" and active.get_attribute("data-code") == "1":
+            press(driver, Keys.SPACE)
+            assert active.get_attribute("aria-pressed") == "true"
+        if active.get_attribute("name") == "layer":
+            press(driver, Keys.ARROW_RIGHT)
+            assert text_of(driver, ".legend:not([hidden]) h3") == "Confidence"
+            press(driver, Keys.ARROW_LEFT)
+    every = driver.find_elements(
+        By.CSS_SELECTOR,
+        "a, select, button, summary, .panel, .scroll, input:checked",
+    )
+    hidden = [element for element in every if element.get_attribute("class") != "skip"
+              and not element.is_displayed()]  # fmt: skip
+    assert [e.id for e in every if e not in reached and e not in hidden] == []
+
+
+def test_page_is_fit_for_a_screen_reader(
+    pages: dict[str, Path], look: Callable[[Path], webdriver.Chrome]
+) -> None:
+    driver = look(pages["visium"])
+    without_words = driver.execute_script(
+        """
+        const named = (element) => element.closest("[aria-hidden]") || element.ariaLabel
+          || element.labels?.length || element.textContent.trim();
+        return [...document.querySelectorAll(
+          "canvas, svg, a, button, input, select, .panel, [role=region], [role=group]"
+        )].filter((element) => !named(element)).map((element) => element.outerHTML);
+        """
+    )
+    assert without_words == []
+    assert driver.execute_script("return document.documentElement.lang") == "en"
+    levels = driver.execute_script(
+        "return [...document.querySelectorAll('h1, h2, h3')].map((title) => +title.tagName[1])"
+    )
+    assert levels[0] == 1
+    assert max(np.diff(levels)) <= 1
+    assert driver.execute_script("return document.querySelectorAll('th:not([scope])').length") == 0
+    assert driver.execute_script("return document.querySelectorAll('main').length") == 1
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_page_fits_a_phone(
+    name: str, pages: dict[str, Path], look: Callable[[Path], webdriver.Chrome]
+) -> None:
+    size = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
+    driver = look(pages[name])
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        WebDriverWait(driver, 20).until(
+            lambda d: d.execute_script("return document.querySelector('canvas.base').width") <= 720
+        )
+        assert driver.execute_script("return document.documentElement.scrollWidth") <= 360
+    finally:
+        driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_page_prints_whole(
+    pages: dict[str, Path], look: Callable[[Path], webdriver.Chrome]
+) -> None:
+    driver = look(pages["sections"])
+    assert driver.execute_script("return document.querySelectorAll('details[open]').length") == 0
+    printed = base64.b64decode(driver.print_page())
+    assert printed.startswith(b"%PDF")
+    assert (
+        driver.execute_script("return document.querySelectorAll('details:not([open])').length") == 0
+    )
+
+
+NASTY = [
+    "</script><script>window.hacked = 1</script>",
+    "<img src=x onerror='window.hacked = 1'>",
+    "\" onmouseover=\"window.hacked = 1",
+    "{{ 7 * 7 }}",
+    "<!-- <script>",
+    "javascript:window.hacked=1 & \u2028 '",
+]  # fmt: skip
+
+
+def test_names_from_the_data_stay_text(
+    tmp_path: Path, look: Callable[[Path], webdriver.Chrome]
+) -> None:
+    adata = AnnData(
+        np.tile(np.repeat(np.eye(6, dtype=np.float32) * 5, 3, axis=0), (4, 1)),
+        obs=pd.DataFrame(
+            {
+                "m2st_domain": pd.Categorical(NASTY * 12),
+                NASTY[0]: pd.Categorical(NASTY * 12),
+                NASTY[1]: pd.Categorical(np.repeat(NASTY[:2], 36)),
+            },
+            index=[f"{NASTY[number % 6]}{number}" for number in range(72)],
+        ),
+        var=pd.DataFrame(index=NASTY),
+        obsm={"spatial": np.random.default_rng(0).random((72, 2))},
+        uns={
+            "m2st": {
+                NASTY[1]: {NASTY[2]: NASTY[0]},
+                "graph": {"reason": NASTY[1], "n_isolated": 0},
+                "embed": {"versions": {NASTY[0]: NASTY[1]}, "stopped": NASTY[0],
+                          "loss": [[2.0, 1.0]]},
+            }
+        },
+    )  # fmt: skip
+    page = tmp_path / "nasty.html"
+    m2st.report(adata, page, columns=[NASTY[0]], sample_key=NASTY[1], title=NASTY[0])
+    driver = look(page)
+    for element in driver.find_elements(By.CSS_SELECTOR, ".panel, .legend:not([hidden]) button"):
+        ActionChains(driver).move_to_element(element).click().perform()
+    driver.execute_script("arguments[0].focus()", driver.find_element(By.CSS_SELECTOR, ".panel"))
+    press(driver, Keys.ARROW_RIGHT)
+    assert NASTY[0] in text_of(driver, "#status")
+    assert driver.execute_script("return window.hacked") is None
+    assert driver.execute_script("return document.images.length + document.scripts.length") == 2
+    assert text_of(driver, "h1") == NASTY[0]
+    domains = [row[0] for row in table_of(driver, "#domain-table")[1:]]
+    assert domains == [name.strip() for name in sorted(NASTY)]
+    assert text_of(driver, "select option:nth-child(2)") == NASTY[0]
+    assert [NASTY[2], NASTY[0]] in table_of(driver, "#record")
+
+
+def test_script_that_is_not_the_pages_own_does_not_run(
+    pages: dict[str, Path], tmp_path: Path, browser: webdriver.Chrome
+) -> None:
+    page = tmp_path / "changed.html"
+    text = pages["imaging"].read_text(encoding="utf-8")
+    page.write_text(text.replace("<main>", "<main><script>window.hacked = 1</script>"))
+    browser.get(page.as_uri())
+    assert browser.execute_script("return window.hacked") is None
+    assert "Content Security Policy" in browser.get_log("browser")[0]["message"]
+
+
+def test_nothing_of_the_data_is_changed_and_bytes_repeat(
+    results: dict[str, AnnData], tmp_path: Path
+) -> None:
+    for adata in results.values():
+        before = joblib.hash([adata.X, adata.obs, adata.var, adata.uns, dict(adata.obsm)])
+        first = write(adata, tmp_path / "page.html", overwrite=True)
+        assert write(adata, tmp_path / "page.html", overwrite=True) == first
+        assert joblib.hash([adata.X, adata.obs, adata.var, adata.uns, dict(adata.obsm)]) == before
+
+
+# what is said in words --------------------------------------------------------------------------
+
+
+class Notes(HTMLParser):
+    """Text of the section of warnings."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.inside, self.text = False, ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "section":
+            self.inside = dict(attrs).get("id") == "notes"
+
+    def handle_data(self, data: str) -> None:
+        self.text += data if self.inside else ""
+
+
+def plain(**record: Any) -> AnnData:
+    """A small result about which nothing is to be said, but what is passed."""
+    n_obs = 40
+    obs = pd.DataFrame(
+        {
+            "m2st_domain": pd.Categorical(["1", "2"] * (n_obs // 2)),
+            "m2st_confidence": 0.95,
+            "slide": np.repeat(["a", "b"], n_obs // 2),
+        },
+        index=[str(number) for number in range(n_obs)],
+    )
+    entries: dict[str, Any] = {
+        "n_members": 2,
+        "graph": {"n_isolated": 0, "sample_key": "slide"},
+        "embed": {"stopped": "settled"},
+        "cluster": {"n_domains": 2, "converged": True, "stability": np.array([0.9, 0.8])},
+    }
+    return AnnData(
+        obs=obs,
+        obsm={"spatial": np.random.default_rng(0).random((n_obs, 2))},
+        uns={"m2st": {key: {**entries.get(key, {}), **value} if isinstance(value, dict) else value
+                      for key, value in {**entries, **record}.items()}},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ({}, "Nothing in the record of this run is out of the ordinary"),
+        ({"graph": {"n_isolated": 1}}, "1 observation has no neighbour"),
+        ({"graph": {"n_isolated": 3}}, "3 observations have no neighbour"),
+        ({"embed": {"stopped": "interrupted"}}, "The training was interrupted"),
+        ({"cluster": {"converged": np.False_}}, "had not converged"),
+        ({"n_members": 1}, "single model and no consensus"),
+        ({"cluster": {"stability": np.array([0.9, 0.4])}}, "Domain 2 is not found alike"),
+        (
+            {"n_domains": {"candidates": [2, 3], "stability": [1, 1], "gain": [1, 1],
+                           "score": [0, 1], "p_value": 0.005, "chosen": 3}},
+            "The evidence speaks for 3 domains; 2 were asked for",
+        ),
+        (
+            {"n_domains": {"candidates": [2, 3], "stability": [1, 1], "gain": [1, 1],
+                           "score": [0, 1], "p_value": 0.4, "chosen": 1}},
+            "no structure in space",
+        ),
+    ],
+)  # fmt: skip
+def test_what_went_wrong_is_said_in_words(
+    record: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    text = " ".join(Notes(write(plain(**record), tmp_path / "page.html")).text.split())
+    assert said in text
+    assert ("out of the ordinary" in text) == (record == {})
+
+
+def test_odd_domains_are_said_in_words(tmp_path: Path) -> None:
+    adata = plain()
+    adata.obs["m2st_domain"] = pd.Categorical(
+        np.where(adata.obs["slide"] == "a", "1", "2"), categories=["1", "2", "3"]
+    )
+    adata.obs.iloc[:2, 0] = None
+    adata.obs["m2st_confidence"] = np.where(adata.obs["slide"] == "a", 0.6, 1.0)
+    adata.obsm["spatial"][0] = np.nan
+    del adata.uns["m2st"]["cluster"]
+    text = Notes(write(adata, tmp_path / "page.html")).text
+    assert "2 observations of 40 have no domain" in text
+    assert "1 observation has no coordinates and is not drawn" in text
+    assert "There is no record of a clustering" in text
+    assert "Domain 3 has no observation" in text
+    assert "in domain 1 half of the observations are below 0.8" in text
+    assert "Domains 1 and 2 lie in one section (almost) alone" in text
+
+
+def test_result_with_domains_alone_is_enough(tmp_path: Path) -> None:
+    adata = plain()
+    del adata.uns["m2st"], adata.obs["m2st_confidence"]
+    page = write(adata, tmp_path / "page.html")
+    for words in ("There is no confidence", "no record of a training", "no record in this object",
+                  "The data hold no expression"):  # fmt: skip
+        assert words in page
+    payload = json.loads(
+        re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', page)[0]
+    )
+    assert [layer["label"] for layer in payload["layers"]] == ["Domain"]
+    assert 'id="n-members"' not in page
+
+
+def test_record_that_r_kept_is_read(tmp_path: Path) -> None:
+    # reticulate turns a column of numbers into a row: two members of one epoch
+    record = {"loss": [0.5, 0.25], "stopped": "finished", "params": {"scale_dims": [8, 4]}}
+    page = write(plain(embed=record), tmp_path / "page.html")
+    assert 'id="n-members">2<' in page
+    assert [page.count(f"<td>{loss}</td>") for loss in ("0.5000", "0.2500")] == [1, 1]
+
+
+def test_bridge_writes_the_same_page(tmp_path: Path) -> None:
+    adata = plain()
+    adata.uns["m2st"]["cluster"]["stability"] = [0.9, 0.8]
+    adata.obs["zone"] = pd.Categorical(["x", "y", None, "y"] * 10)
+    picture = np.arange(8 * 6 * 3, dtype=np.uint8).reshape(8, 6, 3)
+    adata.uns["spatial"] = {
+        "a": {"images": {"lowres": picture}, "scalefactors": {"tissue_lowres_scalef": 5.0}}
+    }
+    expression = np.random.default_rng(0).poisson(2.0, (40, 5)).astype(np.float32)
+    genes = [f"gene{number}" for number in range(5)]
+    full = AnnData(
+        expression, obs=adata.obs, var=pd.DataFrame(index=genes), obsm=adata.obsm, uns=adata.uns
+    )
+    direct = write(full, tmp_path / "direct.html", columns=["zone"], title="Mine")
+    columns = [
+        {
+            "name": key,
+            "codes": bytearray(full.obs[key].cat.codes.to_numpy(np.int32).tobytes()),
+            "levels": full.obs[key].cat.categories.tolist(),
+        }
+        for key in ("m2st_domain", "zone")
+    ]
+    request = {
+        "path": str(tmp_path / "bridge.html"),
+        "title": "Mine",
+        "n_markers": 5,
+        "names": full.obs_names.tolist(),
+        "columns": columns,
+        "confidence": bytearray(full.obs["m2st_confidence"].to_numpy().tobytes()),
+        "coordinates": bytearray(np.asarray(full.obsm["spatial"]).tobytes(order="F")),
+        "n_axes": 2,
+        "sample": bytearray(np.repeat([0, 1], 20).astype(np.int32).tobytes()),
+        "sample_names": ["a", "b"],
+        "record": adata.uns["m2st"],
+        "images": {
+            "a": {
+                "pixels": bytearray(picture.tobytes(order="F")), "shape": [8, 6, 3], "scale": 5.0
+            }
+        },
+        "expression": {
+            "shape": [40, 5], "dense": bytearray(expression.tobytes()), "genes": genes
+        },
+    }  # fmt: skip
+    assert m2st.bridge.report(request) == {"warnings": []}
+    assert (tmp_path / "bridge.html").read_text(encoding="utf-8") == direct
+    answer = m2st.bridge.report({**request, "path": str(tmp_path / "bridge.pdf")})
+    assert "ends in `.html`" in answer["error"]
+
+
+def test_kept_colours_are_used(tmp_path: Path) -> None:
+    adata = plain()
+    adata.uns["m2st_domain_colors"] = ["#123456", "tomato"]
+    page = write(adata, tmp_path / "page.html")
+    payload = json.loads(
+        re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', page)[0]
+    )
+    assert payload["layers"][0]["colors"] == ["#123456", "#ff6347", "#dcdcdc"]
+
+
+@pytest.mark.parametrize(
+    ("matrix", "said"),
+    [
+        (-np.ones((40, 3), dtype=np.float32), "missing or negative values"),
+        (np.full((40, 3), np.nan, dtype=np.float32), "missing or negative values"),
+    ],
+)
+def test_expression_that_is_unfit_gives_no_markers(
+    matrix: np.ndarray[Any, Any], said: str, tmp_path: Path
+) -> None:
+    without = plain()
+    adata = AnnData(matrix, obs=without.obs, obsm=without.obsm, uns=without.uns)
+    assert said in write(adata, tmp_path / "page.html")
+    assert "They were left out" in write(adata, tmp_path / "page.html", n_markers=0, overwrite=True)
+
+
+def test_mistakes_are_named_and_leave_no_file(tmp_path: Path) -> None:
+    adata, page = plain(), tmp_path / "page.html"
+    with pytest.raises(ValueError, match=r"ends in `\.html`, found"):
+        m2st.report(adata, tmp_path / "page.pdf")
+    with pytest.raises(FileNotFoundError, match="Expected the folder"):
+        m2st.report(adata, tmp_path / "none" / "page.html")
+    with pytest.raises(KeyError, match=r"Expected 'layer' in `adata\.obs`"):
+        m2st.report(adata, page, columns=["layer"])
+    with pytest.raises(KeyError, match=r"Expected 'centre' in `adata\.obsm`"):
+        m2st.report(adata, page, spatial_key="centre")
+    with pytest.raises(KeyError, match=r"Run `m2st.tl.cluster"):
+        m2st.report(AnnData(obsm={"spatial": np.ones((3, 2))}), page)
+    with pytest.raises(ValueError, match="`n_markers` to be at least 0"):
+        m2st.report(adata, page, n_markers=-1)
+    nowhere = plain()
+    nowhere.obsm["spatial"][:] = np.nan
+    with pytest.raises(ValueError, match="an observation with coordinates"):
+        m2st.report(nowhere, page)
+    assert not page.exists()
+    m2st.report(adata, page)
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        m2st.report(adata, page)
+
+
+def test_command_writes_the_page(results: dict[str, AnnData], tmp_path: Path) -> None:
+    source, page = tmp_path / "my result.h5ad", tmp_path / "page.html"
+    m2st.io.write(results["sections"].copy(), source)
+    before = source.read_bytes()
+    command = [str(Path(sys.executable).with_name("m2st")), "report", str(source), "-o", str(page)]
+    found = subprocess.run(
+        [*command, "--column", "domain", "--markers", "2"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    assert found.stdout == f"Saved {page}: {page.stat().st_size / 1e6:.1f} MB\n"
+    direct = write(
+        m2st.io.read(source), tmp_path / "direct.html",
+        columns=["domain"], n_markers=2, title="my result",
+    )  # fmt: skip
+    assert page.read_text(encoding="utf-8") == direct
+    assert source.read_bytes() == before
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 1
+    assert "--overwrite" in again.stderr
