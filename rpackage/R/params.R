@@ -4,7 +4,8 @@
 #' package, which documents them (`help(m2st.AutoencoderParams)`, `help(m2st.ClusteringParams)`).
 #' The names are the same on both sides.
 #'
-#' @param n_members Models of the ensemble, trained alike from different seeds.
+#' @param n_members Models of the ensemble, trained alike from different seeds; by default 5, and up
+#'   to 20 where there are few spots.
 #' @param scale_dims Width of each of the scales, multiples of `n_heads`.
 #' @param hidden_dim Width of the shared encoder, a multiple of `n_heads`.
 #' @param n_layers Attention layers of each scale's encoder, after the shared one.
@@ -16,6 +17,8 @@
 #' @param mask_rate Share of the spots that is masked in each epoch, in \[0, 1).
 #' @param gamma Exponent of the scaled cosine error, at least 1; `NA` takes the mean squared error.
 #' @param n_epochs Most epochs to train.
+#' @param batch_size Spots to train on at a time: with more of them an epoch works on pieces of the
+#'   tissue, and memory does not grow.
 #' @param learning_rate Step size of the optimiser, in (0, 1\].
 #' @param weight_decay L2 penalty of the optimiser, in \[0, 1\].
 #' @param settle_window,settle_tol Training ends early once the mean loss over so many epochs falls
@@ -40,10 +43,10 @@
 m2stParams <- function(
     n_members = NULL, scale_dims = NULL, hidden_dim = NULL, n_layers = NULL, n_heads = NULL,
     activation = NULL, negative_slope = NULL, feature_dropout = NULL, attention_dropout = NULL,
-    mask_rate = NULL, gamma = NULL, n_epochs = NULL, learning_rate = NULL, weight_decay = NULL,
-    settle_window = NULL, settle_tol = NULL, common_dim = NULL, specific_dim = NULL,
-    entropy = NULL, freedom = NULL, smoothness = NULL, n_init = NULL, short_iter = NULL,
-    max_iter = NULL, tol = NULL
+    mask_rate = NULL, gamma = NULL, n_epochs = NULL, batch_size = NULL, learning_rate = NULL,
+    weight_decay = NULL, settle_window = NULL, settle_tol = NULL, common_dim = NULL,
+    specific_dim = NULL, entropy = NULL, freedom = NULL, smoothness = NULL, n_init = NULL,
+    short_iter = NULL, max_iter = NULL, tol = NULL
 ) {
     given <- as.list(environment())
     given <- given[!vapply(given, is.null, logical(1L))]
@@ -84,7 +87,7 @@ settings <- list(
         n_members = whole(), scale_dims = whole(several = TRUE), hidden_dim = whole(),
         n_layers = whole(), n_heads = whole(), activation = flag, negative_slope = share,
         feature_dropout = share, attention_dropout = share, mask_rate = share,
-        gamma = real(1, Inf, c(TRUE, FALSE), none = TRUE), n_epochs = whole(),
+        gamma = real(1, Inf, c(TRUE, FALSE), none = TRUE), n_epochs = whole(), batch_size = whole(),
         learning_rate = real(0, 1, c(FALSE, TRUE)), weight_decay = real(0, 1, c(TRUE, TRUE)),
         settle_window = whole(), settle_tol = share
     ),
