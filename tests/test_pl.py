@@ -494,6 +494,7 @@ adata = AnnData(
 )
 for figure in (pl.domains(adata), pl.training(adata), pl.scale_weights(adata)):
     figure.savefig(io.BytesIO(), format="png")
+    assert figure._repr_png_().startswith(b"\\x89PNG"), "a notebook shows nothing"
 assert "matplotlib.pyplot" not in sys.modules, "pyplot was imported"
 """
     done = subprocess.run(

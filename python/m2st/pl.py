@@ -1,4 +1,4 @@
-"""Pictures of results: each function returns a matplotlib Figure, and shows or saves nothing.
+"""Pictures of results: each function returns a matplotlib Figure, which a notebook shows.
 
 Figures are made without pyplot: no window opens, no backend is chosen, no global state changes.
 ``figure.savefig("domains.png", dpi=300)`` writes one.
@@ -107,8 +107,6 @@ def domains(
     >>> len(figure.axes), len(adata.uns["m2st_domain_colors"])
     (1, 2)
     """
-    from matplotlib.figure import Figure
-
     check_interval("panel_size", panel_size, 0.5, 50)
     if adata.n_obs == 0:
         msg = "Expected at least one observation to draw, found none."
@@ -136,7 +134,7 @@ def domains(
     above = TITLE if sample_key is not None or truth is not None else 0.0
     slot = np.array([width + GAP, above + height + below])
     n_rows, n_columns, across = _arrange(len(sections), len(layers), slot)
-    figure = Figure(facecolor="white", dpi=150)
+    figure = _figure(facecolor="white", dpi=150)
     panels = slot * [n_columns, n_rows] + [GAP, 2 * GAP]
     legends = [_legend(figure, *layer, sections[0], height=panels[1]) for layer in layers]
     sizes = [np.array(legend.get_window_extent().size) / figure.dpi + GAP for legend in legends]
@@ -194,7 +192,6 @@ def training(adata: AnnData) -> Figure:
     >>> figure.axes[0].get_ylabel()
     'scaled cosine error'
     """
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     record = _record(adata, "embed", "loss", call="m2st.tl.embed(adata)")
@@ -206,7 +203,7 @@ def training(adata: AnnData) -> Figure:
     planned = params.get("n_epochs")
     stopped = str(record.get("stopped", ""))
 
-    figure = Figure(figsize=(4.5, 3.0), facecolor="white", dpi=150, layout="constrained")
+    figure = _figure(figsize=(4.5, 3.0), facecolor="white", dpi=150, layout="constrained")
     axes = figure.add_subplot()
     for loss in losses:
         epochs = np.arange(1, len(loss) + 1)
@@ -262,8 +259,6 @@ def scale_weights(adata: AnnData) -> Figure:
     >>> [label.get_text() for label in figure.axes[0].get_xticklabels()]
     ['scale 1', 'scale 2', 'common']
     """
-    from matplotlib.figure import Figure
-
     call = "m2st.tl.cluster(adata, n_domains)"
     record = _record(adata, "cluster", "scale_weights", call=call)
     members = np.atleast_2d(np.asarray(record["scale_weights"], dtype=np.float64))
@@ -276,7 +271,7 @@ def scale_weights(adata: AnnData) -> Figure:
         labels = [f"{label}\n({width})" for label, width in zip(labels, widths, strict=True)]
 
     size = (max(3.0, 1.2 + 0.55 * len(weights)), 3.0)
-    figure = Figure(figsize=size, facecolor="white", dpi=150, layout="constrained")
+    figure = _figure(figsize=size, facecolor="white", dpi=150, layout="constrained")
     axes = figure.add_subplot()
     bar_colors = [FIRST_COLORS[0]] * n_scales + [FIRST_COLORS[1]]
     axes.bar([*labels, "common"], weights, width=0.7, color=bar_colors)
@@ -328,14 +323,13 @@ def n_domains(adata: AnnData) -> Figure:
     >>> figure.axes[0].get_title()
     'Chosen: 3 domains'
     """
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     call = "m2st.tl.choose_n_domains(adata)"
     record = _record(adata, "n_domains", "score", call=call)
     candidates, score = np.asarray(record["candidates"]), np.asarray(record["score"])
     chosen = int(record["chosen"])
-    figure = Figure(figsize=(4.5, 3.0), facecolor="white", dpi=150, layout="constrained")
+    figure = _figure(figsize=(4.5, 3.0), facecolor="white", dpi=150, layout="constrained")
     axes = figure.add_subplot()
     axes.plot(candidates, record["stability"], "o-", color=FIRST_COLORS[0], markersize=3,
               linewidth=1.2, label="agreement of members (ARI)")  # fmt: skip
@@ -352,6 +346,21 @@ def n_domains(adata: AnnData) -> Figure:
     axes.legend(fontsize=FONT, frameon=False)
     _tidy(axes)
     return figure
+
+
+def _figure(**settings: Any) -> Figure:
+    """Make a figure that a notebook shows without pyplot, saved or not."""
+    from io import BytesIO
+
+    from matplotlib.figure import Figure
+
+    class Picture(Figure):
+        def _repr_png_(self) -> bytes:
+            image = BytesIO()
+            self.savefig(image, format="png", bbox_inches="tight")
+            return image.getvalue()
+
+    return Picture(**settings)
 
 
 def _record(adata: AnnData, step: str, entry: str, *, call: str) -> Mapping[str, Any]:

@@ -791,7 +791,8 @@ def _build(
     names: list[str] | None,
 ) -> _graph.Graph:
     """Build a graph from validated coordinates; warn of those that coincide within a section."""
-    check_key(spatial_key, adata.obsm, where="adata.obsm", hint="Name it with `spatial_key=`.")
+    hint = "Put them there, or name them: `m2st.pp.spatial_graph(adata, spatial_key=...)`."
+    check_key(spatial_key, adata.obsm, where="adata.obsm", hint=hint)
     coordinates = np.asarray(adata.obsm[spatial_key], dtype=np.float64)
     check_coordinates(coordinates, name=f"adata.obsm[{spatial_key!r}]")
     if names is None:
