@@ -143,11 +143,11 @@ class AutoencoderParams(_Params):
     def with_members(self, n_obs: int) -> Self:
         """The same settings with a number of members for `n_obs` observations, where None is set.
 
-        As many as 20,000 observations are worth: five on 4,000 spots, twenty on 1,000.
+        As many as 10,000 observations are worth: five on 2,000 spots, twenty on 500.
         """
         if self.n_members is not None:
             return self
-        return replace(self, n_members=min(max(round(20_000 / n_obs), 5), 20))
+        return replace(self, n_members=min(max(round(10_000 / n_obs), 5), 20))
 
 
 @dataclass(frozen=True, kw_only=True)

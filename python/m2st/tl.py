@@ -46,8 +46,8 @@ _TURN = Lock()
 _STRUCTURE_LEVEL = 0.01
 # Ten pairs of members tell how far they agree.
 _N_COMPARED = 5
-# Members take over each other's optima for so many rounds at most.
-_MAX_ROUNDS = 3
+# Members take over each other's optima: the best so many, for so many rounds at most.
+_MAX_STARTS, _MAX_ROUNDS = 5, 3
 # Adjusted Rand index from which two labellings lead to the same optimum.
 _SAME = 0.95
 
@@ -529,25 +529,30 @@ def _improve_members(
     """Let each member start from what the others found, too, until none gains by it."""
     from joblib import Parallel
 
-    for _ in range(_MAX_ROUNDS if len(fits) > 1 else 0):
+    improved = fits if len(fits) > 1 else []
+    for _ in range(_MAX_ROUNDS):
+        # What a member kept has been tried by all.
+        starts = _distinct(sorted(improved, key=lambda fit: fit.objective_[-1]))[:_MAX_STARTS]
+        if not starts:
+            break
         before = [fit.objective_[-1] for fit in fits]
-        starts = _distinct([fit.labels_ for fit in fits])
         fits = Parallel(n_jobs=_processes(n_jobs), prefer="processes")(
             _delayed(fit.improve)(starts, connectivities=adjacency) for fit in fits
         )
-        if before == [fit.objective_[-1] for fit in fits]:
-            break
+        improved = [
+            fit for fit, value in zip(fits, before, strict=True) if fit.objective_[-1] < value
+        ]
     return fits
 
 
-def _distinct(labels: list[NDArray[np.intp]]) -> list[NDArray[np.intp]]:
-    """Labels of which no two are nearly the same."""
+def _distinct(fits: list[MultiScaleClustering]) -> list[NDArray[np.intp]]:
+    """Labels of which no two are nearly the same; of those that are, the first."""
     from sklearn.metrics import adjusted_rand_score
 
     kept: list[NDArray[np.intp]] = []
-    for one in labels:
-        if all(adjusted_rand_score(one, other) < _SAME for other in kept):
-            kept.append(one)
+    for fit in fits:
+        if all(adjusted_rand_score(fit.labels_, other) < _SAME for other in kept):
+            kept.append(fit.labels_)
     return kept
 
 
