@@ -135,9 +135,9 @@ def exponent(runs: pd.DataFrame, column: str) -> float:
 def report(runs: pd.DataFrame) -> str:
     """The table, and the exponents."""
     lines = [
-        f"A whole default run (five members) on two cores, {N_JOBS} jobs of one thread each, of a "
-        f"simulated section with {N_GENES} genes and the six neighbours of a triangulation; "
-        "`python -m benchmarks.scale`.",
+        "A whole default run (five members, ten at 1,000) on two cores, "
+        f"{N_JOBS} jobs of one thread each, of a simulated section with {N_GENES} genes and the "
+        "six neighbours of a triangulation; `python -m benchmarks.scale`.",
         "",
         "| observations | " + " | ".join(STAGES) + " | total, s | peak memory, GiB | ARI |",
         "|---" * (len(STAGES) + 4) + "|",
