@@ -89,13 +89,13 @@ def plain_forward(
     edges: Edges,
     masked: torch.Tensor,
     scored: torch.Tensor,
-) -> list[torch.Tensor]:
+) -> torch.Tensor:
     """The same network from torch-geometric's layers, as one would write it with them."""
 
     def layer(attention: GATConv, rows: torch.Tensor) -> torch.Tensor:
         return GATConv.forward(attention, rows, edges.edge_index)
 
-    hidden = torch.zeros(len(x), 1, dtype=torch.bool).index_fill(0, masked, 1)
+    hidden = masked[:, None]
     shared = layer(model.shared_encoder, torch.where(hidden, model.mask_token, x))
     found = []
     parts = zip(model.encoders, model.decoders, model.remask_tokens, strict=True)
@@ -104,7 +104,7 @@ def plain_forward(
         for attention, _ in encoder:
             embedding = layer(attention, embedding)
         found.append(layer(decoder, torch.where(hidden, token, embedding))[scored])
-    return found
+    return torch.stack(found)
 
 
 def linear_maps(n_features: int, params: m2st.AutoencoderParams) -> list[tuple[int, int]]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 from tests import reference
 
-from m2st._attention import Edges, GraphAttention
+from m2st._attention import Edges, GraphAttention, _reference, attend
 from m2st._simd import LANES, exp, load, store
 
 
@@ -62,6 +62,11 @@ def test_edges_from_the_hidden_by_hand() -> None:
     found = edges.hide(hidden, hidden)
     assert found.row.tolist() == [2, 2, 2]
     assert found.indptr.tolist() == [0, 2, 4, 5]
+    found = edges.only(hidden)
+    assert found.row.tolist() == [1, 2, 4]
+    assert found.indptr.tolist() == [0, 3, 6, 7]
+    assert found.source.tolist() == [0, 1, 2, 1, 2, 3, 4]
+    assert found.reverse_indptr.tolist() == [0, 1, 3, 5, 6, 7]
 
 
 def test_edges_do_not_change_the_graph() -> None:
@@ -91,7 +96,7 @@ def test_matches_the_equations() -> None:
 
 
 def outcome(
-    gat: GraphAttention,
+    gat: torch.nn.Module,
     call: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor],
     x: torch.Tensor,
     token: torch.Tensor | None,
@@ -148,6 +153,49 @@ def test_matches_torch_geometric(
     for call in (gat, gat.reference):
         found = outcome(gat, lambda x, t, c=call: c(x[~hidden], merged, t), x, token, direction)
         assert_alike(found, expected)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    shapes=st.lists(st.tuples(st.integers(1, 9), st.sampled_from([1, 3, 8, 16])), min_size=2),
+    one_head=st.booleans(),
+    shared=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_layers_side_by_side_do_what_each_does(
+    *, shapes: list[tuple[int, int]], one_head: bool, shared: bool, seed: int
+) -> None:
+    """On one input or one each; where it saves work, sums come before the linear map."""
+    shapes = [(1 if one_head else heads, channels) for heads, channels in shapes[:3]]
+    inputs = [5 if shared else 2 + number for number in range(len(shapes))]
+    edges = Edges.from_adjacency(random_graph(20, 0.1, seed))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)  # noqa: TID251
+        layers = [
+            layer(width, heads * channels, heads)
+            for width, (heads, channels) in zip(inputs, shapes, strict=True)
+        ]
+        for gat in layers:
+            torch.nn.init.normal_(gat.bias)
+        x = torch.randn(20, 5 if shared else sum(inputs))
+        token = torch.randn(x.shape[1])
+        direction = torch.randn(20, sum(heads * channels for heads, channels in shapes))
+        hidden, targets = torch.rand(2, 20) < 0.5
+    both = torch.nn.ModuleList(layers)
+    merged = edges.hide(hidden, targets)
+    found, expected = (
+        outcome(
+            both,
+            lambda x, t, c=call: c(layers, x, merged, t),
+            x[~hidden],
+            token,
+            direction[targets],
+        )
+        for call in (attend, _reference)
+    )
+    assert_alike(found, expected)
+    with torch.no_grad():
+        np.testing.assert_array_equal(attend(layers, x[~hidden], merged, token), found[0])
 
 
 def test_gradients_are_exact() -> None:

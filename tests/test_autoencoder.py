@@ -22,6 +22,11 @@ def ring(n_obs: int) -> sparse.csr_matrix:
     return (path + path.T).tocsr()
 
 
+def among(*which: int) -> torch.Tensor:
+    """Of twelve observations."""
+    return torch.tensor([number in which for number in range(12)])
+
+
 @pytest.fixture
 def model() -> MaskedGraphAutoencoder:
     with torch.random.fork_rng():
@@ -41,7 +46,7 @@ def test_shapes_of_any_number_of_scales(x: torch.Tensor) -> None:
         )
         edges = Edges.from_adjacency(ring(12))
         assert [e.shape for e in model.encode(x, edges)] == [(12, d) for d in dims]
-        assert [z.shape for z in model(x, edges, torch.tensor([1]))] == [(12, 6)] * len(dims)
+        assert model(x, edges, among(1)).shape == (len(dims), 12, 6)
 
 
 @pytest.mark.parametrize("n_layers", [1, 2, 3])
@@ -73,7 +78,7 @@ def test_activations_only_when_asked(x: torch.Tensor) -> None:
 
 def test_masked_features_do_not_leak(model: MaskedGraphAutoencoder, x: torch.Tensor) -> None:
     edges = Edges.from_adjacency(ring(12))
-    masked = torch.tensor([2, 7])
+    masked = among(2, 7)
     changed = x.clone()
     changed[masked] += 100
     before, after = model(x, edges, masked), model(changed, edges, masked)
@@ -85,7 +90,7 @@ def test_masking_takes_the_learnable_vectors(
     model: MaskedGraphAutoencoder, x: torch.Tensor
 ) -> None:
     edges = Edges.from_adjacency(ring(12))
-    masked = torch.tensor([2, 7])
+    masked = among(2, 7)
     before = model(x, edges, masked)
     with torch.no_grad():
         model.remask_tokens[0] += 1
@@ -103,13 +108,13 @@ def test_one_row_for_all_masked_changes_nothing(
     model: MaskedGraphAutoencoder, x: torch.Tensor, masked: list[int], scored: list[int] | None
 ) -> None:
     edges = Edges.from_adjacency(ring(12))
-    hidden = torch.tensor([[i in masked] for i in range(12)])
+    hidden = among(*masked)[:, None]
     with torch.no_grad():
         for part in model.parameters():
             part += 0.1
     embeddings = model.encode(torch.where(hidden, model.mask_token, x), edges)
-    which = None if scored is None else torch.tensor(scored, dtype=torch.int64)
-    found = model(x, edges, torch.tensor(masked, dtype=torch.int64), which)
+    which = None if scored is None else among(*scored)
+    found = model(x, edges, among(*masked), which)
     parts = zip(found, model.decoders, model.remask_tokens, embeddings, strict=True)
     for ours, decoder, token, embedding in parts:
         expected = decoder(torch.where(hidden, token, embedding), edges)
@@ -119,11 +124,11 @@ def test_one_row_for_all_masked_changes_nothing(
 
 def test_loss_is_equation_10(model: MaskedGraphAutoencoder, x: torch.Tensor) -> None:
     edges = Edges.from_adjacency(ring(12))
-    masked = torch.tensor([0, 3, 5])
+    masked = among(0, 3, 5)
     found = model(x, edges, masked)
     z = [part.detach().numpy().astype(float) for part in found]
     expected = reference.scaled_cosine_error(x.numpy().astype(float), z, [0, 3, 5], 2.0)
-    error = model.error([part[masked] for part in found], x[masked]).item()
+    error = model.error(found[:, masked], x[masked]).item()
     assert error / 3 == pytest.approx(expected, rel=1e-5)
 
 
@@ -132,14 +137,13 @@ def test_mean_squared_error_and_no_masking(x: torch.Tensor) -> None:
         6, AutoencoderParams(scale_dims=(4,), hidden_dim=8, n_heads=2, gamma=None)
     )
     edges = Edges.from_adjacency(ring(12))
-    nothing = torch.tensor([], dtype=torch.int64)
-    (z,) = model(x, edges, nothing)
-    expected = ((z - x) ** 2).mean().item()
-    assert model.error([z], x).item() / 12 == pytest.approx(expected, rel=1e-5)
+    found = model(x, edges, among())
+    expected = ((found[0] - x) ** 2).mean().item()
+    assert model.error(found, x).item() / 12 == pytest.approx(expected, rel=1e-5)
 
 
 def test_every_parameter_learns(model: MaskedGraphAutoencoder, x: torch.Tensor) -> None:
-    masked = torch.tensor([0, 3, 5])
+    masked = among(0, 3, 5)
     edges = Edges.from_adjacency(ring(12))
     model.error(model(x, edges, masked, masked), x[masked]).backward()
     still = [name for name, p in model.named_parameters() if p.grad is None]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numba
@@ -20,6 +21,8 @@ from m2st._simd import (
     add,
     divide,
     exp,
+    fold,
+    join,
     load,
     maximum,
     multiply,
@@ -109,6 +112,29 @@ class Edges:
         n_rows = len(flags) - int(flags.sum()) + 1
         return Edges._from_arrays(row, indptr, source, count, n_rows)
 
+    def only(self, targets: Tensor) -> Edges:
+        """The edges to some targets, a boolean of shape (n_obs,); rows stay as they are."""
+        nobody = np.zeros(len(targets), dtype=bool)
+        row, indptr, source, count = _hide(
+            self.indptr.numpy(), self.source.numpy(), nobody, targets.numpy()
+        )
+        return Edges._from_arrays(row, indptr, source, count, len(targets))
+
+    @property
+    def n_targets(self) -> int:
+        """Number of targets."""
+        return len(self.row)
+
+    @cached_property
+    def arrays(self) -> list[NDArray[Any]]:
+        """`row`, `indptr`, `source` and `count`, on the CPU."""
+        return [part.numpy() for part in (self.row, self.indptr, self.source, self.count)]
+
+    @cached_property
+    def reverse_arrays(self) -> list[NDArray[Any]]:
+        """`reverse_indptr`, `reverse` and `receiver`, on the CPU."""
+        return [part.numpy() for part in (self.reverse_indptr, self.reverse, self.receiver)]
+
     @cached_property
     def edge_index(self) -> Tensor:
         """The edges as torch-geometric's list, int64, those that a count stands for one by one."""
@@ -174,24 +200,61 @@ def _hide(indptr, source, hidden, targets):  # type: ignore[no-untyped-def]
 
 
 class _Layout(NamedTuple):
-    """Where things stand in a row: heads padded to whole vectors, padding, logits by head.
+    """Where the heads of all layers stand in a row of features, `width` numbers.
 
-    The columns are `width` of features, `head` of them for a head, then each head's logit as a
-    source and as a target, `stride` in all. The attention of an edge takes `pitch` numbers.
+    A head takes whole vectors, and the row whole groups of them; `head` says whose each vector is.
+    The logits of a row are those of its heads as sources and then as targets, whole vectors of each
+    that begin `padded` apart. The attention of an edge takes `pitch` numbers.
     """
 
-    n_heads: int
-    head: int
     width: int
-    stride: int
+    n_heads: int
+    head: NDArray[np.int32]
+    padded: int
     pitch: int
 
-    @classmethod
-    def of(cls, n_heads: int, channels: int) -> _Layout:
-        head = -(-channels // LANES) * LANES
-        width = -(-n_heads * head // _GROUP) * _GROUP
-        pitch = n_heads if n_heads <= LANES else -(-n_heads // LANES) * LANES
-        return cls(n_heads, head, width, width + 2 * n_heads, pitch)
+
+_Shapes = tuple[tuple[int, int], ...]  # heads and channels of each layer
+
+
+@lru_cache
+def _lay_out(shapes: _Shapes) -> _Layout:
+    """Layout of layers side by side."""
+    vectors = [-(-channels // LANES) for heads, channels in shapes for _ in range(heads)]
+    n_heads = len(vectors)
+    width = -(-sum(vectors) * LANES // _GROUP) * _GROUP
+    head = np.full(width // LANES, n_heads - 1, dtype=np.int32)
+    head[: sum(vectors)] = np.repeat(np.arange(n_heads), vectors)
+    padded = -(-n_heads // LANES) * LANES
+    return _Layout(width, n_heads, head, padded, n_heads if n_heads <= LANES else padded)
+
+
+def _pad(rows: Tensor, shapes: _Shapes, width: int) -> Tensor:
+    """Rows as the layers give them, with the padding of the layout."""
+    if rows.shape[1] == width:
+        return rows
+    parts = torch.split(rows, [heads * channels for heads, channels in shapes], dim=1)
+    padded = [
+        functional.pad(part.reshape(len(part), *shape), (0, -shape[1] % LANES)).flatten(1)
+        for part, shape in zip(parts, shapes, strict=True)
+    ]
+    together = torch.cat(padded, dim=1)
+    return functional.pad(together, (0, width - together.shape[1]))
+
+
+def _unpad(rows: Tensor, shapes: _Shapes) -> Tensor:
+    """Inverse of `_pad`."""
+    widths = [heads * -(-channels // LANES) * LANES for heads, channels in shapes]
+    if rows.shape[1] == sum(heads * channels for heads, channels in shapes):
+        return rows
+    parts = torch.split(rows[:, : sum(widths)], widths, dim=1)
+    return torch.cat(
+        [
+            part.reshape(len(part), heads, part.shape[1] // heads)[:, :, :channels].flatten(1)
+            for part, (heads, channels) in zip(parts, shapes, strict=True)
+        ],
+        dim=1,
+    )
 
 
 # A vector of heads is read, and written in ascending order, wherever its first head stands: where
@@ -199,33 +262,79 @@ class _Layout(NamedTuple):
 # looks at. Arrays by head therefore end in as many unused numbers.
 
 
+@_inlined
+def _four(head, f):  # type: ignore[no-untyped-def]
+    """Heads of the vectors of a group."""
+    v = f // LANES
+    return head[v], head[v + 1], head[v + 2], head[v + 3]
+
+
+@_inlined
+def _add_totals(sums, to, heads, v0, v1, v2, v3):  # type: ignore[no-untyped-def]
+    """Add the numbers in the vectors of a group to the sums of their heads."""
+    k, k1, k2, k3 = heads
+    zero = spread(sums, 0)
+    if k == k3:
+        sums[to + k] += total(add(add(v0, v1), add(v2, v3)))
+    elif k == k1 and k2 == k3:
+        both = fold(fold(add(v0, v1), add(v2, v3)), zero)
+        store(sums, to + k, add(load(sums, to + k), join(both, zero)))
+    elif k3 == k + 3:
+        four = fold(fold(v0, v1), fold(v2, v3))
+        store(sums, to + k, add(load(sums, to + k), join(four, zero)))
+    else:
+        sums[to + k] += total(v0)
+        sums[to + k1] += total(v1)
+        sums[to + k2] += total(v2)
+        sums[to + k3] += total(v3)
+
+
+@_compiled
+def _score(h, vectors, layout, logits):  # type: ignore[no-untyped-def]
+    """Logits of all rows: scalar products of their heads and the attention vectors."""
+    width, _, head, padded, _ = layout
+    logits[:] = 0
+    for j in range(len(h) // width):
+        for f in range(0, width, _GROUP):
+            heads, at = _four(head, f), j * width + f
+            h0, h1 = load(h, at), load(h, at + LANES)
+            h2, h3 = load(h, at + 2 * LANES), load(h, at + 3 * LANES)
+            for side in range(2):
+                of = side * width + f
+                v0 = multiply(h0, load(vectors, of))
+                v1 = multiply(h1, load(vectors, of + LANES))
+                v2 = multiply(h2, load(vectors, of + 2 * LANES))
+                v3 = multiply(h3, load(vectors, of + 3 * LANES))
+                _add_totals(logits, (2 * j + side) * padded, heads, v0, v1, v2, v3)
+
+
 @_compiled
 def _weigh(  # type: ignore[no-untyped-def]
-    h, layout, slope, row, indptr, source, count, first, last, attention
+    logits, layout, slope, row, indptr, source, count, first, last, attention
 ):
     """Softmax over the edges of the targets from `first` to before `last`."""
-    n_heads, _, width, stride, pitch = layout
+    _, n_heads, _, padded, pitch = layout
     largest_degree = 0
     for t in range(first, last):
         largest_degree = max(largest_degree, indptr[t + 1] - indptr[t])
-    weights = np.empty(largest_degree * LANES, h.dtype)
-    one, slopes = spread(h, 1), spread(h, slope)
+    weights = np.empty(largest_degree * LANES, logits.dtype)
+    one, slopes = spread(logits, 1), spread(logits, slope)
     for t in range(first, last):
         start, end = np.int64(indptr[t]), np.int64(indptr[t + 1])
         place = (start - indptr[first]) * pitch
         for k in range(0, n_heads, LANES):
-            own = load(h, row[t] * stride + width + n_heads + k)
+            own = load(logits, (2 * np.int64(row[t]) + 1) * padded + k)
             # LeakyReLU never decreases: the largest logit is that of the largest source.
-            largest = load(h, source[start] * stride + width + k)
+            largest = load(logits, 2 * np.int64(source[start]) * padded + k)
             for e in range(start + 1, end):
-                largest = maximum(largest, load(h, source[e] * stride + width + k))
+                largest = maximum(largest, load(logits, 2 * np.int64(source[e]) * padded + k))
             largest = add(largest, own)
             largest = maximum(largest, multiply(slopes, largest))
-            summed = spread(h, 0)
+            summed = spread(logits, 0)
             for e in range(start, end):
-                logit = add(load(h, source[e] * stride + width + k), own)
+                logit = add(load(logits, 2 * np.int64(source[e]) * padded + k), own)
                 logit = maximum(logit, multiply(slopes, logit))
-                weight = multiply(spread(h, count[e]), exp(subtract(logit, largest)))
+                weight = multiply(spread(logits, count[e]), exp(subtract(logit, largest)))
                 summed = add(summed, weight)
                 store(weights, (e - start) * LANES, weight)
             share = divide(one, summed)
@@ -244,16 +353,15 @@ def _aggregate(  # type: ignore[no-untyped-def]
     h, layout, weights, bias, indptr, source, first, last, out
 ):
     """Weighted sums of the sources of the targets from `first` to before `last`."""
-    n_heads, head, width, stride, pitch = layout
+    width, _, head, _, pitch = layout
     for t in range(first, last):
         start, end = np.int64(indptr[t]), np.int64(indptr[t + 1])
         for f in range(0, width, _GROUP):
             f1, f2, f3 = f + LANES, f + 2 * LANES, f + 3 * LANES
-            k, k1 = min(f // head, n_heads - 1), min(f1 // head, n_heads - 1)
-            k2, k3 = min(f2 // head, n_heads - 1), min(f3 // head, n_heads - 1)
+            k, k1, k2, k3 = _four(head, f)
             sum0, sum1, sum2, sum3 = load(bias, f), load(bias, f1), load(bias, f2), load(bias, f3)
             for e in range(start, end):
-                at, of = source[e] * stride, (e - indptr[first]) * pitch
+                at, of = np.int64(source[e]) * width, (e - indptr[first]) * pitch
                 sum0 = _add_scaled(sum0, weights, of + k, h, at + f)
                 sum1 = _add_scaled(sum1, weights, of + k1, h, at + f1)
                 sum2 = _add_scaled(sum2, weights, of + k2, h, at + f2)
@@ -269,8 +377,9 @@ def _aggregate(  # type: ignore[no-untyped-def]
 def _backward(  # type: ignore[no-untyped-def]
     grad,
     out,
-    bias,
     h,
+    vectors,
+    logits,
     layout,
     slope,
     attention,
@@ -280,243 +389,286 @@ def _backward(  # type: ignore[no-untyped-def]
     reverse,
     receiver,
 ):
-    """Gradient of `h` in one pass over the edges, by source.
-
-    The derivative of a softmax needs, per target, the mean of the derivatives by its weights. It is
-    the scalar product of the target's output, without bias, and its gradient.
-    """
-    n_heads, head, width, stride, pitch = layout
-    n_targets, n_rows = len(row), len(reverse_indptr) - 1
-    grad_h = np.empty_like(h)
+    """Gradients of `h` and of `vectors` in one pass over the edges, by source."""
+    width, n_heads, head, padded, pitch = layout
+    n_rows = len(reverse_indptr) - 1
+    grad_h, grad_logits = np.empty_like(h), np.zeros_like(logits)
     zero, slopes = spread(h, 0), spread(h, slope)
-    mean = np.zeros(n_targets * n_heads + LANES, h.dtype)
-    for t in range(n_targets):
-        for f in range(0, width, LANES):
-            k, place = min(f // head, n_heads - 1), t * width + f
-            plain = subtract(load(out, place), load(bias, f))
-            mean[t * n_heads + k] += total(multiply(load(grad, place), plain))
+    grad_vectors = np.empty_like(vectors)
+    mean = _means(grad, out, vectors, layout, grad_vectors)
     largest_degree = 0
     for j in range(n_rows):
         largest_degree = max(largest_degree, reverse_indptr[j + 1] - reverse_indptr[j])
-    dots = np.empty(largest_degree * n_heads + LANES, h.dtype)
-    padded = -(-n_heads // LANES) * LANES
-    grad_source = np.empty(padded, h.dtype)
-    grad_target = np.zeros(n_targets * padded, h.dtype)
+    dots = np.empty(largest_degree * padded + LANES, h.dtype)
     for j in range(n_rows):
         start, end = np.int64(reverse_indptr[j]), np.int64(reverse_indptr[j + 1])
-        own = j * stride
-        dots[: (end - start) * n_heads] = 0
+        own = j * width
+        dots[: (end - start) * padded] = 0
         for f in range(0, width, _GROUP):
             f1, f2, f3 = f + LANES, f + 2 * LANES, f + 3 * LANES
-            k, k1 = min(f // head, n_heads - 1), min(f1 // head, n_heads - 1)
-            k2, k3 = min(f2 // head, n_heads - 1), min(f3 // head, n_heads - 1)
-            h0, h1, h2, h3 = (
-                load(h, own + f),
-                load(h, own + f1),
-                load(h, own + f2),
-                load(h, own + f3),
-            )
+            heads = _four(head, f)
+            k, k1, k2, k3 = heads
+            h0, h1 = load(h, own + f), load(h, own + f1)
+            h2, h3 = load(h, own + f2), load(h, own + f3)
             sum0, sum1, sum2, sum3 = zero, zero, zero, zero
             for p in range(start, end):
-                at, of, to = receiver[p] * width, reverse[p] * pitch, (p - start) * n_heads
+                at, of = np.int64(receiver[p]) * width, np.int64(reverse[p]) * pitch
                 sum0 = _add_scaled(sum0, weights, of + k, grad, at + f)
                 sum1 = _add_scaled(sum1, weights, of + k1, grad, at + f1)
                 sum2 = _add_scaled(sum2, weights, of + k2, grad, at + f2)
                 sum3 = _add_scaled(sum3, weights, of + k3, grad, at + f3)
-                g0, g1 = multiply(h0, load(grad, at + f)), multiply(h1, load(grad, at + f1))
-                g2, g3 = multiply(h2, load(grad, at + f2)), multiply(h3, load(grad, at + f3))
-                if k == k3:
-                    dots[to + k] += total(add(add(g0, g1), add(g2, g3)))
-                elif k == k1 and k2 == k3:
-                    dots[to + k] += total(add(g0, g1))
-                    dots[to + k2] += total(add(g2, g3))
-                else:
-                    dots[to + k] += total(g0)
-                    dots[to + k1] += total(g1)
-                    dots[to + k2] += total(g2)
-                    dots[to + k3] += total(g3)
+                v0, v1 = multiply(h0, load(grad, at + f)), multiply(h1, load(grad, at + f1))
+                v2, v3 = multiply(h2, load(grad, at + f2)), multiply(h3, load(grad, at + f3))
+                _add_totals(dots, (p - start) * padded, heads, v0, v1, v2, v3)
             store(grad_h, own + f, sum0)
             store(grad_h, own + f1, sum1)
             store(grad_h, own + f2, sum2)
             store(grad_h, own + f3, sum3)
         for k in range(0, n_heads, LANES):
-            from_source, summed = load(h, own + width + k), zero
+            from_source, summed = load(logits, 2 * j * padded + k), zero
             for p in range(start, end):
                 to, e = np.int64(receiver[p]), np.int64(reverse[p]) * pitch + k
+                place = (2 * np.int64(row[to]) + 1) * padded + k
                 derivative = subtract(
-                    multiply(load(weights, e), load(dots, (p - start) * n_heads + k)),
-                    multiply(load(attention, e), load(mean, to * n_heads + k)),
+                    multiply(load(weights, e), load(dots, (p - start) * padded + k)),
+                    multiply(load(attention, e), load(mean, to * padded + k)),
                 )
-                logit = add(from_source, load(h, row[to] * stride + width + n_heads + k))
+                logit = add(from_source, load(logits, place))
                 derivative = where_positive(logit, derivative, multiply(slopes, derivative))
                 summed = add(summed, derivative)
-                place = to * padded + k
-                store(grad_target, place, add(load(grad_target, place), derivative))
-            store(grad_source, k, summed)
-        for k in range(n_heads):
-            grad_h[own + width + k] = grad_source[k]
-            grad_h[own + width + n_heads + k] = 0
-    for t in range(n_targets):
-        for k in range(n_heads):
-            grad_h[row[t] * stride + width + n_heads + k] += grad_target[t * padded + k]
-    return grad_h
+                store(grad_logits, place, add(load(grad_logits, place), derivative))
+            store(grad_logits, 2 * j * padded + k, summed)
+    _through_logits(grad_logits, h, vectors, layout, grad_h, grad_vectors)
+    return grad_h, grad_vectors
 
 
-def _pad(heads: Tensor, layout: _Layout) -> Tensor:
-    """Heads of shape (n, n_heads, channels) as rows with the layout's padding."""
-    n, n_heads, channels = heads.shape
-    if n_heads * channels == layout.width:
-        return heads.reshape(n, layout.width)
-    padded = heads.new_zeros(n, layout.width)
-    _heads(padded, layout, channels).copy_(heads)
-    return padded
+@_compiled
+def _means(grad, out, vectors, layout, grad_vectors):  # type: ignore[no-untyped-def]
+    """Per target the mean of the derivatives by its weights; also the gradient of the bias.
 
-
-def _heads(padded: Tensor, layout: _Layout, channels: int) -> Tensor:
-    """View of what `_pad` took."""
-    by_head = padded[:, : layout.n_heads * layout.head]
-    return by_head.view(-1, layout.n_heads, layout.head)[:, :, :channels]
-
-
-class _Rows(NamedTuple):
-    """What the edges work on, padded to `layout`."""
-
-    layout: _Layout
-    columns: Tensor
-    bias: Tensor
-    h: Tensor
-
-
-def _project(
-    x: Tensor, token: Tensor | None, weight: Tensor, vectors: Tensor, bias: Tensor
-) -> _Rows:
-    """Features and logits of the rows of `x` and, last, of the row `token`.
-
-    The logits are linear in the input too, by ``attention vector × weight``: a few columns more of
-    one matrix product.
+    The derivative of a softmax needs this mean. It is the scalar product of the target's output,
+    without bias, and its gradient.
     """
-    _, n_heads, channels = vectors.shape
-    layout = _Layout.of(n_heads, channels)
-    by_head = weight.view(n_heads, channels, -1)
-    columns = weight.new_zeros(layout.stride, weight.shape[1])
-    _heads(columns[: layout.width].T, layout, channels).copy_(by_head.permute(2, 0, 1))
-    logits = columns[layout.width :].view(2, n_heads, -1).transpose(0, 1)
-    torch.bmm(vectors.transpose(0, 1), by_head, out=logits)
-    n_obs = len(x)
-    n_rows = n_obs + (token is not None)
-    h = x.new_empty(n_rows * layout.stride + LANES)
-    rows = h[:-LANES].view(n_rows, layout.stride)
-    torch.mm(x, columns.T, out=rows[:n_obs])
-    if token is not None:
-        torch.mv(columns, token, out=rows[n_obs])
-    return _Rows(layout, columns, _pad(bias.view(1, n_heads, channels), layout)[0], h)
+    width, _, head, padded, _ = layout
+    n_targets = len(grad) // width
+    mean = np.zeros(n_targets * padded + LANES, grad.dtype)
+    zero, bias = spread(grad, 0), 2 * width
+    for f in range(0, width, _GROUP):
+        f1, f2, f3 = f + LANES, f + 2 * LANES, f + 3 * LANES
+        heads = _four(head, f)
+        b0, b1 = load(vectors, bias + f), load(vectors, bias + f1)
+        b2, b3 = load(vectors, bias + f2), load(vectors, bias + f3)
+        sum0, sum1, sum2, sum3 = zero, zero, zero, zero
+        for t in range(n_targets):
+            at = t * width
+            g0, g1 = load(grad, at + f), load(grad, at + f1)
+            g2, g3 = load(grad, at + f2), load(grad, at + f3)
+            sum0, sum1, sum2, sum3 = add(sum0, g0), add(sum1, g1), add(sum2, g2), add(sum3, g3)
+            v0 = multiply(g0, subtract(load(out, at + f), b0))
+            v1 = multiply(g1, subtract(load(out, at + f1), b1))
+            v2 = multiply(g2, subtract(load(out, at + f2), b2))
+            v3 = multiply(g3, subtract(load(out, at + f3), b3))
+            _add_totals(mean, t * padded, heads, v0, v1, v2, v3)
+        store(grad_vectors, bias + f, sum0)
+        store(grad_vectors, bias + f1, sum1)
+        store(grad_vectors, bias + f2, sum2)
+        store(grad_vectors, bias + f3, sum3)
+    return mean
+
+
+@_compiled
+def _through_logits(  # type: ignore[no-untyped-def]
+    grad_logits, h, vectors, layout, grad_h, grad_vectors
+):
+    """Add what comes through the logits to the gradient of `h`; also that of their vectors."""
+    width, _, head, padded, _ = layout
+    n_rows = len(h) // width
+    zero = spread(h, 0)
+    for f in range(0, width, 2 * LANES):  # a line of the cache
+        f1, k, k1 = f + LANES, head[f // LANES], head[f // LANES + 1]
+        s0, s1 = load(vectors, f), load(vectors, f1)
+        t0, t1 = load(vectors, width + f), load(vectors, width + f1)
+        of_s0, of_s1, of_t0, of_t1 = zero, zero, zero, zero
+        for j in range(n_rows):
+            at, of = j * width, 2 * j * padded
+            from_s0, from_s1 = spread(h, grad_logits[of + k]), spread(h, grad_logits[of + k1])
+            of += padded
+            from_t0, from_t1 = spread(h, grad_logits[of + k]), spread(h, grad_logits[of + k1])
+            h0, h1 = load(h, at + f), load(h, at + f1)
+            of_s0, of_s1 = add(of_s0, multiply(from_s0, h0)), add(of_s1, multiply(from_s1, h1))
+            of_t0, of_t1 = add(of_t0, multiply(from_t0, h0)), add(of_t1, multiply(from_t1, h1))
+            g0 = add(multiply(from_s0, s0), multiply(from_t0, t0))
+            g1 = add(multiply(from_s1, s1), multiply(from_t1, t1))
+            store(grad_h, at + f, add(load(grad_h, at + f), g0))
+            store(grad_h, at + f1, add(load(grad_h, at + f1), g1))
+        store(grad_vectors, f, of_s0)
+        store(grad_vectors, f1, of_s1)
+        store(grad_vectors, width + f, of_t0)
+        store(grad_vectors, width + f1, of_t1)
+
+
+def _flat(tensor: Tensor) -> NDArray[Any]:
+    """All numbers of a contiguous tensor."""
+    array: NDArray[Any] = tensor.numpy().ravel()
+    return array
+
+
+def _logits(h: Tensor, vectors: Tensor, layout: _Layout) -> Tensor:
+    """What `_score` gives."""
+    logits = h.new_empty(len(h) * 2 * layout.padded + LANES)
+    _score(_flat(h), _flat(vectors), layout, _flat(logits))
+    return logits
+
+
+def _attend(
+    edges: Edges,
+    layout: _Layout,
+    slope: float,
+    dropout: float,
+    h: Tensor,
+    vectors: Tensor,
+    logits: Tensor,
+    targets: tuple[int, int],
+    out: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Write the outputs of the targets from the first to before the last.
+
+    Returns the attention of their edges, before and after dropout.
+    """
+    row, indptr, source, count = edges.arrays
+    n_edges = int(indptr[targets[1]]) - int(indptr[targets[0]])
+    attention = h.new_empty(n_edges * layout.pitch + LANES)
+    graph = (row, indptr, source, count)
+    _weigh(_flat(logits), layout, slope, *graph, *targets, _flat(attention))
+    weights = functional.dropout(attention, dropout) if dropout else attention
+    rows = (_flat(h), layout, _flat(weights), _flat(vectors[2]))
+    _aggregate(*rows, indptr, source, *targets, _flat(out))
+    return attention, weights
 
 
 class _FusedAttention(torch.autograd.Function):
-    """Linear map, attention and aggregation, without a tensor of edge features."""
+    """Attention and aggregation, without a tensor of edge features.
+
+    Of rows of features and, in rows of the same layout, attention vectors by source and by target
+    and the bias.
+    """
 
     @staticmethod
     def forward(
         ctx: Any,
-        x: Tensor,
-        token: Tensor | None,
-        weight: Tensor,
-        vectors: Tensor,
-        bias: Tensor,
         edges: Edges,
+        layout: _Layout,
         slope: float,
         dropout: float,
+        h: Tensor,
+        vectors: Tensor,
     ) -> Tensor:
-        layout, columns, bias, h = _project(x, token, weight, vectors, bias)
-        graph = [tensor.numpy() for tensor in (edges.row, edges.indptr, edges.source, edges.count)]
-        row, indptr, source, _ = graph
-        span = (0, len(row))
-        attention = h.new_empty(len(source) * layout.pitch + LANES)
-        _weigh(h.numpy(), layout, slope, *graph, *span, attention.numpy())
-        weights = functional.dropout(attention, dropout) if dropout else attention
-        out = h.new_empty(len(row), layout.width)
-        _aggregate(
-            h.numpy(),
-            layout,
-            weights.numpy(),
-            bias.numpy(),
-            indptr,
-            source,
-            *span,
-            out.numpy().ravel(),
-        )
-        ctx.save_for_backward(x, token, weight, vectors, columns, bias, h, out, attention, weights)
-        ctx.edges, ctx.slope, ctx.layout = edges, slope, layout
-        return _heads(out, layout, vectors.shape[2]).flatten(1)
+        out = h.new_empty(edges.n_targets, layout.width)
+        kept = (h, vectors, _logits(h, vectors, layout))
+        attention = _attend(edges, layout, slope, dropout, *kept, (0, edges.n_targets), out)
+        ctx.save_for_backward(*kept, out, *attention)
+        ctx.edges, ctx.layout, ctx.slope = edges, layout, slope
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        x, token, weight, vectors, columns, bias, h, out, attention, weights = ctx.saved_tensors
-        edges, layout = ctx.edges, ctx.layout
-        _, n_heads, channels = vectors.shape
-        grad = _pad(grad.reshape(-1, n_heads, channels), layout)
-        flat = _backward(
-            *(tensor.numpy().ravel() for tensor in (grad, out, bias, h)),
-            layout,
-            ctx.slope,
-            attention.numpy(),
-            weights.numpy(),
-            edges.row.numpy(),
-            edges.reverse_indptr.numpy(),
-            edges.reverse.numpy(),
-            edges.receiver.numpy(),
+        h, vectors, logits, out, attention, weights = ctx.saved_tensors
+        grad_h, grad_vectors = _backward(
+            *(_flat(part) for part in (grad.contiguous(), out, h, vectors, logits)),
+            *(ctx.layout, ctx.slope, _flat(attention), _flat(weights)),
+            *(ctx.edges.arrays[0], *ctx.edges.reverse_arrays),
         )
-        grad_rows = torch.from_numpy(flat[:-LANES]).view(-1, layout.stride)
-        of_x = grad_rows[: len(x)]
-        grad_x = of_x @ columns if ctx.needs_input_grad[0] else None
-        grad_columns = of_x.T @ x
-        grad_token = None
-        if token is not None:
-            grad_token = grad_rows[-1] @ columns
-            grad_columns.addr_(grad_rows[-1], token)
-        by_head = weight.view(n_heads, channels, -1)
-        of_logits = grad_columns[layout.width :].view(2, n_heads, -1).transpose(0, 1)
-        grad_vectors = torch.bmm(of_logits, by_head.transpose(1, 2)).transpose(0, 1)
-        grad_weight = torch.baddbmm(
-            _heads(grad_columns[: layout.width].T, layout, channels).permute(1, 2, 0),
-            vectors.permute(1, 2, 0),
-            of_logits,
-        ).view_as(weight)
-        grad_bias = _heads(grad.sum(0)[None], layout, channels).flatten()
-        return grad_x, grad_token, grad_weight, grad_vectors, grad_bias, None, None, None
+        found = (
+            torch.from_numpy(array).view(-1, ctx.layout.width) for array in (grad_h, grad_vectors)
+        )
+        return None, None, None, None, *found
 
 
-def _infer(
-    x: Tensor,
-    token: Tensor | None,
-    weight: Tensor,
-    vectors: Tensor,
-    bias: Tensor,
+def _sums(
+    layers: Sequence[GraphAttention],
+    h: Tensor,
+    vectors: Sequence[Tensor],
     edges: Edges,
-    slope: float,
+    shapes: _Shapes,
 ) -> Tensor:
-    """The same without gradients: the attention of a chunk of the targets is held at a time."""
-    layout, _, bias, h = _project(x, token, weight, vectors, bias)
-    graph = [tensor.numpy() for tensor in (edges.row, edges.indptr, edges.source, edges.count)]
-    row, indptr, source, _ = graph
-    out = h.new_empty(len(row), layout.width)
-    for first in range(0, len(row), _CHUNK):
-        last = min(first + _CHUNK, len(row))
-        n_edges = int(indptr[last]) - int(indptr[first])
-        attention = np.empty(n_edges * layout.pitch + LANES, out.numpy().dtype)
-        _weigh(h.numpy(), layout, slope, *graph, first, last, attention)
-        _aggregate(
-            h.numpy(),
-            layout,
-            attention,
-            bias.numpy(),
-            indptr,
-            source,
-            first,
-            last,
-            out.numpy().ravel(),
+    """Sums of rows of features by attention: by layer, its vectors as sources, targets, biases."""
+    layout = _lay_out(shapes)
+    together = torch.cat(list(vectors), dim=1).view(3, h.shape[1])
+    h, together = (_pad(part, shapes, layout.width).contiguous() for part in (h, together))
+    slope = layers[0].negative_slope
+    dropout = layers[0].dropout if layers[0].training else 0.0
+    if torch.is_grad_enabled() or dropout:
+        out: Tensor = _FusedAttention.apply(  # type: ignore[no-untyped-call]
+            edges, layout, slope, dropout, h, together
         )
-    return _heads(out, layout, vectors.shape[2]).flatten(1)
+    else:
+        out = h.new_empty(edges.n_targets, layout.width)
+        logits = _logits(h, together, layout)
+        for first in range(0, edges.n_targets, _CHUNK):
+            targets = (first, min(first + _CHUNK, edges.n_targets))
+            _attend(edges, layout, slope, 0.0, h, together, logits, targets, out)
+    return _unpad(out, shapes)
+
+
+def attend(
+    layers: Sequence[GraphAttention], x: Tensor, edges: Edges, token: Tensor | None = None
+) -> Tensor:
+    """Outputs of layers over the same edges, side by side.
+
+    Parameters
+    ----------
+    layers
+        One or more, with the same slope and dropout.
+    x
+        Input of all of them, shape (n_rows, in_dim), or those of each side by side.
+    edges
+        From these rows to the targets.
+    token
+        Features of one row more, the last.
+
+    Returns
+    -------
+    Shape (n_targets, sum of the widths of the outputs).
+    """
+    if x.device.type != "cpu":
+        return _reference(layers, x, edges, token)
+    rows = x if token is None else torch.cat([x, token[None]])
+    weights = [layer.lin.weight for layer in layers]
+    sources = [layer.att_src.flatten(1) for layer in layers]
+    targets = [layer.att_dst.flatten(1) for layer in layers]
+    inputs = [layer.in_channels for layer in layers]
+    own = rows.shape[1] == sum(inputs)
+    if own and all(layer.heads == 1 for layer in layers) and sum(inputs) < sum(map(len, weights)):
+        # Sums of the input are sums of narrower rows, and the linear map can follow.
+        pairs = zip(sources + targets, weights * 2, strict=True)
+        vectors = [*(vector @ weight for vector, weight in pairs), rows.new_zeros(1, sum(inputs))]
+        shapes = tuple((1, width) for width in inputs)
+        sums = torch.split(_sums(layers, rows, vectors, edges, shapes), inputs, dim=1)
+        parts = zip(sums, layers, strict=True)
+        mapped = [functional.linear(part, layer.lin.weight, layer.bias) for part, layer in parts]
+        return torch.cat(mapped, dim=1)
+    if own:
+        pairs = zip(torch.split(rows, inputs, dim=1), weights, strict=True)
+        h = torch.cat([functional.linear(part, weight) for part, weight in pairs], dim=1)
+    else:
+        h = functional.linear(rows, torch.cat(weights))
+    vectors = sources + targets + [layer.bias[None] for layer in layers]
+    shapes = tuple((layer.heads, layer.out_channels) for layer in layers)
+    return _sums(layers, h, vectors, edges, shapes)
+
+
+def _reference(
+    layers: Sequence[GraphAttention], x: Tensor, edges: Edges, token: Tensor | None
+) -> Tensor:
+    """The same by torch-geometric, on any device."""
+    widths = [layer.in_channels for layer in layers]
+    inputs: Sequence[Tensor] = [x] * len(layers)
+    tokens: Sequence[Tensor | None] = [token] * len(layers)
+    if x.shape[1] == sum(widths):
+        inputs = torch.split(x, widths, dim=1)
+        tokens = tokens if token is None else torch.split(token, widths)
+    parts = zip(layers, inputs, tokens, strict=True)
+    return torch.cat([layer.reference(own, edges, last) for layer, own, last in parts], dim=1)
 
 
 class GraphAttention(GATConv):  # type: ignore[misc]
@@ -573,17 +725,7 @@ class GraphAttention(GATConv):  # type: ignore[misc]
 
     def forward(self, x: Tensor, edges: Edges, token: Tensor | None = None) -> Tensor:
         """Outputs of all targets."""
-        if x.device.type != "cpu":
-            return self.reference(x, edges, token)
-        vectors = torch.cat([self.att_src, self.att_dst])
-        inputs = (x, token, self.lin.weight, vectors, self.bias)
-        dropout = self.dropout if self.training else 0.0
-        if not torch.is_grad_enabled() and not dropout:
-            return _infer(*inputs, edges, self.negative_slope)
-        fused: Tensor = _FusedAttention.apply(  # type: ignore[no-untyped-call]
-            *inputs, edges, self.negative_slope, dropout
-        )
-        return fused
+        return attend([self], x, edges, token)
 
     def reference(self, x: Tensor, edges: Edges, token: Tensor | None = None) -> Tensor:
         """The same by torch-geometric, on any device."""

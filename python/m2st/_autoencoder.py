@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +18,7 @@ from scipy import sparse
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 
-from m2st._attention import Edges, GraphAttention
+from m2st._attention import Edges, GraphAttention, attend
 from m2st._checks import check_adjacency, check_features
 from m2st._params import AutoencoderParams
 from m2st._patches import Patchwork
@@ -68,8 +68,8 @@ class MaskedGraphAutoencoder(nn.Module):
 
     Shapes
     ------
-    Features (n_obs, n_features); embeddings (n_obs, d_m) and reconstructions (n_obs, n_features),
-    one of each per scale.
+    Features (n_obs, n_features); embeddings (n_obs, d_m), one per scale; reconstructions
+    (n_scales, n_obs, n_features).
 
     Notes
     -----
@@ -122,67 +122,65 @@ class MaskedGraphAutoencoder(nn.Module):
 
     def encode(self, x: Tensor, edges: Edges) -> list[Tensor]:
         """Embeddings of each scale, equations (2) to (7); `x` is divided by `feature_scale`."""
-        return self._by_scale(self.shared_encoder(self._dropout(x), edges), edges)
+        return self._scales(self._embed(self.shared_encoder(self._dropout(x), edges), edges))
 
-    def _by_scale(self, shared: Tensor, edges: Edges) -> list[Tensor]:
-        """Embeddings of each scale from what the shared layer gives, equations (5) to (7)."""
-        hidden = self.shared_activation(shared)
-        embeddings = []
-        for encoder in self.encoders:
-            embedding = hidden
-            for layer in cast("nn.ModuleList", encoder):
-                attention, activation = cast("nn.ModuleList", layer)
-                embedding = activation(attention(self._dropout(embedding), edges))
-            embeddings.append(embedding)
-        return embeddings
+    def _scales(self, together: Tensor) -> list[Tensor]:
+        """Embeddings that stand side by side, by scale."""
+        return list(torch.split(together, list(self.params.scale_dims), dim=1))
+
+    def _embed(self, shared: Tensor, edges: Edges, last: Edges | None = None) -> Tensor:
+        """Embeddings of all scales side by side from what the shared layer gives, (5) to (7).
+
+        The edges of the last layer may differ, where not all its targets are wanted.
+        """
+        together = self.shared_activation(shared)
+        for depth in range(self.params.n_layers):
+            layers = [encoder[depth] for encoder in cast("Any", self.encoders)]
+            here = last if last is not None and depth == self.params.n_layers - 1 else edges
+            together = attend([layer[0] for layer in layers], self._dropout(together), here)
+            if self.params.activation:
+                parts = zip(layers, self._scales(together), strict=True)
+                together = torch.cat([layer[1](part) for layer, part in parts], dim=1)
+        return cast("Tensor", together)
 
     def forward(
         self, x: Tensor, edges: Edges, masked: Tensor, scored: Tensor | None = None
-    ) -> list[Tensor]:
-        """Reconstructions of each scale with the observations `masked` (indices) hidden.
+    ) -> Tensor:
+        """Reconstructions of each scale with the observations `masked` hidden.
 
-        Of all observations, or of `scored` (ascending indices) alone.
+        Of all observations, or of those `scored`; both are boolean, of shape (n_obs,).
         """
-        nobody = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        hidden = nobody.index_fill(0, masked, 1)
+        tokens = torch.cat(list(self.remask_tokens))
+        decoders = [cast("GraphAttention", decoder) for decoder in self.decoders]
         dropout = self.params.feature_dropout or self.params.attention_dropout
         if x.device.type == "cpu" and not (self.training and dropout):
             # The masked are all alike: one row and one edge stand for those around a target.
-            wanted = ~nobody if scored is None else nobody.index_fill(0, scored, 1)
-            visible = torch.nonzero(~hidden)[:, 0]
-            to_all = edges.hide(hidden, ~nobody)
-            shared = self.shared_encoder(x.index_select(0, visible), to_all, self.mask_token)
-            to_wanted = edges.hide(hidden, wanted)
-            return [
-                decoder(embedding.index_select(0, visible), to_wanted, token)
-                for decoder, token, embedding in zip(
-                    self.decoders, self.remask_tokens, self._by_scale(shared, edges), strict=True
-                )
-            ]
-        embeddings = self.encode(torch.where(hidden[:, None], self.mask_token, x), edges)
-        found = [
-            decoder(torch.where(hidden[:, None], token, embedding), edges)
-            for decoder, token, embedding in zip(
-                self.decoders, self.remask_tokens, embeddings, strict=True
-            )
-        ]
-        return found if scored is None else [part[scored] for part in found]
+            everybody, visible = torch.ones_like(masked), ~masked
+            to_all = edges.hide(masked, everybody)
+            to_scored = edges.hide(masked, everybody if scored is None else scored)
+            shared = self.shared_encoder(x[visible], to_all, self.mask_token)
+            # Nobody looks at the embeddings of the masked.
+            embeddings = self._embed(shared, edges, edges.only(visible))
+            found = attend(decoders, embeddings, to_scored, tokens)
+        else:
+            shown = torch.where(masked[:, None], self.mask_token, x)
+            embeddings = self._embed(self.shared_encoder(self._dropout(shown), edges), edges)
+            found = attend(decoders, torch.where(masked[:, None], tokens, embeddings), edges)
+            found = found if scored is None else found[scored]
+        return found.view(len(found), len(decoders), self.n_features).transpose(0, 1)
 
-    def error(self, reconstructions: Sequence[Tensor], target: Tensor) -> Tensor:
+    def error(self, reconstructions: Tensor, target: Tensor) -> Tensor:
         """Error, summed over observations and averaged over scales, equation (10)."""
-        direction = functional.normalize(target, eps=1e-8)
-        errors = []
-        for found in reconstructions:
-            if self.params.gamma is None:
-                errors.append((found - target).square().mean(dim=1).sum())
-            else:
-                length = torch.linalg.vector_norm(found, dim=1).clamp(min=1e-8)
-                # Rounding can take 1 - cos just below 0, where a power is not defined.
-                distance = (1 - (found * direction).sum(dim=1) / length).clamp(min=0)
-                errors.append(distance.pow(self.params.gamma).sum())
-        return torch.stack(errors).mean()
+        if self.params.gamma is None:
+            errors = (reconstructions - target).square().mean(dim=2)
+        else:
+            lengths = torch.linalg.vector_norm(reconstructions, dim=2).clamp(min=1e-8)
+            lengths = lengths * torch.linalg.vector_norm(target, dim=1).clamp(min=1e-8)
+            # Rounding can take 1 - cos just below 0, where a power is not defined.
+            distance = (1 - (reconstructions * target).sum(dim=2) / lengths).clamp(min=0)
+            errors = distance.pow(self.params.gamma)
+        return errors.sum(dim=1).mean()
 
-    @torch.no_grad()
     def transform(
         self, features: NDArray[Any], adjacency: sparse.spmatrix
     ) -> list[NDArray[np.float32]]:
@@ -219,8 +217,12 @@ class MaskedGraphAutoencoder(nn.Module):
                 f"found {features.shape[1]}."
             )
             raise ValueError(msg)
+        return self.embed(features, Patchwork.of(adjacency, self.params.batch_size))
+
+    @torch.no_grad()
+    def embed(self, features: NDArray[np.float32], graph: Patchwork) -> list[NDArray[np.float32]]:
+        """`transform` on what has been checked and divided already."""
         rank, n_processes = process()
-        graph = Patchwork.of(adjacency, self.params.batch_size)
         batches = graph.batches()
         shared = len(batches) > 1 and n_processes > 1
         device = self.mask_token.device

@@ -180,3 +180,38 @@ def total(typing: Any, vector: Any) -> Any:
         return _call(builder, "vector.reduce.fadd", number, summands, fastmath=("reassoc",))
 
     return vector.dtype(vector), generate
+
+
+def _shuffled(name: str, first: list[int], second: list[int], doc: str) -> Any:
+    """Sum of two selections from the sixteen numbers of two vectors."""
+
+    def function(typing: Any, left: Any, right: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            left, right = (
+                builder.shuffle_vector(
+                    *arguments, ir.Constant(ir.VectorType(_INT32, LANES), places)
+                )
+                for places in (first, second)
+            )
+            return builder.fadd(left, right)
+
+        return left(left, left), generate
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = doc
+    return _intrinsic(function)
+
+
+# Twice `fold` and once `join` makes the sums of up to four vectors, the first four numbers of one.
+fold = _shuffled(
+    "fold",
+    [0, 2, 8, 10, 4, 6, 12, 14],
+    [1, 3, 9, 11, 5, 7, 13, 15],
+    "Sums of neighbours, those of both vectors' first halves before those of the second.",
+)
+join = _shuffled(
+    "join",
+    [0, 1, 2, 3, 8, 9, 10, 11],
+    [4, 5, 6, 7, 12, 13, 14, 15],
+    "Sums of both halves, the first vector's before the second's.",
+)

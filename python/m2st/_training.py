@@ -199,7 +199,7 @@ def train(
             run.save(path)
     return TrainingResult(
         model=run.model,
-        embeddings=run.model.transform(features, adjacency),
+        embeddings=run.model.embed(features, run.graph),
         loss=np.array(run.loss),
         stopped=stopped,
         device=str(where),
@@ -221,7 +221,7 @@ class _Run:
         self.device = device
         self.random_state = random_state
         self.rank, self.n_processes = process()
-        self.model = MaskedGraphAutoencoder(features.shape[1], params).to(device)
+        self.model = MaskedGraphAutoencoder(features.shape[1], params).to(device).train()
         # A matrix of zeros has no scale; dividing by 1 leaves it as it is.
         scale = float(np.sqrt(np.mean(np.square(features, dtype=np.float64)))) or 1.0
         self.model.feature_scale.fill_(scale)
@@ -271,7 +271,6 @@ class _Run:
 
     def epoch(self) -> float:
         """Take one step of Adam with a new mask, on the pieces whose turn it is."""
-        self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         masked = self.draw_mask()
         scored = masked if self.params.mask_rate > 0 else np.ones_like(masked)
@@ -284,11 +283,12 @@ class _Run:
         reached = self.graph.surroundings(nodes, 2 + self.params.n_layers)
         edges = self.edges or Edges.from_adjacency(self.graph.between(reached)).to(self.device)
         x = self.x[torch.from_numpy(reached).to(self.device)] if self.edges is None else self.x
-        hidden, counted = (
-            torch.from_numpy(np.searchsorted(reached, where)).to(self.device)
-            for where in (reached[masked[reached]], nodes[scored[nodes]])
+        counted = np.zeros_like(masked)
+        counted[nodes] = scored[nodes]
+        hidden, wanted = (
+            torch.from_numpy(where[reached]).to(self.device) for where in (masked, counted)
         )
-        error = self.model.error(self.network(x, edges, hidden, counted), x[counted])
+        error = self.model.error(self.network(x, edges, hidden, wanted), x[wanted])
         # A sum over processes, of which the gradients' average takes the mean.
         loss = error / n_scored * (self.n_processes if self.divided else 1)
         value = loss.detach().clone()
