@@ -132,6 +132,19 @@ def test_loss_is_equation_10(model: MaskedGraphAutoencoder, x: torch.Tensor) -> 
     assert error / 3 == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("gamma", [1.0, 2.0, 3.5])
+def test_gradient_of_the_error(gamma: float, rng: np.random.Generator) -> None:
+    model = MaskedGraphAutoencoder(6, replace(SMALL, gamma=gamma))
+    found = torch.tensor(rng.normal(size=(2, 12, 6)), requires_grad=True)
+    target = torch.tensor(rng.normal(size=(12, 6)))
+    assert torch.autograd.gradcheck(lambda found: model.error(found, target), found)
+    # Nothing, and the target itself: the two ends of what a cosine can be.
+    ends = torch.stack([torch.zeros(12, 6), target.float()]).requires_grad_()
+    model.error(ends, target.float()).backward()
+    assert ends.grad is not None
+    assert torch.isfinite(ends.grad).all()
+
+
 def test_mean_squared_error_and_no_masking(x: torch.Tensor) -> None:
     model = MaskedGraphAutoencoder(
         6, AutoencoderParams(scale_dims=(4,), hidden_dim=8, n_heads=2, gamma=None)

@@ -26,10 +26,11 @@ from m2st._simd import (
     load,
     maximum,
     multiply,
+    number,
     spread,
+    spread_from,
     store,
     subtract,
-    total,
     where_positive,
 )
 
@@ -159,9 +160,10 @@ def _reverse(indptr, source, n_rows):  # type: ignore[no-untyped-def]
     filled = starts[:-1].copy()
     for t in range(len(indptr) - 1):
         for e in range(indptr[t], indptr[t + 1]):
-            place = filled[source[e]]
+            j = number(source, e)
+            place = filled[j]
             reverse[place], receiver[place] = e, t
-            filled[source[e]] += 1
+            filled[j] += 1
     return starts, reverse, receiver
 
 
@@ -179,17 +181,18 @@ def _hide(indptr, source, hidden, targets):  # type: ignore[no-untyped-def]
             rows[j] = n_visible
     n_targets = targets.sum()
     row, starts = np.empty(n_targets, np.int32), np.zeros(n_targets + 1, np.int32)
-    sources, counts = np.empty_like(source), np.empty(len(source), np.float32)
+    sources, counts = np.empty_like(source), np.ones(len(source), np.float32)
     t, n_edges = 0, 0
     for i in range(n_obs):
         if not targets[i]:
             continue
         count = 0
         for e in range(indptr[i], indptr[i + 1]):
-            if hidden[source[e]]:
+            j = number(rows, number(source, e))
+            if j == n_visible:
                 count += 1
             else:
-                sources[n_edges], counts[n_edges] = rows[source[e]], 1
+                sources[n_edges] = j
                 n_edges += 1
         if count:
             sources[n_edges], counts[n_edges] = n_visible, count
@@ -270,23 +273,27 @@ def _four(head, f):  # type: ignore[no-untyped-def]
 
 
 @_inlined
+def _add_joined(sums, place, folded, zero):  # type: ignore[no-untyped-def]
+    """Add the sums of what was folded twice; where there are less than four, zeros follow."""
+    store(sums, place, add(load(sums, place), join(folded, zero)))
+
+
+@_inlined
 def _add_totals(sums, to, heads, v0, v1, v2, v3):  # type: ignore[no-untyped-def]
     """Add the numbers in the vectors of a group to the sums of their heads."""
     k, k1, k2, k3 = heads
     zero = spread(sums, 0)
     if k == k3:
-        sums[to + k] += total(add(add(v0, v1), add(v2, v3)))
+        _add_joined(sums, to + k, fold(fold(add(add(v0, v1), add(v2, v3)), zero), zero), zero)
     elif k == k1 and k2 == k3:
-        both = fold(fold(add(v0, v1), add(v2, v3)), zero)
-        store(sums, to + k, add(load(sums, to + k), join(both, zero)))
+        _add_joined(sums, to + k, fold(fold(add(v0, v1), add(v2, v3)), zero), zero)
     elif k3 == k + 3:
-        four = fold(fold(v0, v1), fold(v2, v3))
-        store(sums, to + k, add(load(sums, to + k), join(four, zero)))
+        _add_joined(sums, to + k, fold(fold(v0, v1), fold(v2, v3)), zero)
     else:
-        sums[to + k] += total(v0)
-        sums[to + k1] += total(v1)
-        sums[to + k2] += total(v2)
-        sums[to + k3] += total(v3)
+        _add_joined(sums, to + k, fold(fold(v0, zero), zero), zero)
+        _add_joined(sums, to + k1, fold(fold(v1, zero), zero), zero)
+        _add_joined(sums, to + k2, fold(fold(v2, zero), zero), zero)
+        _add_joined(sums, to + k3, fold(fold(v3, zero), zero), zero)
 
 
 @_compiled
@@ -321,31 +328,33 @@ def _weigh(  # type: ignore[no-untyped-def]
     one, slopes = spread(logits, 1), spread(logits, slope)
     for t in range(first, last):
         start, end = np.int64(indptr[t]), np.int64(indptr[t + 1])
-        place = (start - indptr[first]) * pitch
+        to = (start - indptr[first]) * pitch
         for k in range(0, n_heads, LANES):
             own = load(logits, (2 * np.int64(row[t]) + 1) * padded + k)
             # LeakyReLU never decreases: the largest logit is that of the largest source.
-            largest = load(logits, 2 * np.int64(source[start]) * padded + k)
+            largest = load(logits, 2 * np.int64(number(source, start)) * padded + k)
             for e in range(start + 1, end):
-                largest = maximum(largest, load(logits, 2 * np.int64(source[e]) * padded + k))
+                largest = maximum(
+                    largest, load(logits, 2 * np.int64(number(source, e)) * padded + k)
+                )
             largest = add(largest, own)
             largest = maximum(largest, multiply(slopes, largest))
             summed = spread(logits, 0)
             for e in range(start, end):
-                logit = add(load(logits, 2 * np.int64(source[e]) * padded + k), own)
+                logit = add(load(logits, 2 * np.int64(number(source, e)) * padded + k), own)
                 logit = maximum(logit, multiply(slopes, logit))
-                weight = multiply(spread(logits, count[e]), exp(subtract(logit, largest)))
+                weight = multiply(spread(logits, number(count, e)), exp(subtract(logit, largest)))
                 summed = add(summed, weight)
                 store(weights, (e - start) * LANES, weight)
             share = divide(one, summed)
             for e in range(end - start):
                 weight = multiply(share, load(weights, e * LANES))
-                store(attention, place + e * pitch + k, weight)
+                store(attention, to + e * pitch + k, weight)
 
 
 @_inlined
 def _add_scaled(vector, weights, place, rows, start):  # type: ignore[no-untyped-def]
-    return add(vector, multiply(spread(weights, weights[place]), load(rows, start)))
+    return add(vector, multiply(spread_from(weights, place), load(rows, start)))
 
 
 @_compiled
@@ -361,7 +370,7 @@ def _aggregate(  # type: ignore[no-untyped-def]
             k, k1, k2, k3 = _four(head, f)
             sum0, sum1, sum2, sum3 = load(bias, f), load(bias, f1), load(bias, f2), load(bias, f3)
             for e in range(start, end):
-                at, of = np.int64(source[e]) * width, (e - indptr[first]) * pitch
+                at, of = np.int64(number(source, e)) * width, (e - indptr[first]) * pitch
                 sum0 = _add_scaled(sum0, weights, of + k, h, at + f)
                 sum1 = _add_scaled(sum1, weights, of + k1, h, at + f1)
                 sum2 = _add_scaled(sum2, weights, of + k2, h, at + f2)
@@ -412,7 +421,7 @@ def _backward(  # type: ignore[no-untyped-def]
             h2, h3 = load(h, own + f2), load(h, own + f3)
             sum0, sum1, sum2, sum3 = zero, zero, zero, zero
             for p in range(start, end):
-                at, of = np.int64(receiver[p]) * width, np.int64(reverse[p]) * pitch
+                at, of = np.int64(number(receiver, p)) * width, np.int64(number(reverse, p)) * pitch
                 sum0 = _add_scaled(sum0, weights, of + k, grad, at + f)
                 sum1 = _add_scaled(sum1, weights, of + k1, grad, at + f1)
                 sum2 = _add_scaled(sum2, weights, of + k2, grad, at + f2)
@@ -427,8 +436,8 @@ def _backward(  # type: ignore[no-untyped-def]
         for k in range(0, n_heads, LANES):
             from_source, summed = load(logits, 2 * j * padded + k), zero
             for p in range(start, end):
-                to, e = np.int64(receiver[p]), np.int64(reverse[p]) * pitch + k
-                place = (2 * np.int64(row[to]) + 1) * padded + k
+                to, e = np.int64(number(receiver, p)), np.int64(number(reverse, p)) * pitch + k
+                place = (2 * np.int64(number(row, to)) + 1) * padded + k
                 derivative = subtract(
                     multiply(load(weights, e), load(dots, (p - start) * padded + k)),
                     multiply(load(attention, e), load(mean, to * padded + k)),
@@ -491,9 +500,9 @@ def _through_logits(  # type: ignore[no-untyped-def]
         of_s0, of_s1, of_t0, of_t1 = zero, zero, zero, zero
         for j in range(n_rows):
             at, of = j * width, 2 * j * padded
-            from_s0, from_s1 = spread(h, grad_logits[of + k]), spread(h, grad_logits[of + k1])
+            from_s0, from_s1 = spread_from(grad_logits, of + k), spread_from(grad_logits, of + k1)
             of += padded
-            from_t0, from_t1 = spread(h, grad_logits[of + k]), spread(h, grad_logits[of + k1])
+            from_t0, from_t1 = spread_from(grad_logits, of + k), spread_from(grad_logits, of + k1)
             h0, h1 = load(h, at + f), load(h, at + f1)
             of_s0, of_s1 = add(of_s0, multiply(from_s0, h0)), add(of_s1, multiply(from_s1, h1))
             of_t0, of_t1 = add(of_t0, multiply(from_t0, h0)), add(of_t1, multiply(from_t1, h1))

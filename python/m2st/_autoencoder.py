@@ -46,6 +46,33 @@ def process() -> tuple[int, int]:
     return 0, 1
 
 
+class _ScaledCosine(torch.autograd.Function):
+    """Equation (10), summed over observations and averaged over scales.
+
+    Its gradient is two products of the size of the reconstructions; taken apart by autograd it
+    would be half a dozen.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, found: Tensor, target: Tensor, gamma: float) -> Tensor:
+        lengths = torch.linalg.vector_norm(found, dim=2).clamp(min=1e-8)
+        scales = lengths * torch.linalg.vector_norm(target, dim=1).clamp(min=1e-8)
+        cosines = (found * target).sum(dim=2) / scales
+        # Rounding can take 1 - cos just below 0, where a power is not defined.
+        distances = (1 - cosines).clamp(min=0)
+        ctx.save_for_backward(found, target, lengths, scales, cosines, distances)
+        ctx.gamma = gamma
+        loss: Tensor = distances.pow(gamma).sum(dim=1).mean()
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        found, target, lengths, scales, cosines, distances = ctx.saved_tensors
+        slopes = distances.pow(ctx.gamma - 1) * (-ctx.gamma * grad / len(distances))
+        grad_found = found * (-slopes * cosines / lengths.square())[:, :, None]
+        return grad_found.addcmul_(target, (slopes / scales)[:, :, None]), None, None
+
+
 class MaskedGraphAutoencoder(nn.Module):
     r"""Shared graph attention encoder, M encoders of different width, one decoder for each.
 
@@ -172,14 +199,11 @@ class MaskedGraphAutoencoder(nn.Module):
     def error(self, reconstructions: Tensor, target: Tensor) -> Tensor:
         """Error, summed over observations and averaged over scales, equation (10)."""
         if self.params.gamma is None:
-            errors = (reconstructions - target).square().mean(dim=2)
-        else:
-            lengths = torch.linalg.vector_norm(reconstructions, dim=2).clamp(min=1e-8)
-            lengths = lengths * torch.linalg.vector_norm(target, dim=1).clamp(min=1e-8)
-            # Rounding can take 1 - cos just below 0, where a power is not defined.
-            distance = (1 - (reconstructions * target).sum(dim=2) / lengths).clamp(min=0)
-            errors = distance.pow(self.params.gamma)
-        return errors.sum(dim=1).mean()
+            return (reconstructions - target).square().mean(dim=2).sum(dim=1).mean()
+        found: Tensor = _ScaledCosine.apply(  # type: ignore[no-untyped-call]
+            reconstructions, target, self.params.gamma
+        )
+        return found
 
     def transform(
         self, features: NDArray[Any], adjacency: sparse.spmatrix

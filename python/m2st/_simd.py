@@ -55,15 +55,14 @@ def _spread(builder: Any, number: Any) -> Any:
     return builder.shuffle_vector(first, nothing, places)
 
 
-def _call(builder: Any, name: str, result: Any, arguments: list[Any], **options: Any) -> Any:
-    """Call the function of LLVM that `name` begins, on the vector that is the last argument."""
-    kind = arguments[-1].type
-    name = f"llvm.{name}.v{LANES}f{32 if isinstance(kind.element, ir.FloatType) else 64}"
-    declared = ir.FunctionType(result, [value.type for value in arguments])
+def _rounded(builder: Any, vector: Any) -> Any:
+    """Whole numbers closest to those of a vector, by an instruction of LLVM."""
+    name = f"llvm.rint.v{LANES}f{32 if isinstance(vector.type.element, ir.FloatType) else 64}"
+    kind = ir.FunctionType(vector.type, [vector.type])
     function = cgutils.get_or_insert_function(  # type: ignore[no-untyped-call]
-        builder.module, declared, name
+        builder.module, kind, name
     )
-    return builder.call(function, arguments, **options)
+    return builder.call(function, [vector])
 
 
 @_intrinsic  # type: ignore[untyped-decorator]
@@ -98,6 +97,30 @@ def spread(typing: Any, array: Any, number: Any) -> Any:
         return _spread(builder, arguments[1])
 
     return Vector(array.dtype)(array, array.dtype), generate
+
+
+@_intrinsic  # type: ignore[untyped-decorator]
+def number(typing: Any, array: Any, place: Any) -> Any:
+    """The number at a place of a flat contiguous array, bounds unchecked, from the start alone."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array, place = arguments
+        data = context.make_array(signature.args[0])(context, builder, array).data
+        return builder.load(builder.gep(data, [place]))
+
+    return array.dtype(array, types.intp), generate
+
+
+@_intrinsic  # type: ignore[untyped-decorator]
+def spread_from(typing: Any, array: Any, place: Any) -> Any:
+    """The number at a place of a flat contiguous array in all places, bounds unchecked."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array, place = arguments
+        data = context.make_array(signature.args[0])(context, builder, array).data
+        return _spread(builder, builder.load(builder.gep(data, [place])))
+
+    return Vector(array.dtype)(array, types.intp), generate
 
 
 def _binary(name: str, operation: Callable[[Any, Any, Any], Any]) -> Any:
@@ -158,7 +181,7 @@ def exp(typing: Any, vector: Any) -> Any:
 
         smallest = constant((1 - bias) * math.log(2))
         x = builder.select(builder.fcmp_ordered("<", x, smallest), smallest, x)
-        n = _call(builder, "rint", x.type, [builder.fmul(x, constant(1 / math.log(2)))])
+        n = _rounded(builder, builder.fmul(x, constant(1 / math.log(2))))
         r = fused(n, constant(-low), fused(n, constant(-high), x))
         result = constant(1 / math.factorial(terms - 1))
         for term in reversed(range(terms - 1)):
@@ -168,18 +191,6 @@ def exp(typing: Any, vector: Any) -> Any:
         return builder.fmul(result, builder.bitcast(power, x.type))
 
     return vector(vector), generate
-
-
-@_intrinsic  # type: ignore[untyped-decorator]
-def total(typing: Any, vector: Any) -> Any:
-    """Sum of the eight numbers, in pairs."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        number = arguments[0].type.element
-        summands = [number(0.0), arguments[0]]
-        return _call(builder, "vector.reduce.fadd", number, summands, fastmath=("reassoc",))
-
-    return vector.dtype(vector), generate
 
 
 def _shuffled(name: str, first: list[int], second: list[int], doc: str) -> Any:
