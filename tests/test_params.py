@@ -77,5 +77,5 @@ def test_types_are_checked() -> None:
 
 @pytest.mark.parametrize(("n_obs", "expected"), [(50, 20), (500, 20), (1_000, 10), (10**6, 5)])
 def test_small_data_get_more_members(n_obs: int, expected: int) -> None:
-    assert AutoencoderParams().with_members(n_obs).n_members == expected
-    assert AutoencoderParams(n_members=3).with_members(n_obs).n_members == 3
+    assert AutoencoderParams().members_for(n_obs) == expected
+    assert AutoencoderParams(n_members=3).members_for(n_obs) == 3

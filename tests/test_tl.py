@@ -106,7 +106,7 @@ def test_domains_are_better_than_k_means_without_space() -> None:
     assert ours > m2st.metrics.ari(truth, plain) + 0.2
 
 
-def test_same_bits_with_one_or_two_threads(tmp_path: Path) -> None:
+def test_same_bits_with_one_or_two_threads() -> None:
     code = (
         "import hashlib, m2st; from tests.test_tl import QUICK, ONCE;"
         "a = m2st.datasets.simulate_cortex(n_obs=600, n_genes=300);"
@@ -172,7 +172,7 @@ def test_ready_features_are_taken_as_they_are(adata: anndata.AnnData) -> None:
     assert adata.uns["m2st"]["embed"]["use_rep"] == "X"
 
 
-def test_sections_are_not_joined(tmp_path: Path) -> None:
+def test_sections_are_not_joined() -> None:
     adata = m2st.datasets.simulate_cortex(n_obs=240, n_genes=100, n_samples=2)
     quick_run(adata, sample_key="sample")
     source, target = adata.obsp["spatial_connectivities"].nonzero()

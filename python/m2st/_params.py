@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 from m2st._checks import check_int, check_interval
@@ -140,14 +140,12 @@ class AutoencoderParams(_Params):
         check_int("settle_window", self.settle_window, minimum=1)
         check_interval("settle_tol", self.settle_tol, 0, 1, closed=(True, False))
 
-    def with_members(self, n_obs: int) -> Self:
-        """The same settings with a number of members for `n_obs` observations, where None is set.
+    def members_for(self, n_obs: int) -> int:
+        """Number of members for `n_obs` observations: the one that is set, if any.
 
-        As many as 10,000 observations are worth: five on 2,000 spots, twenty on 500.
+        Else as many as 10,000 observations are worth: five on 2,000 spots, twenty on 500.
         """
-        if self.n_members is not None:
-            return self
-        return replace(self, n_members=min(max(round(10_000 / n_obs), 5), 20))
+        return self.n_members or min(max(round(10_000 / n_obs), 5), 20)
 
 
 @dataclass(frozen=True, kw_only=True)

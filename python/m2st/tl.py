@@ -118,7 +118,9 @@ def embed(
     from m2st._graph import graph_report
 
     features = _features(adata, use_rep)
-    params = (params or AutoencoderParams()).with_members(len(features))
+    params = params or AutoencoderParams()
+    n_members = params.members_for(len(features))
+    params = replace(params, n_members=n_members)
     adjacency = _adjacency(adata)
     placed = _placed(features)
     check_features(_rows(features, placed), name=use_rep)
@@ -127,13 +129,13 @@ def embed(
             "%d observations: working on pieces of at most about %d at a time, %.1f GiB in all.",
             adata.n_obs,
             params.batch_size,
-            _needed_memory(adata.n_obs, features.shape[1], adjacency.nnz, params, n_jobs),
+            _needed_memory(features, adjacency, params, n_members, n_jobs),
         )
     results = _train_members(
         _rows(features, placed),
         _between(adjacency, placed),
         params,
-        random_state=random_state,
+        _member_seeds(random_state, n_members),
         device=device,
         n_jobs=n_jobs,
         progress=progress,
@@ -412,7 +414,11 @@ def choose_n_domains(
 
 
 def _needed_memory(
-    n_obs: int, n_features: int, n_edges: int, params: AutoencoderParams, n_jobs: int | None
+    features: NDArray[np.float32],
+    adjacency: sparse.csr_matrix,
+    params: AutoencoderParams,
+    n_members: int,
+    n_jobs: int | None,
 ) -> float:
     """Estimate of the memory that embedding and clustering take, in GiB.
 
@@ -422,11 +428,11 @@ def _needed_memory(
     """
     from joblib import effective_n_jobs
 
-    n_members = int(params.n_members or 1)
+    n_obs, n_features = features.shape
     jobs = min(effective_n_jobs(_processes(n_jobs)), n_members)
     width = sum(params.scale_dims)
     results = 8 * n_obs * n_members * width
-    job = 8 * n_obs * (n_features + width) + 80 * n_edges
+    job = 8 * n_obs * (n_features + width) + 80 * adjacency.nnz
     libraries = 0.6 * 2**30
     return float((results + jobs * job + (1 + (jobs if jobs > 1 else 0)) * libraries) / 2**30)
 
@@ -435,22 +441,21 @@ def _train_members(
     features: NDArray[np.float32],
     adjacency: sparse.csr_matrix,
     params: AutoencoderParams,
+    seeds: list[int],
     *,
-    random_state: int,
     device: str,
     n_jobs: int | None,
     progress: bool,
     callback: Callback | None,
     checkpoint: str | Path | None,
 ) -> list[TrainingResult]:
-    """Train every member; after an interrupt, those before it and the interrupted one."""
+    """Train a member for each seed; after an interrupt, those so far and the interrupted one."""
     from joblib import Parallel, effective_n_jobs
     from tqdm import tqdm
 
     from m2st._training import train
 
-    n_members = int(params.n_members or 1)
-    seeds = _member_seeds(random_state, n_members)
+    n_members = len(seeds)
     files = [
         None if checkpoint is None else f"{checkpoint}.{number}"
         for number in range(1, n_members + 1)
