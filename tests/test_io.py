@@ -558,6 +558,11 @@ def test_write_other_suffix(adata: ad.AnnData, tmp_path: Path, name: str) -> Non
         io.write(adata, tmp_path / name)
 
 
+def test_write_takes_capitals_as_read_does(adata: ad.AnnData, tmp_path: Path) -> None:
+    io.write(adata, tmp_path / "A.H5AD")
+    assert io.read(tmp_path / "A.H5AD").n_obs == 3
+
+
 def test_write_without_folder(adata: ad.AnnData, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"Expected the folder .*absent to exist"):
         io.write(adata, tmp_path / "absent" / "a.h5ad")

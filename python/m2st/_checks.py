@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,23 @@ def check_key(key: str, slot: Mapping[str, Any] | Any, *, where: str, hint: str 
         found = ", ".join(map(str, slot.keys())) or "nothing"
         msg = f"Expected {key!r} in `{where}` (found: {found}).{' ' + hint if hint else ''}"
         raise KeyError(msg)
+
+
+def check_target(path: Path, suffixes: Sequence[str], *, overwrite: bool) -> Path:
+    """Require a path that can and may be written to; return it without links, so that they stay."""
+    if path.suffix.lower() not in map(str.lower, suffixes):
+        *others, last = (f"`{suffix}`" for suffix in suffixes)
+        listed = f"{', '.join(others)} or {last}" if others else last
+        msg = f"Expected a path that ends in {listed}, found {path}."
+        raise ValueError(msg)
+    target = path.resolve()
+    if not target.parent.is_dir():
+        msg = f"Expected the folder {target.parent} to exist. Make it first, or check the path."
+        raise FileNotFoundError(msg)
+    if target.exists() and not overwrite:
+        msg = f"Expected no file at {path}, found one. Pass `overwrite=True` to replace it."
+        raise FileExistsError(msg)
+    return target
 
 
 def check_features(features: NDArray[Any], *, name: str = "features") -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from m2st import _keys
-from m2st._checks import check_int, check_key
+from m2st._checks import check_int, check_key, check_target
 from m2st.pl import (
     MISSING_COLOR,
     _categories,
@@ -111,7 +111,7 @@ def report(
     --------
     >>> m2st.report(adata, "report.html")  # doctest: +SKIP
     """
-    target = _target(path, overwrite=overwrite)
+    target = check_target(Path(path), (".html",), overwrite=overwrite)
     check_int("n_markers", n_markers, minimum=0)
     domains = _domains(adata)
     record = adata.uns.get(_keys.RECORD, {})
@@ -151,21 +151,6 @@ def report(
         missing_color=MISSING_COLOR,
     )
     target.write_bytes(page.encode("utf-8", "replace"))
-
-
-def _target(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
-    """Check, before any work, that the page can be written."""
-    target = Path(path)
-    if target.suffix.lower() != ".html":
-        msg = f"Expected a path that ends in `.html`, found {target}."
-        raise ValueError(msg)
-    if not target.resolve().parent.is_dir():
-        msg = f"Expected the folder {target.parent} to exist. Make it first, or check the path."
-        raise FileNotFoundError(msg)
-    if target.exists() and not overwrite:
-        msg = f"Expected no file at {target}, found one. Pass `overwrite=True` to replace it."
-        raise FileExistsError(msg)
-    return target
 
 
 # what is shown ----------------------------------------------------------------------------------
@@ -458,7 +443,8 @@ def _markers(
         return [], "The data hold no expression."
     if not (sparse.issparse(matrix) or isinstance(matrix, np.ndarray)):
         return [], "The expression was not in memory."
-    large = [code for code, n in enumerate(np.bincount(_codes(domains))) if n >= 2]
+    sizes = np.bincount(domains.codes[domains.codes >= 0])
+    large = [code for code, size in enumerate(sizes) if size >= 2]
     if len(large) < 2:
         return [], "There are not two domains of at least two observations to compare."
     expression = sparse.csr_matrix(matrix, dtype=np.float32)
@@ -485,12 +471,6 @@ def _markers(
         found = found[(found["scores"] > 0) & found["logfoldchanges"].gt(0)].head(n_markers)
         markers.append({"name": name, "color": colors[code], "genes": found.to_dict("records")})
     return markers, ""
-
-
-def _codes(domains: pd.Categorical) -> NDArray[np.intp]:
-    """Numbers of the domains of the observations that have one."""
-    codes: NDArray[np.intp] = domains.codes[domains.codes >= 0].astype(np.intp)
-    return codes
 
 
 # the record -------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from m2st import _keys
+from m2st._checks import check_target
 
 __all__ = ["read", "write"]
 
@@ -193,22 +194,12 @@ def write(adata: AnnData, path: str | os.PathLike[str], *, overwrite: bool = Fal
     >>> m2st.io.write(adata, "section.h5ad", overwrite=True)  # doctest: +SKIP
     """
     path = Path(path)
-    if path.suffix not in {".h5ad", ".zarr"}:
-        msg = f"Expected a path that ends in `.h5ad` or `.zarr`, found {path}."
-        raise ValueError(msg)
-    target = path.resolve()  # Through a link, so that the link stays one.
-    if not target.parent.is_dir():
-        msg = f"Expected the folder {target.parent} to exist. Make it first, or check the path."
-        raise FileNotFoundError(msg)
-    if target.exists() and not overwrite:
-        msg = f"Expected no file at {path}, found one. Pass `overwrite=True` to replace it."
-        raise FileExistsError(msg)
-
+    target = check_target(path, (".h5ad", ".zarr"), overwrite=overwrite)
     if adata.is_view:
         adata = adata.copy()
     adata.strings_to_categoricals()
     matrices = _left_in_file(adata)
-    if path.suffix == ".zarr":
+    if path.suffix.lower() == ".zarr":
         if matrices:
             msg = (
                 f"Expected expression in memory to write {path}, found {', '.join(matrices)} in a "

@@ -82,7 +82,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from m2st._checks import check_choice
+from m2st._checks import check_choice, check_target
 from m2st.interop import _embedded as r
 from m2st.interop import _experiment, _parsed, _record, _seurat
 from m2st.interop._nodes import Node
@@ -96,7 +96,7 @@ if TYPE_CHECKING:
 __all__ = ["converter", "from_anndata", "read_r", "to_anndata", "write_r"]
 
 _AS = (*_experiment.CLASSES[:2], "Seurat")
-_SUFFIXES = (".rds", ".rda", ".rdata")
+_SUFFIXES = (".rds", ".rda", ".RData")
 _COORDINATE_COLUMNS = (
     ("imagecol", "imagerow"),
     ("pxl_col_in_fullres", "pxl_row_in_fullres"),
@@ -274,7 +274,7 @@ def read_r(
     if not path.is_file():
         msg = f"Expected a file at {path}, found none."
         raise FileNotFoundError(msg)
-    if path.suffix.lower() not in _SUFFIXES:
+    if path.suffix.lower() not in map(str.lower, _SUFFIXES):
         msg = f"Expected a path that ends in .rds, .rda or .RData, found {path}."
         raise ValueError(msg)
     if path.stat().st_size == 0:
@@ -330,20 +330,11 @@ def write_r(
     --------
     >>> m2st.interop.write_r(adata, "section.rds")  # doctest: +SKIP
     """
-    path = Path(path)
-    if path.suffix.lower() not in _SUFFIXES:
-        msg = f"Expected a path that ends in .rds, .rda or .RData, found {path}."
-        raise ValueError(msg)
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9._]*", name):
         msg = f"Expected `name` of letters, digits, dots and underscores, found {name!r}."
         raise ValueError(msg)
-    target = path.resolve()
-    if not target.parent.is_dir():
-        msg = f"Expected the folder {target.parent} to exist. Make it first, or check the path."
-        raise FileNotFoundError(msg)
-    if target.exists() and not overwrite:
-        msg = f"Expected no file at {path}, found one. Pass `overwrite=True` to replace it."
-        raise FileExistsError(msg)
+    path = Path(path)
+    target = check_target(path, _SUFFIXES, overwrite=overwrite)
     made = _write(adata, as_, stacklevel=3)
     part = target.with_name(f".{target.name}.{uuid4().hex}.part")
     try:
