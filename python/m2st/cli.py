@@ -35,6 +35,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+Input = Annotated[
+    Path, typer.Argument(metavar="INPUT", help="h5ad, SpatialData zarr, Space Ranger folder, rds.")
+]
+Layer = Annotated[str | None, typer.Option(help="Layer that holds the counts.")]
+SampleKey = Annotated[str | None, typer.Option(help="Column of obs that names the tissue section.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what exists.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed; the same seed, the same result.")]
@@ -49,25 +55,20 @@ def main() -> None:
 
 @app.command("run")
 def run_command(
-    input_path: Annotated[
-        Path,
-        typer.Argument(metavar="INPUT", help="h5ad, SpatialData zarr, Space Ranger folder, rds."),
-    ],
+    input_path: Input,
     domains: Annotated[
         str, typer.Option("--domains", "-k", help="Number of domains, or auto to choose it.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="h5ad file to write.")],
     plots: Annotated[Path | None, typer.Option(help="Folder for pictures (PNG).")] = None,
-    layer: Annotated[str | None, typer.Option(help="Layer that holds the counts.")] = None,
+    layer: Layer = None,
     use_rep: Annotated[
         str | None, typer.Option(help="Ready features: a key of obsm, or X. No preparation then.")
     ] = None,
     normalized: Annotated[
         bool, typer.Option("--normalized", help="Expression is normalised and on a log scale.")
     ] = False,
-    sample_key: Annotated[
-        str | None, typer.Option(help="Column of obs that names the tissue section.")
-    ] = None,
+    sample_key: SampleKey = None,
     members: Annotated[int | None, typer.Option(min=1, help="Models of the ensemble.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Most epochs to train.")] = None,
     scale_dims: Annotated[
@@ -86,9 +87,7 @@ def run_command(
     checkpoint: Annotated[
         Path | None, typer.Option(help="File from which an interrupted training resumes.")
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace OUTPUT if it exists.")
-    ] = False,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -150,9 +149,7 @@ def convert(
         str | None,
         typer.Option("--as", help="Class in R: SpatialExperiment, SingleCellExperiment or Seurat."),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace OUT if it exists.")
-    ] = False,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -175,10 +172,7 @@ def convert(
 
 @app.command()
 def compare(
-    input_path: Annotated[
-        Path,
-        typer.Argument(metavar="INPUT", help="h5ad, SpatialData zarr, Space Ranger folder, rds."),
-    ],
+    input_path: Input,
     domains: Annotated[int, typer.Option("--domains", "-k", min=1, help="Number of domains.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="CSV file of the scores.")],
     truth: Annotated[
@@ -188,17 +182,15 @@ def compare(
         str, typer.Option(help="Which to run, separated by commas.")
     ] = "m2ST,BayesSpace,Seurat,BANKSY",
     labels: Annotated[Path | None, typer.Option(help="CSV file of the domains to write.")] = None,
-    layer: Annotated[str | None, typer.Option(help="Layer that holds the counts.")] = None,
-    sample_key: Annotated[
-        str | None, typer.Option(help="Column of obs that names the tissue section.")
-    ] = None,
+    layer: Layer = None,
+    sample_key: SampleKey = None,
     seed: Annotated[
         list[int] | None, typer.Option(min=0, help="Seed, 0 by default; once for each run.")
     ] = None,
     iterations: Annotated[
         int | None, typer.Option(min=1001, help="Iterations of BayesSpace, 50000 by default.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what exists.")] = False,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -286,14 +278,10 @@ def report_command(
         list[str] | None,
         typer.Option(help="Further column of obs to show on the map; can be repeated."),
     ] = None,
-    sample_key: Annotated[
-        str | None, typer.Option(help="Column of obs that names the tissue section.")
-    ] = None,
+    sample_key: SampleKey = None,
     markers: Annotated[int, typer.Option(min=0, help="Most genes to list for each domain.")] = 5,
     title: Annotated[str | None, typer.Option(help="Heading; by default the file's name.")] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace OUTPUT if it exists.")
-    ] = False,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
