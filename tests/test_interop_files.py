@@ -178,7 +178,8 @@ def test_an_error_of_r_arrives_with_its_message(r: R) -> None:
         r.low.call("needBioconductor", r.value("nowhere"))
 
 
-def test_r_is_refused_in_another_thread_but_not_rds2py(r: R, adata: ad.AnnData) -> None:
+@pytest.mark.usefixtures("r")
+def test_r_is_refused_in_another_thread_but_not_rds2py(adata: ad.AnnData) -> None:
     found: list[Any] = []
 
     def work() -> None:

@@ -167,7 +167,8 @@ def test_a_local_copy_is_read_instead(hub: Hub, r: R, tmp_path: Path) -> None:
     assert hub.asked == []
 
 
-def test_data_without_layers_are_refused(hub: Hub, r: R, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("hub")
+def test_data_without_layers_are_refused(r: R, tmp_path: Path) -> None:
     path = tmp_path / "x.rds"
     x = r.call("make_experiment", 1, "SpatialExperiment", 2, 3, ["dgCMatrix"], ["flag"])
     r.call("function(x, path) saveRDS(x, path)", x, str(path))
@@ -248,7 +249,8 @@ def test_annotation_from_a_table(tmp_path: Path) -> None:
         _published.annotate(adata, table, "key")
 
 
-def test_slide_seq_as_published_converts_to_r(r: R, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("r")
+def test_slide_seq_as_published_converts_to_r(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text("GENE,A,B\nActb,1,2\nGad1,0,3\n")
     (tmp_path / "b.csv").write_text("barcodes,xcoord,ycoord\nA,1,2\nB,3,4\n")
     adata = _published.slide_seq(tmp_path / "c.csv", tmp_path / "b.csv")

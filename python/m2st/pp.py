@@ -144,8 +144,8 @@ def prepare(
         **({} if sample_key is None else {"sample_key": sample_key}),
         "normalized": normalized,
         "n_top_genes": n_top_genes,
+        "n_genes": kept.shape[1],
     }
-    parameters["n_genes"] = kept.shape[1]
     _write_features(adata, filled, scores, "prepare", layer, random_state, parameters)
 
 

@@ -279,21 +279,13 @@ def write_experiment(adata: AnnData, as_: str, lost: list[str]) -> Any:
     if spatial and "sample_id" not in obs_notes:
         obs_notes = {**obs_notes, "sample_id": _sample_note(obs["sample_id"])}
     reduced, python["obsm"] = _write_reduced(adata, record, spatial=spatial, lost=lost)
-    images, python["images"], leftover = r.null(), {}, None
+    images, python["images"], leftover = r.null(), {}, adata.uns.get("spatial")
     if spatial:
-        images, python["images"], leftover = _write_images(adata, obs, record, lost)
+        images, python["images"], unheld = _write_images(adata, obs, record, lost)
+        leftover = unheld or None
         python["coordinates"] = _coordinate_type(adata)
-    metadata = {k: v for k, v in adata.uns.items() if k not in {_record.FROM_R, "spatial"}}
-    if leftover:
-        metadata["spatial"] = leftover
-    elif not spatial and "spatial" in adata.uns:
-        metadata["spatial"] = adata.uns["spatial"]
-    if (text := _record.dump(python)) is not None:
-        metadata[_record.FROM_PYTHON] = text
-    lost += [
-        f"{slot}[{key!r}]" for slot in ("obsp", "varm", "varp") for key in getattr(adata, slot)
-    ]
-    lost += ["raw"] if adata.raw is not None else []
+    metadata = _record.metadata(adata, leftover, python)
+    lost += _record.without_slot(adata)
     parts = {
         "assays": _write_assays(adata, record, lost),
         "rows": write_columns(

@@ -82,7 +82,7 @@ def spatial_libd(
     --------
     >>> adata = m2st.datasets.spatial_libd("151673")  # doctest: +SKIP
     """
-    adata = _load("spatial_libd", _fetch_spatial_libd, path=path, cache=cache)
+    adata = _load("spatial_libd", lambda: _fetch("fetchSpatialLIBD"), path=path, cache=cache)
     _from_older_form(adata)
     if sample is not None:
         wanted = [sample] if isinstance(sample, str) else [str(one) for one in sample]
@@ -217,10 +217,6 @@ def from_r_file(path: _PathLike, object: str | None = None) -> AnnData:
     >>> adata = m2st.datasets.from_r_file("section.rds")  # doctest: +SKIP
     """
     return read_r(path, object)
-
-
-def _fetch_spatial_libd() -> AnnData:
-    return _fetch("fetchSpatialLIBD")
 
 
 def _fetch(function: str, *names: str) -> AnnData:

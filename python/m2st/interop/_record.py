@@ -88,6 +88,24 @@ def python_record(adata: AnnData) -> dict[str, Any]:
     }
 
 
+def metadata(adata: AnnData, spatial: Any, python: Mapping[str, Any]) -> dict[str, Any]:
+    """What of ``uns`` goes to R: not R's own record, of "spatial" what is left; Python's record."""
+    kept = {key: value for key, value in adata.uns.items() if key not in {FROM_R, "spatial"}}
+    if spatial is not None:
+        kept["spatial"] = spatial
+    if (text := dump(python)) is not None:
+        kept[FROM_PYTHON] = text
+    return kept
+
+
+def without_slot(adata: AnnData) -> list[str]:
+    """Name what an AnnData has and R's classes have no slot for."""
+    found = [
+        f"{slot}[{key!r}]" for slot in ("obsp", "varm", "varp") for key in getattr(adata, slot)
+    ]
+    return found if adata.raw is None else [*found, "raw"]
+
+
 def restore(adata: AnnData, record: Mapping[str, Any]) -> None:
     """Give an AnnData back the types that Python's record names."""
     if adata.X is not None:

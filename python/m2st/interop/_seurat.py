@@ -589,15 +589,8 @@ def write_seurat(adata: AnnData, lost: list[str]) -> Any:
     images, python["images"], leftover = _write_images(adata, placed, record, assay, lost)
     if placed.coordinates is not None and placed.coordinates.dtype != np.float64:
         python["coordinates"] = str(placed.coordinates.dtype)
-    metadata = {k: v for k, v in adata.uns.items() if k not in {_record.FROM_R, "spatial"}}
-    if leftover:
-        metadata["spatial"] = leftover
-    if (text := _record.dump(python)) is not None:
-        metadata[_record.FROM_PYTHON] = text
-    lost += [
-        f"{slot}[{key!r}]" for slot in ("obsp", "varm", "varp") for key in getattr(adata, slot)
-    ]
-    lost += ["raw"] if adata.raw is not None else []
+    metadata = _record.metadata(adata, leftover or None, python)
+    lost += _record.without_slot(adata)
     cells = r.strings(adata.obs_names)
     notes = {part: record.get(part, {}).get("columns", {}) for part in ("obs", "var")}
     parts = {
