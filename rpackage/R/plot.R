@@ -97,12 +97,11 @@ plotDomains.Seurat <- function(
 ) {
     checkNoMore(...)
     loadClasses(x)
-    place <- placeSeurat(x, image, coords, NULL)
-    images <- if (is.null(coords)) imagesSeurat(x, image)
-    at <- checkCoords(place$coords, colnames(x), ncol(x))
-    at <- if (length(images)) orientImages(x, images, at, place$sample) else orientColumns(at)
+    place <- drawnPlaceSeurat(x, image, coords)
     columns <- as.list(x[[]])
-    drawDomains(columns, "meta.data", at, place$sample, label, truth, confidence, sample.by)
+    drawDomains(
+        columns, "meta.data", place$coords, place$sample, label, truth, confidence, sample.by
+    )
 }
 
 # Coordinates as (right, down): columns that are named after rows come second.

@@ -97,22 +97,19 @@ reportM2ST.Seurat <- function(
 ) {
     checkNoMore(...)
     loadClasses(x)
-    place <- placeSeurat(x, image, coords, NULL)
-    images <- if (is.null(coords)) imagesSeurat(x, image)
-    at <- checkCoords(place$coords, colnames(x), ncol(x))
-    at <- if (length(images)) orientImages(x, images, at, place$sample) else orientColumns(at)
+    place <- drawnPlaceSeurat(x, image, coords)
     held <- as.list(x[[]])
     shown <- shownColumns(held, label, columns, "meta.data")
     shown$names <- colnames(x)
-    shown$coords <- at
+    shown$coords <- place$coords
     shown$sample <- if (is.null(sample.by)) {
         place$sample
     } else {
         oneOrMore(labelColumn(held, sample.by, "meta.data"))
     }
     shown$record <- reportRecord(SeuratObject::Misc(x, slot = "m2st"), label)
-    names(images) <- images
-    shown$images <- lapply(images, function(one) pixelsSeurat(x[[one]]))
+    names(place$images) <- place$images
+    shown$images <- lapply(place$images, function(one) pixelsSeurat(x[[one]]))
     if (markers > 0) {
         found <- expressionSeurat(x, resolveAssay(x, assay), layer, NULL, NULL)
         shown$counts <- checkExpression(found$counts, found$what, TRUE)

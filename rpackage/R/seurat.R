@@ -126,6 +126,15 @@ placeSeurat <- function(object, image, coords, sample.by) {
     place
 }
 
+# Coordinates as (right, down) and section of every cell, and the images that they are from.
+drawnPlaceSeurat <- function(object, image, coords) {
+    place <- placeSeurat(object, image, coords, NULL)
+    images <- if (is.null(coords)) imagesSeurat(object, image)
+    at <- checkCoords(place$coords, colnames(object), ncol(object))
+    at <- if (length(images)) orientImages(object, images, at, place$sample) else orientColumns(at)
+    list(coords = at, sample = place$sample, images = images)
+}
+
 imagesSeurat <- function(object, image) {
     present <- SeuratObject::Images(object)
     if (is.null(image)) {
