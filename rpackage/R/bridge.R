@@ -2,7 +2,9 @@
 # plain values and raw buffers only, so that no conversion of reticulate takes part.
 
 callPython <- function(what, request, callback) {
-    state$module[[what]](request, callback)
+    # Here Python starts, if there is one and it has the package.
+    ask <- tryCatch(state$module[[what]], error = explainMissing)
+    ask(request, callback)
 }
 
 # Send a request, follow it, and return the answer; an error of Python becomes one of R, and an

@@ -9,6 +9,8 @@
 #'
 #' @param envname Name or path of the virtual environment.
 #' @param packages What to install there, as pip understands it.
+#' @param python Path of the Python to make the environment from, 3.11 or newer. `NULL` takes the
+#'   first on the PATH that will do. An environment that exists keeps its own.
 #' @param x Object of class `m2stInfo`.
 #' @param ... Nothing.
 #' @return `m2stAvailable()` returns `TRUE` or `FALSE`. `m2stInfo()` returns a list of class
@@ -39,17 +41,23 @@ m2stInfo <- function() {
     needed <- c("m2st", "torch", "numpy", "scanpy", "anndata", "torch-geometric")
     versions <- vapply(needed, pythonVersion, character(1L))
     missing <- needed[is.na(versions)]
+    chosen_by <- chosenBy(config)
     structure(
         list(
             available = length(missing) == 0L,
             python = config$python,
-            chosen_by = chosenBy(config),
+            chosen_by = chosen_by,
             versions = c(
                 python = as.character(config$version), versions,
                 reticulate = format(packageVersion("reticulate"))
             ),
             missing = missing,
-            fix = if (length(missing)) fixCommand(config$python) else NA_character_
+            # Nothing is installed into a Python that nobody chose.
+            fix = if (length(missing) == 0L) {
+                NA_character_
+            } else {
+                fixCommand(if (chosen_by != ownOrder) config$python)
+            }
         ),
         class = "m2stInfo"
     )
@@ -66,14 +74,16 @@ m2stAvailable <- function() {
 
 #' @rdname m2stInfo
 #' @export
-m2stSetup <- function(envname = "r-m2st", packages = "m2st") {
-    if (!reticulate::virtualenv_exists(envname)) {
-        reticulate::virtualenv_create(envname)
-    }
-    reticulate::virtualenv_install(envname, packages)
+m2stSetup <- function(envname = "r-m2st", packages = "m2st", python = NULL) {
+    withoutSystemLibraries({
+        if (!reticulate::virtualenv_exists(envname)) {
+            reticulate::virtualenv_create(envname, findPython(python))
+        }
+        reticulate::virtualenv_install(envname, packages)
+    })
     say(
-        "Ready. In a new R session, before Python starts, call\n  reticulate::use_virtualenv(\"",
-        envname, "\")"
+        "Ready. Start R anew. If m2stInfo() then names another Python, begin with\n",
+        "  reticulate::use_virtualenv(\"", envname, "\")"
     )
     invisible(reticulate::virtualenv_python(envname))
 }
@@ -91,6 +101,44 @@ print.m2stInfo <- function(x, ...) {
     invisible(x)
 }
 
+# The first Python that can make an environment and install into it: on Debian venv is a package of
+# its own, and without ssl pip reaches no index.
+findPython <- function(python = NULL) {
+    if (is.null(python)) {
+        named <- Sys.which(c("python3", paste0("python3.", 14:11), "python"))
+        python <- unique(c(named[nzchar(named)], "/usr/bin/python3"))
+    }
+    probe <- "import ensurepip, ssl, sys, venv; sys.exit(sys.version_info < (3, 11))"
+    for (path in path.expand(python[file.exists(python)])) {
+        status <- suppressWarnings( # of pyenv's stand-ins for what is not there
+            system2(path, c("-c", shQuote(probe)), stdout = FALSE, stderr = FALSE)
+        )
+        if (status == 0L) {
+            return(path)
+        }
+    }
+    stopM2ST(
+        "Expected a Python of version 3.11 or newer with venv and ssl, found none; tried ",
+        toString(python), ". Install one (on Debian with python3-venv) and name it, ",
+        "m2stSetup(python = \"/path/to/python3\"), or let reticulate build one: ",
+        "m2stSetup(python = reticulate::install_python(\"3.12:latest\"))."
+    )
+}
+
+# R puts the system's folders first where programs that it starts look for libraries. A Python that
+# is not the system's then loads the system's libpython in place of its own, and breaks. They are
+# searched last anyway.
+withoutSystemLibraries <- function(code) {
+    before <- Sys.getenv("LD_LIBRARY_PATH")
+    if (nzchar(before)) {
+        on.exit(Sys.setenv(LD_LIBRARY_PATH = before))
+        folders <- strsplit(before, ":", fixed = TRUE)[[1L]]
+        own <- folders[!grepl("^/(usr/)?lib", folders)]
+        Sys.setenv(LD_LIBRARY_PATH = paste(own, collapse = ":"))
+    }
+    force(code)
+}
+
 pythonVersion <- function(package) {
     tryCatch(
         reticulate::import("importlib.metadata")$version(package),
@@ -106,13 +154,15 @@ chosenBy <- function(config) {
     if (length(forced) == 1L && nzchar(forced)) {
         return(forced)
     }
-    "reticulate's own order of discovery"
+    ownOrder
 }
+
+ownOrder <- "reticulate's own order of discovery"
 
 # The package is on no index yet: what it would be called there, and what to write until then.
 fixCommand <- function(python) {
     command <- if (is.null(python)) {
-        "m2st::m2stSetup(packages = \"m2st\")"
+        "m2st::m2stSetup(packages = \"m2st\"), then start R anew"
     } else {
         paste(shQuote(python), "-m pip install m2st")
     }
@@ -121,12 +171,14 @@ fixCommand <- function(python) {
 
 # The original error of Python, which Python it was, and what to do.
 explainMissing <- function(e) {
-    info <- tryCatch(m2stInfo(), error = function(e) NULL)
+    info <- m2stInfo()
     stopM2ST(
         "The Python package m2st could not be loaded: ", conditionMessage(e),
-        "\nPython: ", info$python, " (chosen by ", info$chosen_by, ")",
-        if (length(info$missing)) paste0("\nMissing: ", paste(info$missing, collapse = ", ")),
-        if (!is.null(info) && !is.na(info$fix)) paste0("\nTo mend it: ", info$fix),
+        if (!is.na(info$python)) {
+            paste0("\nPython: ", info$python, " (chosen by ", info$chosen_by, ")")
+        },
+        if (length(info$missing)) paste0("\nMissing: ", toString(info$missing)),
+        if (!is.na(info$fix)) paste0("\nTo mend it: ", info$fix),
         "\nSee m2stInfo()."
     )
 }

@@ -6,9 +6,7 @@ state <- new.env(parent = emptyenv())
         # Does nothing but take note; fails only if Python already runs without it.
         tryCatch(getExportedValue("reticulate", "py_require")("m2st"), error = function(e) NULL)
     }
-    state$module <- reticulate::import(
-        "m2st.bridge",
-        delay_load = list(on_error = explainMissing)
-    )
+    # Python's own error rather than reticulate's; `callPython` explains it.
+    state$module <- reticulate::import("m2st.bridge", delay_load = list(on_error = stop))
     state$call <- callPython
 }

@@ -24,10 +24,48 @@ test_that("the Python at hand is described", {
     )
 })
 
-test_that("loading the package does not start Python", {
-    code <- "loadNamespace('m2st'); cat(reticulate::py_available(initialize = FALSE))"
+# What a new R says that has run some code, with a value for RETICULATE_PYTHON.
+inNewR <- function(code, python = "") {
     rscript <- file.path(R.home("bin"), "Rscript")
     libs <- paste(.libPaths(), collapse = .Platform$path.sep)
-    out <- system2(rscript, c("-e", shQuote(code)), stdout = TRUE, env = paste0("R_LIBS=", libs))
-    expect_match(paste(out, collapse = ""), "FALSE")
+    env <- c(paste0("R_LIBS=", libs), if (nzchar(python)) paste0("RETICULATE_PYTHON=", python))
+    out <- suppressWarnings(
+        system2(rscript, c("-e", shQuote(code)), stdout = TRUE, stderr = TRUE, env = env)
+    )
+    paste(out, collapse = "\n")
+}
+
+test_that("loading the package does not start Python", {
+    code <- "loadNamespace('m2st'); cat(reticulate::py_available(initialize = FALSE))"
+    expect_match(inNewR(code), "FALSE")
+})
+
+test_that("without any Python the error says what to do", {
+    said <- inNewR("m2st:::askPython('run', list(), FALSE)", file.path(tempdir(), "no-python"))
+    expect_match(said, "m2st could not be loaded: .*To mend it: m2st::m2stSetup\\(")
+})
+
+test_that("an environment is made from a Python that can install into it", {
+    skip_on_os("windows")
+    folder <- withr::local_tempdir()
+    put <- function(name, status) {
+        path <- file.path(folder, name)
+        writeLines(c("#!/bin/sh", paste("exit", status)), path)
+        Sys.chmod(path, "755")
+        path
+    }
+    broken <- put("python3", 1)
+    good <- put("python3.12", 0)
+    withr::local_path(folder, action = "prefix")
+    expect_identical(findPython(), good)
+    expect_error(findPython(broken), paste0("tried ", broken, "\\. .*python3-venv"))
+    expect_error(findPython(file.path(folder, "none")), "3.11 or newer .*install_python")
+})
+
+test_that("programs of another Python do not find the system's libraries first", {
+    withr::local_envvar(LD_LIBRARY_PATH = "/usr/lib/R/lib:/usr/lib/x86_64-linux-gnu:/opt/own/lib")
+    before <- Sys.getenv("LD_LIBRARY_PATH")
+    expect_identical(withoutSystemLibraries(Sys.getenv("LD_LIBRARY_PATH")), "/opt/own/lib")
+    expect_error(withoutSystemLibraries(stop("pip failed")), "pip failed")
+    expect_identical(Sys.getenv("LD_LIBRARY_PATH"), before)
 })
