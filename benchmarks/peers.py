@@ -1,10 +1,11 @@
 """Peers on the same counts, each by its own documented defaults, the number of domains given.
 
-A method needs an environment of its own, which need not hold m2st: Python 3.11 with
+A method needs an environment of its own, which need hold m2st for BANKSY only: Python 3.11 with
 
-    pip install torch==2.13.0 torch-geometric GraphST stagate-modern pybanksy SpaGCN louvain \
+    pip install torch==2.13.0 torch-geometric GraphST stagate-modern SpaGCN louvain \
         scikit-misc "setuptools<81"
     pip install torch==2.13.0 scvi-tools cellcharter scikit-misc    # for CellCharter
+    pip install . pybanksy    # for BANKSY
 
 and R with mclust (called by GraphST and STAGATE), Seurat and BayesSpace; on Debian
 `apt install r-cran-mclust r-cran-seurat`, BayesSpace 1.15 or newer from Bioconductor. STAGATE is
@@ -247,44 +248,20 @@ def seurat(case: Case, seed: int) -> Found:
 
 
 def banksy(case: Case, seed: int) -> Found:
-    """Notebooks on DLPFC (lattices) and STARmap (cells); its own search of the resolution."""
-    import scanpy as sc
-    from banksy.cluster_methods import run_Leiden_partition
-    from banksy.embed_banksy import generate_banksy_matrix
-    from banksy.initialize_banksy import initialize_banksy
-    from banksy_utils.umap_pca import pca_umap
+    """As `m2st compare` runs it: notebooks on DLPFC (lattices) and STARmap (cells)."""
+    from m2st.compare import banksy_domains
 
-    adata = blind(case)
-    if has_counts(case):
-        if adata.n_vars > 2000:
-            sc.pp.highly_variable_genes(adata, flavor="seurat_v3", n_top_genes=2000)
-            adata = adata[:, adata.var["highly_variable"]].copy()
-        sc.pp.normalize_total(adata)
-    if sp.issparse(adata.X):
-        adata.X = adata.X.toarray()
-    adata.obs["x"], adata.obs["y"] = adata.obsm["spatial"].T
     share, n_neighbors, max_m = (0.2, 6, 0) if lattice(case) else (0.8, 15, 1)
-    found = initialize_banksy(
-        adata,
-        ("x", "y", "spatial"),
-        n_neighbors,
+    labels = banksy_domains(
+        blind(case),
+        case.n_domains,
+        n_neighbors=n_neighbors,
+        share=share,
         max_m=max_m,
-        plt_edge_hist=False,
-        plt_nbr_weights=False,
-        plt_theta=False,
+        random_state=seed,
+        counts=has_counts(case),
     )
-    found, _ = generate_banksy_matrix(adata, found, [share], max_m, verbose=False)
-    pca_umap(found, pca_dims=[20], plt_remaining_var=False)
-    results, _ = run_Leiden_partition(
-        found,
-        [],
-        max_labels=case.n_domains,
-        partition_seed=seed,
-        match_labels=False,
-        verbose=False,
-    )
-    nearest = (results["num_labels"] - case.n_domains).abs().idxmin()
-    return {"BANKSY": np.asarray(results.loc[nearest, "labels"].dense)}
+    return {"BANKSY": labels}
 
 
 def cellcharter(case: Case, seed: int) -> Found:

@@ -249,56 +249,94 @@ def _run_r(program: str, folder: Path) -> None:
     raise RuntimeError(msg)
 
 
-def _banksy(request: bridge.Request) -> bridge.Answer:
-    from importlib.metadata import version
+def banksy_domains(
+    adata: AnnData,
+    n_domains: int,
+    *,
+    n_neighbors: int,
+    share: float,
+    max_m: int,
+    random_state: int,
+    counts: bool = True,
+) -> NDArray[np.int32]:
+    """Domains by BANKSY as its notebooks find them, for `banksy` and for the benchmarks.
 
+    Parameters
+    ----------
+    adata
+        Expression in ``X``, places in ``obsm["spatial"]``. Left as it is.
+    n_domains
+        BANKSY's own search for a resolution is to give so many.
+    n_neighbors, share, max_m
+        As `banksy` describes them.
+    random_state
+        Seed of the components and of the partition.
+    counts
+        Whether ``X`` has raw counts, of which variable genes are chosen and which are normalised.
+
+    Returns
+    -------
+    int32, from 1, for each observation. They may be more or fewer than `n_domains`.
+    """
     import matplotlib as mpl
     import scanpy as sc
     from scipy import sparse
 
     mpl.use("agg")  # it imports pyplot, and no window is wanted
-    with warnings.catch_warnings(), _seeded(int(request["random_state"])):
+    with warnings.catch_warnings(), _seeded(random_state):
         warnings.simplefilter("ignore")  # written for older libraries
         from banksy.cluster_methods import run_Leiden_partition
         from banksy.embed_banksy import generate_banksy_matrix
         from banksy.initialize_banksy import initialize_banksy
         from banksy_utils.umap_pca import pca_umap
 
-        adata = bridge._read_expression(request)
-        bridge._read_place(adata, request)
-        if adata.n_vars > 2000:
-            sc.pp.highly_variable_genes(adata, flavor="seurat_v3", n_top_genes=2000)
-            adata = adata[:, adata.var["highly_variable"]].copy()
-        sc.pp.normalize_total(adata)
+        adata = adata.copy()
+        if counts:
+            if adata.n_vars > 2000:
+                sc.pp.highly_variable_genes(adata, flavor="seurat_v3", n_top_genes=2000)
+                adata = adata[:, adata.var["highly_variable"]].copy()
+            sc.pp.normalize_total(adata)
         if sparse.issparse(adata.X):
             adata.X = adata.X.toarray()
-        adata.obsm[_keys.COORDINATES] = _apart(adata.obsm[_keys.COORDINATES], request)
-        max_m, n_domains = int(request["max_m"]), int(request["n_domains"])
         found = initialize_banksy(
             adata,
             ("x", "y", _keys.COORDINATES),  # the first two are for its pictures
-            int(request["n_neighbors"]),
+            n_neighbors,
             max_m=max_m,
             plt_edge_hist=False,
             plt_nbr_weights=False,
             plt_theta=False,
         )
-        found, _ = generate_banksy_matrix(
-            adata, found, [float(request["share"])], max_m, verbose=False
-        )
+        found, _ = generate_banksy_matrix(adata, found, [share], max_m, verbose=False)
         pca_umap(found, pca_dims=[min(20, adata.n_vars - 1)], plt_remaining_var=False)
         results, _ = run_Leiden_partition(
             found,
             [],
             max_labels=n_domains,
-            partition_seed=int(request["random_state"]),
+            partition_seed=random_state,
             match_labels=False,
             verbose=False,
         )
     nearest = (results["num_labels"] - n_domains).abs().idxmin()
     labels = np.asarray(results.loc[nearest, "labels"].dense)
-    codes = np.unique(labels, return_inverse=True)[1].astype(np.int32) + 1
-    return {"labels": bytearray(codes.tobytes()), "version": "pybanksy " + version("pybanksy")}
+    return np.unique(labels, return_inverse=True)[1].astype(np.int32) + 1
+
+
+def _banksy(request: bridge.Request) -> bridge.Answer:
+    from importlib.metadata import version
+
+    adata = bridge._read_expression(request)
+    bridge._read_place(adata, request)
+    adata.obsm[_keys.COORDINATES] = _apart(adata.obsm[_keys.COORDINATES], request)
+    labels = banksy_domains(
+        adata,
+        int(request["n_domains"]),
+        n_neighbors=int(request["n_neighbors"]),
+        share=float(request["share"]),
+        max_m=int(request["max_m"]),
+        random_state=int(request["random_state"]),
+    )
+    return {"labels": bytearray(labels.tobytes()), "version": "pybanksy " + version("pybanksy")}
 
 
 @contextlib.contextmanager
