@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
@@ -14,7 +15,6 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 from torch.nn import functional
-from torch_geometric.nn import GATConv
 
 from m2st._simd import (
     LANES,
@@ -33,6 +33,11 @@ from m2st._simd import (
     subtract,
     where_positive,
 )
+
+with warnings.catch_warnings():
+    # It asks for torch.jit.script, of which newer versions of torch warn.
+    warnings.simplefilter("ignore", FutureWarning)
+    from torch_geometric.nn import GATConv
 
 # Rows are padded to whole groups of vectors, as many as have their sums in registers at a time.
 _GROUP = 4 * LANES
