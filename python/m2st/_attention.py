@@ -28,7 +28,6 @@ from m2st._simd import (
     multiply,
     number,
     spread,
-    spread_from,
     store,
     subtract,
     where_positive,
@@ -112,19 +111,18 @@ class Edges:
         all hidden ones, with one edge from there per target. Targets keep their order.
         """
         flags = hidden.numpy()
-        row, indptr, source, count = _hide(
-            self.indptr.numpy(), self.source.numpy(), flags, targets.numpy()
-        )
-        n_rows = len(flags) - int(flags.sum()) + 1
-        return Edges._from_arrays(row, indptr, source, count, n_rows)
+        return self._toward(targets, flags, len(flags) - int(flags.sum()) + 1)
 
     def only(self, targets: Tensor) -> Edges:
         """The edges to some targets, a boolean of shape (n_obs,); rows stay as they are."""
-        nobody = np.zeros(len(targets), dtype=bool)
+        return self._toward(targets, np.zeros(len(targets), dtype=bool), len(targets))
+
+    def _toward(self, targets: Tensor, hidden: NDArray[np.bool_], n_rows: int) -> Edges:
+        """The edges to some targets, those from hidden observations from the last of all rows."""
         row, indptr, source, count = _hide(
-            self.indptr.numpy(), self.source.numpy(), nobody, targets.numpy()
+            self.indptr.numpy(), self.source.numpy(), hidden, targets.numpy()
         )
-        return Edges._from_arrays(row, indptr, source, count, len(targets))
+        return Edges._from_arrays(row, indptr, source, count, n_rows)
 
     @property
     def n_targets(self) -> int:
@@ -359,7 +357,7 @@ def _weigh(  # type: ignore[no-untyped-def]
 
 @_inlined
 def _add_scaled(vector, weights, place, rows, start):  # type: ignore[no-untyped-def]
-    return add(vector, multiply(spread_from(weights, place), load(rows, start)))
+    return add(vector, multiply(spread(weights, number(weights, place)), load(rows, start)))
 
 
 @_compiled
@@ -505,9 +503,15 @@ def _through_logits(  # type: ignore[no-untyped-def]
         of_s0, of_s1, of_t0, of_t1 = zero, zero, zero, zero
         for j in range(n_rows):
             at, of = j * width, 2 * j * padded
-            from_s0, from_s1 = spread_from(grad_logits, of + k), spread_from(grad_logits, of + k1)
+            from_s0, from_s1 = (
+                spread(h, number(grad_logits, of + k)),
+                spread(h, number(grad_logits, of + k1)),
+            )
             of += padded
-            from_t0, from_t1 = spread_from(grad_logits, of + k), spread_from(grad_logits, of + k1)
+            from_t0, from_t1 = (
+                spread(h, number(grad_logits, of + k)),
+                spread(h, number(grad_logits, of + k1)),
+            )
             h0, h1 = load(h, at + f), load(h, at + f1)
             of_s0, of_s1 = add(of_s0, multiply(from_s0, h0)), add(of_s1, multiply(from_s1, h1))
             of_t0, of_t1 = add(of_t0, multiply(from_t0, h0)), add(of_t1, multiply(from_t1, h1))
@@ -527,75 +531,72 @@ def _flat(tensor: Tensor) -> NDArray[Any]:
     return array
 
 
-def _logits(h: Tensor, vectors: Tensor, layout: _Layout) -> Tensor:
-    """What `_score` gives."""
-    logits = h.new_empty(len(h) * 2 * layout.padded + LANES)
-    _score(_flat(h), _flat(vectors), layout, _flat(logits))
-    return logits
+class _Rows(NamedTuple):
+    """What the edges work on.
 
-
-def _attend(
-    edges: Edges,
-    layout: _Layout,
-    slope: float,
-    dropout: float,
-    h: Tensor,
-    vectors: Tensor,
-    logits: Tensor,
-    targets: tuple[int, int],
-    out: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Write the outputs of the targets from the first to before the last.
-
-    Returns the attention of their edges, before and after dropout.
+    Rows of features; in rows of the same layout, the attention vectors by source and by target and
+    the bias; and the logits, which `_score` gives.
     """
-    row, indptr, source, count = edges.arrays
-    n_edges = int(indptr[targets[1]]) - int(indptr[targets[0]])
-    attention = h.new_empty(n_edges * layout.pitch + LANES)
-    graph = (row, indptr, source, count)
-    _weigh(_flat(logits), layout, slope, *graph, *targets, _flat(attention))
-    weights = functional.dropout(attention, dropout) if dropout else attention
-    rows = (_flat(h), layout, _flat(weights), _flat(vectors[2]))
-    _aggregate(*rows, indptr, source, *targets, _flat(out))
-    return attention, weights
+
+    layout: _Layout
+    h: Tensor
+    vectors: Tensor
+    logits: Tensor
+
+    @classmethod
+    def of(cls, layout: _Layout, h: Tensor, vectors: Tensor) -> _Rows:
+        logits = h.new_empty(len(h) * 2 * layout.padded + LANES)
+        _score(_flat(h), _flat(vectors), layout, _flat(logits))
+        return cls(layout, h, vectors, logits)
+
+    def attend(
+        self, edges: Edges, slope: float, first: int, last: int, out: Tensor, dropout: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        """Write the outputs of the targets from `first` to before `last`.
+
+        Returns the attention of their edges, before and after dropout.
+        """
+        row, indptr, source, count = edges.arrays
+        n_edges = int(indptr[last]) - int(indptr[first])
+        attention = self.h.new_empty(n_edges * self.layout.pitch + LANES)
+        graph = (row, indptr, source, count, first, last)
+        _weigh(_flat(self.logits), self.layout, slope, *graph, _flat(attention))
+        weights = functional.dropout(attention, dropout) if dropout else attention
+        rows = (_flat(self.h), self.layout, _flat(weights), _flat(self.vectors[2]))
+        _aggregate(*rows, indptr, source, first, last, _flat(out))
+        return attention, weights
 
 
 class _FusedAttention(torch.autograd.Function):
-    """Attention and aggregation, without a tensor of edge features.
-
-    Of rows of features and, in rows of the same layout, attention vectors by source and by target
-    and the bias.
-    """
+    """Attention and aggregation, without a tensor of edge features."""
 
     @staticmethod
     def forward(
         ctx: Any,
-        edges: Edges,
-        layout: _Layout,
-        slope: float,
-        dropout: float,
         h: Tensor,
         vectors: Tensor,
+        layout: _Layout,
+        edges: Edges,
+        slope: float,
+        dropout: float,
     ) -> Tensor:
+        rows = _Rows.of(layout, h, vectors)
         out = h.new_empty(edges.n_targets, layout.width)
-        kept = (h, vectors, _logits(h, vectors, layout))
-        attention = _attend(edges, layout, slope, dropout, *kept, (0, edges.n_targets), out)
-        ctx.save_for_backward(*kept, out, *attention)
-        ctx.edges, ctx.layout, ctx.slope = edges, layout, slope
+        attention = rows.attend(edges, slope, 0, edges.n_targets, out, dropout)
+        ctx.save_for_backward(out, h, vectors, rows.logits, *attention)
+        ctx.layout, ctx.edges, ctx.slope = layout, edges, slope
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        h, vectors, logits, out, attention, weights = ctx.saved_tensors
-        grad_h, grad_vectors = _backward(
-            *(_flat(part) for part in (grad.contiguous(), out, h, vectors, logits)),
+        *kept, attention, weights = ctx.saved_tensors
+        found = _backward(
+            *(_flat(part) for part in (grad.contiguous(), *kept)),
             *(ctx.layout, ctx.slope, _flat(attention), _flat(weights)),
             *(ctx.edges.arrays[0], *ctx.edges.reverse_arrays),
         )
-        found = (
-            torch.from_numpy(array).view(-1, ctx.layout.width) for array in (grad_h, grad_vectors)
-        )
-        return None, None, None, None, *found
+        of_rows = (torch.from_numpy(array).view(-1, ctx.layout.width) for array in found)
+        return *of_rows, None, None, None, None
 
 
 def _sums(
@@ -613,14 +614,13 @@ def _sums(
     dropout = layers[0].dropout if layers[0].training else 0.0
     if torch.is_grad_enabled() or dropout:
         out: Tensor = _FusedAttention.apply(  # type: ignore[no-untyped-call]
-            edges, layout, slope, dropout, h, together
+            h, together, layout, edges, slope, dropout
         )
     else:
         out = h.new_empty(edges.n_targets, layout.width)
-        logits = _logits(h, together, layout)
+        rows = _Rows.of(layout, h, together)
         for first in range(0, edges.n_targets, _CHUNK):
-            targets = (first, min(first + _CHUNK, edges.n_targets))
-            _attend(edges, layout, slope, 0.0, h, together, logits, targets, out)
+            rows.attend(edges, slope, first, min(first + _CHUNK, edges.n_targets), out)
     return _unpad(out, shapes)
 
 

@@ -70,9 +70,7 @@ class Patchwork:
 
     def joined(self, numbers: Sequence[int] | Indices) -> Indices:
         """Observations of some pieces, ascending."""
-        if len(numbers) == 1:
-            return self.pieces[numbers[0]]
-        return np.unique(np.concatenate([self.pieces[number] for number in numbers]))
+        return np.sort(np.concatenate([self.pieces[number] for number in numbers]))
 
     def drawn(self, epoch: int, random_state: int) -> Indices:
         """Numbers of the pieces of an epoch: random, but none a second time before all have come.

@@ -41,11 +41,15 @@ class _Model(models.PrimitiveModel):
         super().__init__(manager, kind, vector)  # type: ignore[no-untyped-call]
 
 
+def _number(context: Any, builder: Any, kind: Any, array: Any, place: Any) -> Any:
+    """Pointer to the number at a place of a flat contiguous array."""
+    return builder.gep(context.make_array(kind)(context, builder, array).data, [place])
+
+
 def _place(context: Any, builder: Any, kind: Any, array: Any, start: Any) -> Any:
     """Pointer to the vector in a flat contiguous array from position `start` on."""
-    data = context.make_array(kind)(context, builder, array).data
     vector = context.get_value_type(Vector(kind.dtype)).as_pointer()
-    return builder.bitcast(builder.gep(data, [start]), vector)
+    return builder.bitcast(_number(context, builder, kind, array, start), vector)
 
 
 def _spread(builder: Any, number: Any) -> Any:
@@ -104,23 +108,9 @@ def number(typing: Any, array: Any, place: Any) -> Any:
     """The number at a place of a flat contiguous array, bounds unchecked, from the start alone."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array, place = arguments
-        data = context.make_array(signature.args[0])(context, builder, array).data
-        return builder.load(builder.gep(data, [place]))
+        return builder.load(_number(context, builder, signature.args[0], *arguments))
 
     return array.dtype(array, types.intp), generate
-
-
-@_intrinsic  # type: ignore[untyped-decorator]
-def spread_from(typing: Any, array: Any, place: Any) -> Any:
-    """The number at a place of a flat contiguous array in all places, bounds unchecked."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array, place = arguments
-        data = context.make_array(signature.args[0])(context, builder, array).data
-        return _spread(builder, builder.load(builder.gep(data, [place])))
-
-    return Vector(array.dtype)(array, types.intp), generate
 
 
 def _binary(name: str, operation: Callable[[Any, Any, Any], Any]) -> Any:

@@ -275,10 +275,10 @@ class _Run:
         masked = self.draw_mask()
         scored = masked if self.params.mask_rate > 0 else np.ones_like(masked)
         numbers = self.graph.drawn(len(self.loss), self.random_state)
-        n_scored = max(int(scored[self.graph.joined(numbers)].sum()), 1)
-        if self.divided:
-            numbers = numbers[self.rank :: self.n_processes]
         nodes = self.graph.joined(numbers)
+        n_scored = max(int(scored[nodes].sum()), 1)
+        if self.divided:
+            nodes = self.graph.joined(numbers[self.rank :: self.n_processes])
         # One step more than an embedding sees, for the decoder.
         reached = self.graph.surroundings(nodes, 2 + self.params.n_layers)
         edges = self.edges or Edges.from_adjacency(self.graph.between(reached)).to(self.device)
