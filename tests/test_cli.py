@@ -84,8 +84,8 @@ def test_quiet_prints_nothing(data: Path, tmp_path: Path) -> None:
     [
         (["absent.h5ad", "-k", "2", "-o", "out.h5ad"], "absent.h5ad"),
         (["{data}", "-k", "2", "-o", "{data}", "--overwrite"], "an output other than the input"),
-        (["{data}", "-k", "2", "-o", "out.csv"], "Expected an output that ends in .h5ad"),
-        (["{data}", "-k", "2", "-o", "nowhere/out.h5ad"], "Expected the folder nowhere to exist"),
+        (["{data}", "-k", "2", "-o", "out.csv"], "Expected a path that ends in `.h5ad`"),
+        (["{data}", "-k", "2", "-o", "nowhere/out.h5ad"], "/nowhere to exist. Make it first"),
         (["{data}", "-k", "900", "-o", "out.h5ad"], "no more `n_domains` than observations"),
         (["{data}", "-k", "2", "-o", "out.h5ad", "--layer", "x"], "Expected 'x' in `adata.layers`"),
         (["{data}", "-k", "2", "-o", "out.h5ad", "--scale-dims", "a"], "such as 64,32, found 'a'"),

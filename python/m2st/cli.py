@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 import typer
 
+from m2st._checks import check_target
+
 if TYPE_CHECKING:
     from anndata import AnnData
 
@@ -394,15 +396,10 @@ def _check_output(
     if output.resolve() == input_path.resolve():
         msg = f"Expected an output other than the input, found {output} for both."
         raise ValueError(msg)
-    if output.suffix.lower() not in suffixes:
-        msg = f"Expected an output that ends in {', '.join(suffixes)}, found {output}."
-        raise ValueError(msg)
     if output.exists() and not overwrite:
         msg = f"{output} exists. Name another file, or replace it with --overwrite."
         raise FileExistsError(msg)
-    if not output.resolve().parent.is_dir():
-        msg = f"Expected the folder {output.parent} to exist, found none. Create it first."
-        raise FileNotFoundError(msg)
+    check_target(output, suffixes, overwrite=overwrite)
 
 
 def _n_domains(text: str) -> int | Literal["auto"]:
