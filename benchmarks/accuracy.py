@@ -32,7 +32,7 @@ from sklearn.mixture import GaussianMixture
 from tests.reference import published_clustering
 
 import m2st
-from benchmarks.data import CHOSEN_ON, FILES, Case, load
+from benchmarks.data import CHOSEN_ON, FILES, WIDE, Case, load
 from m2st._consensus import consensus
 from m2st._graph import smooth
 
@@ -59,27 +59,23 @@ Labels = np.ndarray
 Method = Callable[[Case, anndata.AnnData, int], dict[str, Labels]]
 
 
-def features(case: Case, adata: anndata.AnnData) -> np.ndarray:
-    return adata.obsm[case.use_rep or "X_pca"]
-
-
-def averaged(case: Case, adata: anndata.AnnData) -> np.ndarray:
-    return smooth(features(case, adata), adata.obsp["spatial_connectivities"], n_hops=4)
+def averaged(adata: anndata.AnnData, use_rep: str = WIDE) -> np.ndarray:
+    return smooth(adata.obsm[use_rep], adata.obsp["spatial_connectivities"], n_hops=4)
 
 
 def kmeans(case: Case, adata: anndata.AnnData, seed: int) -> dict[str, Labels]:
     found = KMeans(case.n_domains, n_init=10, random_state=seed)
-    return {"k-means, no space": found.fit_predict(features(case, adata))}
+    return {"k-means, no space": found.fit_predict(adata.obsm[WIDE])}
 
 
 def averaged_kmeans(case: Case, adata: anndata.AnnData, seed: int) -> dict[str, Labels]:
     found = KMeans(case.n_domains, n_init=10, random_state=seed)
-    return {"averages + k-means": found.fit_predict(averaged(case, adata))}
+    return {"averages + k-means": found.fit_predict(averaged(adata))}
 
 
 def averaged_mixture(case: Case, adata: anndata.AnnData, seed: int) -> dict[str, Labels]:
     """Consensus of mixtures with a tied covariance on 20 averaged components."""
-    scores = averaged(case, adata)[:, :20]
+    scores = averaged(adata)[:, :20]
     members = [
         GaussianMixture(
             case.n_domains,
@@ -95,10 +91,10 @@ def averaged_mixture(case: Case, adata: anndata.AnnData, seed: int) -> dict[str,
 
 
 def averaged_ours(case: Case, adata: anndata.AnnData, seed: int) -> dict[str, Labels]:
-    """Our clustering without a network: what training is worth."""
+    """Our clustering of our features without a network: what training is worth."""
     graph = adata.obsp["spatial_connectivities"]
     found = m2st.MultiScaleClustering(case.n_domains, random_state=seed)
-    found.fit([averaged(case, adata)], connectivities=graph)
+    found.fit([averaged(adata, case.use_rep or "X_pca")], connectivities=graph)
     return {"averages + our clustering": found.labels_}
 
 
@@ -211,6 +207,8 @@ def prepare(case: Case) -> Case:
     """Add the graph and, where there are counts, the features: no seed enters."""
     m2st.pp.spatial_graph(case.adata)
     if case.use_rep is None:
+        m2st.pp.prepare(case.adata, normalized=case.normalized, n_pcs=50)
+        case.adata.obsm[WIDE] = case.adata.obsm.pop("X_pca")
         m2st.pp.prepare(case.adata, normalized=case.normalized)
     return case
 

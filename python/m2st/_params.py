@@ -186,7 +186,7 @@ class ClusteringParams(_Params):
     specific_dim: int = 6
     entropy: float = 0.3
     freedom: float = 8.0
-    smoothness: float = 5.0
+    smoothness: float = 10.0
     n_init: int = 12
     short_iter: int = 30
     max_iter: int = 500

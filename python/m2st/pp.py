@@ -51,7 +51,7 @@ def prepare(
     layer: str | None = None,
     normalized: bool = False,
     n_top_genes: int = 3000,
-    n_pcs: int = 50,
+    n_pcs: int = 15,
     sample_key: str | None = None,
     random_state: int = 0,
 ) -> None:
@@ -75,7 +75,8 @@ def prepare(
     n_top_genes
         Number of highly variable genes.
     n_pcs
-        Number of components; fewer if the observations or genes do not allow as many.
+        Number of components; fewer if the observations or genes do not allow as many. Raise it
+        where more than some fifteen domains are expected.
     sample_key
         Column of ``obs`` that names the section of each observation; scores then have the same mean
         and variance in each section.
@@ -109,6 +110,10 @@ def prepare(
     dispersion of log values favours rare genes in shallow data; of values that are `normalized`
     already, Seurat's dispersion is what there is. The bits of the result do not depend on the
     number of threads; each component points the way in which its largest loading is positive.
+
+    Few components are kept: later ones hold noise and single outlying observations, and seeds then
+    differ in what they find (``benchmarks/NOTEBOOK.md``). A PCA from elsewhere is best cut to its
+    first fifteen columns, too.
 
     With `sample_key` the shift and the scale of a whole section are taken for an effect of the
     batch. Where sections differ in what tissue they hold, part of that difference goes with it.

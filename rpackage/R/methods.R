@@ -40,7 +40,8 @@
 #' @param device `"auto"`, `"cpu"`, `"cuda"`, or another name that torch knows.
 #' @param verbose Report progress by messages.
 #' @param assay.type Name of the assay with counts.
-#' @param dimred,reduction Name of ready features to use in place of the counts, such as `"PCA"`.
+#' @param dimred,reduction Name of ready features to use in place of the counts, such as `"PCA"`,
+#'   of which the first 15 columns are best.
 #' @param sample_id Column of `colData(x)` that names the section; `NULL` takes `"sample_id"` if
 #'   there is one.
 #' @param subset.row Rows (genes) to use.
