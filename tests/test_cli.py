@@ -212,7 +212,7 @@ def test_convert_refuses_in_one_line(data: Path, tmp_path: Path) -> None:
     found = call("convert", data, tmp_path / "a.h5ad", "--as", "Seurat")
     assert (found.returncode, found.stderr.count("\n")) == (1, 1)
     assert "`--as` only with an .rds" in found.stderr
-    assert "ends in .h5ad, .zarr, .rds" in call("convert", data, tmp_path / "a.csv").stderr
+    assert "ends in `.h5ad`, `.zarr`, `.rds`" in call("convert", data, tmp_path / "a.csv").stderr
 
 
 @pytest.mark.skipif(shutil.which("R") is None, reason="R is not installed")
