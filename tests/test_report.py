@@ -28,7 +28,7 @@ import m2st
 import m2st.bridge
 
 QUICK = m2st.AutoencoderParams(n_members=2, n_epochs=4, hidden_dim=16, scale_dims=(8, 4))
-FEW = m2st.ClusteringParams(n_init=2, short_iter=5, max_iter=40)
+FEW = m2st.ClusteringParams(n_init=2, short_iter=5, max_iter=100)
 MOST_BYTES = 20_000_000
 OUTPUTS = ["visium", "imaging", "sections", "large"]
 
