@@ -98,6 +98,18 @@ def test_outliers_do_not_take_a_domain() -> None:
     assert adjusted_rand_score(truth[3:], found[3:]) > 0.9
 
 
+@pytest.mark.parametrize(
+    ("n_domains", "set_to", "width"), [(3, None, 10), (12, None, 12), (12, 4, 4)]
+)
+def test_common_representation_is_as_wide_as_there_are_domains(
+    n_domains: int, set_to: int | None, width: int
+) -> None:
+    scales = [np.random.default_rng(0).normal(size=(60, 20))]
+    params = ClusteringParams(common_dim=set_to, n_init=1)
+    found = MultiScaleClustering(n_domains, params).fit(scales)
+    assert found.common_.shape == (60, width)
+
+
 def test_a_scale_of_noise_gets_no_weight() -> None:
     scales, truth = blobs(0)
     rng = np.random.default_rng(1)

@@ -86,7 +86,7 @@ def test_run_writes_what_it_says_and_nothing_else(adata: anndata.AnnData, tmp_pa
     assert record["embed"]["stopped"] == "finished"
     assert record["embed"]["loss"].shape == (2, 6)
     found = record["cluster"]
-    assert ClusteringParams.from_dict(found["params"]) == ONCE
+    assert ClusteringParams.from_dict(found["params"]) == ONCE.for_domains(4)
     assert found["scale_weights"].shape == (2, 3)
     np.testing.assert_allclose(found["scale_weights"].sum(axis=1), 1)
     assert (found["agreement"].shape, found["stability"].shape) == ((2,), (4,))
@@ -532,3 +532,13 @@ def test_smoothing_by_hand() -> None:
     assert found.ravel().tolist() == [1.5, 3, 4.5, 9]
     twice = smooth(np.array([[0.0], [3], [6], [9]]), path, n_hops=2)
     assert twice.ravel().tolist() == [2.25, 3, 3.75, 9]
+
+
+@pytest.mark.parametrize(("n_domains", "n_pcs"), [(2, 15), (18, 18)])
+def test_run_takes_as_many_components_as_domains(n_domains: int, n_pcs: int) -> None:
+    adata = m2st.datasets.simulate_cortex(300, 100, 3)
+    few = m2st.AutoencoderParams(n_members=1, n_epochs=2)
+    m2st.run(adata, n_domains, autoencoder=few, progress=False)
+    assert adata.obsm["X_pca"].shape == (300, n_pcs)
+    assert adata.obsm["X_m2st"].shape == (300, max(10, n_domains))
+    assert adata.uns["m2st"]["cluster"]["params"]["common_dim"] == max(10, n_domains)

@@ -25,7 +25,7 @@ import warnings
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -200,10 +200,10 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         ConvergenceWarning
             If the descent reached `max_iter`.
         """
-        params = self.params or ClusteringParams()
         scales = _check_embeddings(embeddings)
         n_obs = len(scales[0])
         check_n_domains(self.n_domains, n_obs=n_obs)
+        params = (self.params or ClusteringParams()).for_domains(self.n_domains)
         check_int("random_state", self.random_state, minimum=0)
         walk = None if connectivities is None else _walk(connectivities, n_obs)
         # One thread: the sums are then the same bits whatever the machine offers.
@@ -398,9 +398,7 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         return memberships
 
 
-def common_representation(
-    embeddings: Sequence[NDArray[Any]], params: ClusteringParams | None = None
-) -> Array:
+def common_representation(embeddings: Sequence[NDArray[Any]], params: ClusteringParams) -> Array:
     """Representation common to all embeddings, as `MultiScaleClustering` finds it.
 
     Parameters
@@ -408,7 +406,7 @@ def common_representation(
     embeddings
         One array of shape (n_obs, d_m) per scale, finite.
     params
-        For `common_dim`; None takes the defaults.
+        For `common_dim`, which has to be set.
 
     Returns
     -------
@@ -416,7 +414,7 @@ def common_representation(
     """
     scales = _check_embeddings(embeddings)
     with threadpool_limits(1):
-        return _factorise(scales, params or ClusteringParams()).project(scales)[-1]
+        return _factorise(scales, params).project(scales)[-1]
 
 
 @dataclass
@@ -456,7 +454,7 @@ def _factorise(scales: list[NDArray[Any]], params: ClusteringParams) -> _Factors
     for own in columns:
         units[own] = np.sqrt(np.trace(scatter[np.ix_(own, own)]) / len(scales[0])) or 1.0
     scatter /= np.outer(units, units)
-    common = _principal_axes(scatter, params.common_dim)
+    common = _principal_axes(scatter, cast("int", params.common_dim))
     loadings = []
     for own in columns:
         rest = np.eye(width)[:, own] - common @ common[own].T

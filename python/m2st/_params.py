@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
 
 from m2st._checks import check_int, check_interval
@@ -155,7 +155,8 @@ class ClusteringParams(_Params):
     Parameters
     ----------
     common_dim
-        Width d_c of the representation common to all scales.
+        Width d_c of the representation common to all scales. None takes 10, or as many as there are
+        domains, the paper's width, if that is more: fewer cannot hold them apart.
     specific_dim
         Width d_s of the representation specific to each scale; at most the scale's own width.
     entropy
@@ -182,7 +183,7 @@ class ClusteringParams(_Params):
         If a setting is out of its range.
     """
 
-    common_dim: int = 10
+    common_dim: int | None = None
     specific_dim: int = 6
     entropy: float = 0.3
     freedom: float = 8.0
@@ -193,9 +194,15 @@ class ClusteringParams(_Params):
     tol: float = 1e-5
 
     def __post_init__(self) -> None:
-        for name in ("common_dim", "specific_dim", "n_init", "short_iter", "max_iter"):
+        if self.common_dim is not None:
+            check_int("common_dim", self.common_dim, minimum=1)
+        for name in ("specific_dim", "n_init", "short_iter", "max_iter"):
             check_int(name, getattr(self, name), minimum=1)
         for name in ("entropy", "freedom"):
             check_interval(name, getattr(self, name), 0, float("inf"), closed=(False, False))
         check_interval("smoothness", self.smoothness, 0, float("inf"), closed=(True, False))
         check_interval("tol", self.tol, 0, 1, closed=(True, False))
+
+    def for_domains(self, n_domains: int) -> Self:
+        """These settings with the width of the common representation that so many domains get."""
+        return replace(self, common_dim=self.common_dim or max(10, n_domains))

@@ -125,6 +125,7 @@ def run(
             adata,
             layer=layer,
             normalized=normalized,
+            n_pcs=pp.N_PCS if n_domains == "auto" else max(pp.N_PCS, n_domains),
             sample_key=sample_key,
             random_state=random_state,
         )

@@ -81,7 +81,11 @@ def run(request: Request, callback: Callback | None = None) -> Answer:
         if use_rep == _keys.FEATURES:
             normalized = bool(request.get("normalized", False))
             pp.prepare(
-                adata, normalized=normalized, sample_key=sample_key, random_state=random_state
+                adata,
+                normalized=normalized,
+                n_pcs=max(pp.N_PCS, int(request.get("n_domains") or 0)),
+                sample_key=sample_key,
+                random_state=random_state,
             )
         tl.embed(
             adata,

@@ -43,6 +43,8 @@ logger = logging.getLogger(__name__)
 _BLOCK = 2**22
 # Observations that choose genes.
 _SAMPLE = 100_000
+# Components, unless more domains are asked for.
+N_PCS = 15
 
 
 def prepare(
@@ -51,7 +53,7 @@ def prepare(
     layer: str | None = None,
     normalized: bool = False,
     n_top_genes: int = 3000,
-    n_pcs: int = 15,
+    n_pcs: int = N_PCS,
     sample_key: str | None = None,
     random_state: int = 0,
 ) -> None:
@@ -75,8 +77,8 @@ def prepare(
     n_top_genes
         Number of highly variable genes.
     n_pcs
-        Number of components; fewer if the observations or genes do not allow as many. Raise it
-        where more than some fifteen domains are expected.
+        Number of components; fewer if the observations or genes do not allow as many. Take as many
+        as domains where more than fifteen are expected; `m2st.run` does.
     sample_key
         Column of ``obs`` that names the section of each observation; scores then have the same mean
         and variance in each section.

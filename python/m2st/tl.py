@@ -286,9 +286,9 @@ def cluster(
     from m2st._clustering import common_representation
     from m2st._consensus import consensus
 
-    params = params or ClusteringParams()
     members, placed, adjacency = _members(adata)
     check_n_domains(n_domains, n_obs=adata.n_obs)
+    params = (params or ClusteringParams()).for_domains(n_domains)
     fits = _cluster_members(members, adjacency, n_domains, params, random_state, n_jobs)
     fits = _improve_members(fits, adjacency, n_jobs)
     found = consensus([fit.memberships_ for fit in fits])
@@ -367,13 +367,14 @@ def choose_n_domains(
     from m2st._consensus import number_of_domains
     from m2st._graph import spatial_structure
 
-    params = params or ClusteringParams()
     numbers = sorted(set(candidates))
     if not numbers or numbers[0] < 2:
         msg = f"Expected `candidates` of at least 2 domains, found {numbers or 'none'}."
         raise ValueError(msg)
     members, placed, adjacency = _members(adata)
     check_n_domains(numbers[-1] + 1, n_obs=int(placed.sum()))
+    # One width for all: objectives are compared.
+    params = (params or ClusteringParams()).for_domains(numbers[-1] + 1)
     record = adata.uns.setdefault(_keys.RECORD, {})
     use_rep = record.get("embed", {}).get("use_rep", _keys.FEATURES)
     p_value = spatial_structure(

@@ -23,7 +23,8 @@
 #' @param weight_decay L2 penalty of the optimiser, in \[0, 1\].
 #' @param settle_window,settle_tol Training ends early once the mean loss over so many epochs falls
 #'   by less than the share `settle_tol`; 0 trains all epochs.
-#' @param common_dim Width of the representation common to all scales.
+#' @param common_dim Width of the representation common to all scales; `NULL` takes 10, or as many as
+#'   there are domains if that is more.
 #' @param specific_dim Width of the representation specific to each scale.
 #' @param entropy Weight of the entropy of the scale weights, above 0: small trusts one scale, large
 #'   all alike.
