@@ -329,7 +329,8 @@ def choose_n_domains(
     candidates
         Numbers of domains to choose from, at least 2.
     params
-        Settings of the clustering; None takes the defaults.
+        Settings of the clustering; None takes the defaults. Smoothness is left out: it would count
+        as something that domains explain.
     random_state
         Seed.
     n_jobs
@@ -373,8 +374,8 @@ def choose_n_domains(
         raise ValueError(msg)
     members, placed, adjacency = _members(adata)
     check_n_domains(numbers[-1] + 1, n_obs=int(placed.sum()))
-    # One width for all: objectives are compared.
-    params = (params or ClusteringParams()).for_domains(numbers[-1] + 1)
+    # Objectives are compared: one width for all, and no smoothness, which falls as domains shrink.
+    params = replace((params or ClusteringParams()).for_domains(1), smoothness=0.0)
     record = adata.uns.setdefault(_keys.RECORD, {})
     use_rep = record.get("embed", {}).get("use_rep", _keys.FEATURES)
     p_value = spatial_structure(
