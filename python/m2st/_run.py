@@ -125,7 +125,7 @@ def run(
             adata,
             layer=layer,
             normalized=normalized,
-            n_pcs=pp.N_PCS if n_domains == "auto" else max(pp.N_PCS, n_domains),
+            n_pcs=pp.components_for(None if n_domains == "auto" else n_domains),
             sample_key=sample_key,
             random_state=random_state,
         )

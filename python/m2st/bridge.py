@@ -75,6 +75,7 @@ def run(request: Request, callback: Callback | None = None) -> Answer:
         sample_key = _read_place(adata, request)
         autoencoder, clustering = _read_params(request)
         random_state = int(request["random_state"])
+        n_domains = None if request.get("n_domains") is None else int(request["n_domains"])
         pp.spatial_graph(adata, sample_key=sample_key)
         _check_sections(adata, sample_key)
         use_rep = _FEATURES if _FEATURES in adata.obsm else _keys.FEATURES
@@ -83,7 +84,7 @@ def run(request: Request, callback: Callback | None = None) -> Answer:
             pp.prepare(
                 adata,
                 normalized=normalized,
-                n_pcs=max(pp.N_PCS, int(request.get("n_domains") or 0)),
+                n_pcs=pp.components_for(n_domains),
                 sample_key=sample_key,
                 random_state=random_state,
             )
@@ -98,8 +99,8 @@ def run(request: Request, callback: Callback | None = None) -> Answer:
         )
         if adata.uns[_keys.RECORD]["embed"]["stopped"] == "interrupted":
             raise _Stopped  # the training catches an interrupt from the keyboard itself
-        if request.get("n_domains") is not None:
-            tl.cluster(adata, int(request["n_domains"]), clustering, random_state=random_state)
+        if n_domains is not None:
+            tl.cluster(adata, n_domains, clustering, random_state=random_state)
         return _results(adata)
 
     return _answer(compute)

@@ -396,10 +396,10 @@ def _check_output(
     if output.resolve() == input_path.resolve():
         msg = f"Expected an output other than the input, found {output} for both."
         raise ValueError(msg)
+    check_target(output, suffixes, overwrite=True)
     if output.exists() and not overwrite:
         msg = f"{output} exists. Name another file, or replace it with --overwrite."
         raise FileExistsError(msg)
-    check_target(output, suffixes, overwrite=overwrite)
 
 
 def _n_domains(text: str) -> int | Literal["auto"]:

@@ -43,8 +43,12 @@ logger = logging.getLogger(__name__)
 _BLOCK = 2**22
 # Observations that choose genes.
 _SAMPLE = 100_000
-# Components, unless more domains are asked for.
-N_PCS = 15
+_N_PCS = 15
+
+
+def components_for(n_domains: int | None) -> int:
+    """Components that so many domains get: fifteen, or one for each if that is more."""
+    return max(_N_PCS, n_domains or 0)
 
 
 def prepare(
@@ -53,7 +57,7 @@ def prepare(
     layer: str | None = None,
     normalized: bool = False,
     n_top_genes: int = 3000,
-    n_pcs: int = N_PCS,
+    n_pcs: int = _N_PCS,
     sample_key: str | None = None,
     random_state: int = 0,
 ) -> None:
