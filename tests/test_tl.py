@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy import sparse
+from scipy.optimize import linear_sum_assignment
 
 import m2st
 from m2st import AutoencoderParams, ClusteringParams
@@ -275,6 +276,29 @@ def test_another_section_gets_the_domains_of_the_first() -> None:
     assert (again == found[first.obs_names].to_numpy()).mean() > 0.97
     with pytest.raises(ValueError, match="a clustering for each of the 2 models, found 1"):
         m2st.tl.transform(second, models, clusterings[:1])
+
+
+def test_confidence_is_the_share_of_other_runs_that_agree() -> None:
+    adata = m2st.datasets.simulate_cortex(800, 400, 5, random_state=2)
+    m2st.pp.spatial_graph(adata)
+    m2st.pp.prepare(adata)
+    codes = []
+    for seed in (1, 0):
+        m2st.tl.embed(
+            adata, AutoencoderParams(n_members=4, n_epochs=40), random_state=seed, progress=False
+        )
+        m2st.tl.cluster(adata, 5, random_state=seed)
+        codes.append(adata.obs["m2st_domain"].cat.codes.to_numpy())
+    table = np.zeros((5, 5))
+    np.add.at(table, tuple(codes), 1)
+    _, match = linear_sum_assignment(table, maximize=True)
+    agrees = match[codes[0]] == codes[1]
+    sure = adata.obs["m2st_confidence"].to_numpy()
+    assert abs(sure.mean() - agrees.mean()) < 0.03
+    assert agrees[sure >= 0.95].mean() > 0.98
+    unsure = (sure >= 0.5) & (sure < 0.8)
+    assert unsure.sum() > 30
+    assert 0.45 < agrees[unsure].mean() < 0.9
 
 
 def test_observations_without_counts_have_no_domain(adata: anndata.AnnData) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
-from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import adjusted_rand_score
 
 from m2st._clustering import filled_labels
@@ -33,9 +32,6 @@ class Consensus:
         Domain of each observation, 0 to K - 1 by decreasing size, shape (n_obs,).
     memberships
         Mean of the members' memberships, shape (n_obs, K), rows sum to 1.
-    confidence
-        Estimated probability, in [0, 1], that another run puts an observation into the same domain,
-        shape (n_obs,).
     stability
         Mean over the members of the Jaccard index of each domain and its counterpart, shape (K,).
     agreement
@@ -46,7 +42,6 @@ class Consensus:
 
     labels: NDArray[np.intp]
     memberships: Array
-    confidence: Array
     stability: Array
     agreement: Array
     orders: NDArray[np.intp]
@@ -148,11 +143,8 @@ def consensus(memberships: Sequence[NDArray[Any]]) -> Consensus:
     method), to the member that agrees most with the others and then, until nothing moves, to the
     mean.
 
-    A mean membership is not a probability: members see the same data. The confidence is calibrated
-    on halves of the ensemble: how often the labels of one half agree with those of the other, as a
-    non-decreasing function of the first half's mean membership. It says whether a run with another
-    seed would agree, not whether the domain is right: a domain may be confidently misplaced. With a
-    single member it is the membership itself.
+    Members differ from each other as runs with other seeds do, so that the mean membership of a
+    domain is close to the share of runs that choose it (``benchmarks/reliability.md``).
     """
     members = [np.asarray(member, dtype=np.float64) for member in memberships]
     shapes = {member.shape for member in members}
@@ -166,13 +158,11 @@ def consensus(memberships: Sequence[NDArray[Any]]) -> Consensus:
     ranking = np.argsort(-np.bincount(labels, minlength=mean.shape[1]), kind="stable")
     orders = orders[:, ranking]
     labels = np.argsort(ranking, kind="stable")[labels]
-    aligned = [member[:, order] for member, order in zip(members, orders, strict=True)]
-    found = [member.argmax(axis=1) for member in aligned]
+    found = [member[:, order].argmax(axis=1) for member, order in zip(members, orders, strict=True)]
     jaccard = [[_jaccard(labels == k, other == k) for k in range(mean.shape[1])] for other in found]
     return Consensus(
         labels=labels,
         memberships=mean[:, ranking],
-        confidence=confidence(aligned, labels),
         stability=np.mean(jaccard, axis=0),
         agreement=np.array([adjusted_rand_score(labels, other) for other in found]),
         orders=orders,
@@ -205,29 +195,3 @@ def _mean(members: list[Array], orders: NDArray[np.intp]) -> Array:
 def _jaccard(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
     union = np.count_nonzero(one | other)
     return float(np.count_nonzero(one & other) / union) if union else 1.0
-
-
-def confidence(aligned: Sequence[Array], labels: NDArray[np.intp]) -> Array:
-    """Estimate, for each observation, how probably another run gives the same label.
-
-    Parameters
-    ----------
-    aligned
-        Memberships of shape (n_obs, K) per member, their domains in correspondence.
-    labels
-        Consensus of the members, shape (n_obs,).
-
-    Returns
-    -------
-    Shape (n_obs,), in [0, 1]; `consensus` says how.
-    """
-    own: Array = np.mean(aligned, axis=0)[np.arange(len(labels)), labels]
-    if len(aligned) == 1:
-        return own
-    halves = [np.mean(aligned[start::2], axis=0) for start in (0, 1)]
-    found = [half.argmax(axis=1) for half in halves]
-    scores = np.concatenate([half.max(axis=1) for half in halves])
-    agrees = np.tile(found[0] == found[1], 2).astype(np.float64)
-    curve = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(scores, agrees)
-    calibrated: Array = curve.predict(own)
-    return calibrated

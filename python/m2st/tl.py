@@ -200,8 +200,6 @@ def transform(
         If there is no model, the numbers of models and clusterings differ, or features or graph do
         not fit.
     """
-    from m2st._consensus import confidence
-
     if not models:
         msg = "Expected at least one trained model, found none."
         raise ValueError(msg)
@@ -222,9 +220,8 @@ def transform(
             clustering.predict_memberships(scales, connectivities=adjacency)
             for clustering, scales in zip(clusterings, members, strict=True)
         ]
-        labels = np.mean(memberships, axis=0).argmax(axis=1)
-        n_domains = memberships[0].shape[1]
-        _write_domains(adata, labels, confidence(memberships, labels), placed, n_domains)
+        mean = np.mean(memberships, axis=0)
+        _write_domains(adata, mean.argmax(axis=1), mean, placed)
 
 
 def cluster(
@@ -280,8 +277,9 @@ def cluster(
 
     Notes
     -----
-    The confidence is calibrated on halves of the ensemble. It tells how far another seed would
-    agree on the same data, not whether the domain is right: a domain may be confidently misplaced.
+    The confidence is the members' mean membership in the domain. It tells how far another seed
+    would agree on the same data (measured in ``benchmarks/reliability.md``), not whether the domain
+    is right: a domain may be confidently misplaced.
     """
     from m2st._clustering import common_representation
     from m2st._consensus import consensus
@@ -294,7 +292,7 @@ def cluster(
     found = consensus([fit.memberships_ for fit in fits])
     for fit, order in zip(fits, found.orders, strict=True):
         fit.reorder(order)
-    _write_domains(adata, found.labels, found.confidence, placed, n_domains)
+    _write_domains(adata, found.labels, found.memberships, placed)
     common = common_representation([scale for scales in members for scale in scales], params)
     adata.obsm[_keys.EMBEDDING] = _spread([common], placed)
     adata.uns.setdefault(_keys.RECORD, {})["cluster"] = {
@@ -721,16 +719,15 @@ def _write_scales(
 def _write_domains(
     adata: AnnData,
     labels: NDArray[np.intp],
-    confidence: NDArray[np.float64],
+    memberships: NDArray[np.float64],
     placed: NDArray[np.bool_],
-    n_domains: int,
 ) -> None:
-    """Write domains and confidence of the placed observations; missing elsewhere."""
+    """Write domains, and memberships in them, of the placed observations; missing elsewhere."""
     codes = np.full(adata.n_obs, -1)
     codes[placed] = labels
     sure = np.full(adata.n_obs, np.nan)
-    sure[placed] = confidence
-    names = [str(number) for number in range(1, n_domains + 1)]
+    sure[placed] = np.minimum(memberships[np.arange(len(labels)), labels], 1)
+    names = [str(number) for number in range(1, memberships.shape[1] + 1)]
     adata.obs[_keys.DOMAIN] = pd.Categorical.from_codes(codes, categories=names)
     adata.obs[_keys.CONFIDENCE] = sure
 
