@@ -94,7 +94,7 @@ def averaged_ours(case: Case, adata: anndata.AnnData, seed: int) -> dict[str, La
     """Our clustering of our features without a network: what training is worth."""
     graph = adata.obsp["spatial_connectivities"]
     found = m2st.MultiScaleClustering(case.n_domains, random_state=seed)
-    found.fit([averaged(adata, case.use_rep or "X_pca")], connectivities=graph)
+    found.fit([averaged(adata, case.use_rep or "X_m2st_pca")], connectivities=graph)
     return {"averages + our clustering": found.labels_}
 
 
@@ -105,7 +105,7 @@ def published(case: Case, adata: anndata.AnnData, seed: int) -> dict[str, Labels
     m2st.tl.embed(
         adata,
         PUBLISHED,
-        use_rep=case.use_rep or "X_pca",
+        use_rep=case.use_rep or "X_m2st_pca",
         random_state=seed,
         progress=False,
     )
@@ -151,7 +151,7 @@ def run(case: Case, adata: anndata.AnnData, seed: int, **settings: object) -> No
     m2st.run(
         adata,
         case.n_domains,
-        use_rep=case.use_rep or "X_pca",
+        use_rep=case.use_rep or "X_m2st_pca",
         autoencoder=replace(m2st.AutoencoderParams(), **settings),
         random_state=seed,
         progress=False,
@@ -208,7 +208,7 @@ def prepare(case: Case) -> Case:
     m2st.pp.spatial_graph(case.adata)
     if case.use_rep is None:
         m2st.pp.prepare(case.adata, normalized=case.normalized, n_pcs=50)
-        case.adata.obsm[WIDE] = case.adata.obsm.pop("X_pca")
+        case.adata.obsm[WIDE] = case.adata.obsm.pop("X_m2st_pca")
         m2st.pp.prepare(case.adata, normalized=case.normalized)
     return case
 

@@ -65,7 +65,7 @@ def reruns(name: str) -> np.ndarray:
         m2st.run(
             adata,
             case.n_domains,
-            use_rep=case.use_rep or "X_pca",
+            use_rep=case.use_rep or "X_m2st_pca",
             random_state=seed,
             n_jobs=-1,
             progress=False,

@@ -161,7 +161,7 @@ def bench(case: Case) -> Bench:
     adata = case.adata.copy()
     m2st.pp.prepare(adata)
     m2st.pp.spatial_graph(adata)
-    features = np.asarray(adata.obsm["X_pca"], dtype=np.float32)
+    features = np.asarray(adata.obsm["X_m2st_pca"], dtype=np.float32)
     adjacency = adata.obsp["spatial_connectivities"]
     params = m2st.AutoencoderParams(n_epochs=12, settle_tol=0.0)
 

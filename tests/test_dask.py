@@ -110,7 +110,7 @@ def undisturbed(data: Path) -> ad.AnnData:
 
 
 def assert_same_bits(found: ad.AnnData, expected: ad.AnnData) -> None:
-    for key in ("X_pca", "X_m2st", "X_m2st_scale1", "X_m2st_scale2"):
+    for key in ("X_m2st_pca", "X_m2st", "X_m2st_scale1", "X_m2st_scale2"):
         assert found.obsm[key].tobytes() == expected.obsm[key].tobytes(), key
     assert found.obs["m2st_domain"].equals(expected.obs["m2st_domain"])
     assert found.obs["m2st_confidence"].equals(expected.obs["m2st_confidence"])

@@ -737,7 +737,7 @@ def test_the_command_leaves_large_expression_in_the_file(tmp_path: Path) -> None
     assert (written.X != adata.X).nnz == 0
     params = m2st.AutoencoderParams(n_members=1, n_epochs=3)
     m2st.run(adata, 3, autoencoder=params, progress=False)
-    for key in ("X_pca", "X_m2st"):
+    for key in ("X_m2st_pca", "X_m2st"):
         assert written.obsm[key].tobytes() == adata.obsm[key].tobytes()
     assert written.obs["m2st_domain"].equals(adata.obs["m2st_domain"])
 

@@ -56,12 +56,12 @@ def test_writes_features_and_a_record_only(recipe: Callable[..., None], tmp_path
     before = adata.copy()
     recipe(adata, n_pcs=5)
     assert unchanged(adata, before)
-    assert set(adata.obsm) == {"spatial", "X_pca"}
+    assert set(adata.obsm) == {"spatial", "X_m2st_pca"}
     assert set(adata.uns) == {"m2st"}
     assert set(adata.uns["m2st"]) == {"cluster", "prepare"}
     for empty in (adata.varm, adata.layers, adata.obs.columns, adata.var.columns):
         assert len(empty) == 0
-    features = adata.obsm["X_pca"]
+    features = adata.obsm["X_m2st_pca"]
     assert features.shape == (60, 5)
     assert features.dtype == np.float32
     np.testing.assert_allclose(features.mean(axis=0), 0, atol=1e-4)
@@ -70,7 +70,7 @@ def test_writes_features_and_a_record_only(recipe: Callable[..., None], tmp_path
     assert (record["n_pcs"], record["n_genes"], record["n_empty"]) == (5, 80, 0)
     adata.write_h5ad(tmp_path / "a.h5ad")
     back = ad.read_h5ad(tmp_path / "a.h5ad")
-    np.testing.assert_array_equal(back.obsm["X_pca"], features)
+    np.testing.assert_array_equal(back.obsm["X_m2st_pca"], features)
     assert back.uns["m2st"]["prepare"] == record
 
 
@@ -82,7 +82,7 @@ def test_prepare_is_what_it_says() -> None:
     logged = np.log1p(dense / size * np.median(size))
     left, values, right = np.linalg.svd(logged - logged.mean(axis=0), full_matrices=False)
     signs = np.sign(right[np.arange(30), np.abs(right).argmax(axis=1)])
-    np.testing.assert_allclose(adata.obsm["X_pca"], (left * values * signs)[:, :6], atol=1e-3)
+    np.testing.assert_allclose(adata.obsm["X_m2st_pca"], (left * values * signs)[:, :6], atol=1e-3)
 
 
 def test_paper_recipe_is_what_it_says() -> None:
@@ -100,14 +100,14 @@ def test_paper_recipe_is_what_it_says() -> None:
     scaled = (scaled - scaled.mean(axis=0)) / scaled.std(axis=0, ddof=1)
     left, values, right = np.linalg.svd(scaled, full_matrices=False)
     signs = np.sign(right[np.arange(40), np.abs(right).argmax(axis=1)])
-    np.testing.assert_allclose(adata.obsm["X_pca"], (left * values * signs)[:, :6], atol=1e-3)
+    np.testing.assert_allclose(adata.obsm["X_m2st_pca"], (left * values * signs)[:, :6], atol=1e-3)
     assert adata.uns["m2st"]["prepare"]["n_genes"] == 59
 
 
 def test_two_groups_lie_apart_on_the_first_component() -> None:
     adata = counts()
     pp.prepare(adata)
-    first = adata.obsm["X_pca"][:, 0]
+    first = adata.obsm["X_m2st_pca"][:, 0]
     assert max(first[:30].min(), first[30:].min()) > min(first[:30].max(), first[30:].max())
 
 
@@ -126,7 +126,7 @@ def test_kind_of_matrix_does_not_matter(make: Callable[[Any], Any]) -> None:
     pp.prepare(adata)
     other = AnnData(make(adata.X.toarray().astype(np.int64)))
     pp.prepare(other)
-    np.testing.assert_array_equal(other.obsm["X_pca"], adata.obsm["X_pca"])
+    np.testing.assert_array_equal(other.obsm["X_m2st_pca"], adata.obsm["X_m2st_pca"])
 
 
 def test_layer_and_normalized() -> None:
@@ -137,10 +137,10 @@ def test_layer_and_normalized() -> None:
     size = np.asarray(adata.X.sum(axis=1))
     adata.X = sparse.csr_matrix(np.log1p(adata.X.toarray() / size * np.median(size)))
     pp.prepare(adata, layer="raw")
-    np.testing.assert_array_equal(adata.obsm["X_pca"], expected.obsm["X_pca"])
+    np.testing.assert_array_equal(adata.obsm["X_m2st_pca"], expected.obsm["X_m2st_pca"])
     assert adata.uns["m2st"]["prepare"]["layer"] == "raw"
     pp.prepare(adata, normalized=True)
-    np.testing.assert_allclose(adata.obsm["X_pca"], expected.obsm["X_pca"], atol=1e-3)
+    np.testing.assert_allclose(adata.obsm["X_m2st_pca"], expected.obsm["X_m2st_pca"], atol=1e-3)
     assert "layer" not in adata.uns["m2st"]["prepare"]
 
 
@@ -153,7 +153,9 @@ def test_order_of_observations_does_not_matter(
     shuffled = adata[order].copy()
     recipe(adata, n_pcs=3)
     recipe(shuffled, n_pcs=3)
-    np.testing.assert_allclose(shuffled.obsm["X_pca"], adata.obsm["X_pca"][order], atol=1e-3)
+    np.testing.assert_allclose(
+        shuffled.obsm["X_m2st_pca"], adata.obsm["X_m2st_pca"][order], atol=1e-3
+    )
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -169,7 +171,7 @@ def test_same_bits_on_any_number_of_threads_and_random_states_untouched(
         with threadpool_limits(n_threads):
             recipe(adata, n_pcs=20)
         assert numba.get_num_threads() == n_threads
-        results.append(adata.obsm["X_pca"])
+        results.append(adata.obsm["X_m2st_pca"])
     assert results[0].tobytes() == results[1].tobytes()
     np.testing.assert_array_equal(np.random.get_state()[1], legacy)  # noqa: NPY002
     assert random.getstate() == state
@@ -186,14 +188,16 @@ def test_empty_observations_and_genes(recipe: Callable[..., None]) -> None:
         recipe(adata, n_pcs=4)
     assert len(caught) == 1
     assert caught[0].filename == __file__
-    missing = np.isnan(adata.obsm["X_pca"])
+    missing = np.isnan(adata.obsm["X_m2st_pca"])
     np.testing.assert_array_equal(np.flatnonzero(missing.any(axis=1)), [3, 40])
     assert missing[[3, 40]].all()
     record = adata.uns["m2st"]["prepare"]
     assert (record["n_empty"], record["n_genes"]) == (2, 78)
     alone = adata[~missing.any(axis=1)].copy()
     recipe(alone, n_pcs=4)
-    np.testing.assert_array_equal(alone.obsm["X_pca"], adata.obsm["X_pca"][~missing.any(axis=1)])
+    np.testing.assert_array_equal(
+        alone.obsm["X_m2st_pca"], adata.obsm["X_m2st_pca"][~missing.any(axis=1)]
+    )
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -223,7 +227,7 @@ def test_same_bits_from_a_file(
         backed = io.read(path, backed=True)
         with pytest.warns(UserWarning, match="2 of 60 observations have no counts"):
             recipe(backed, n_pcs=4, layer=layer, **small)
-        assert backed.obsm["X_pca"].tobytes() == adata.obsm["X_pca"].tobytes()
+        assert backed.obsm["X_m2st_pca"].tobytes() == adata.obsm["X_m2st_pca"].tobytes()
         record = backed.uns["m2st"]["prepare"]
         assert record.pop("layer", None) == layer
         assert record == adata.uns["m2st"]["prepare"]
@@ -235,7 +239,7 @@ def test_same_bits_from_a_file_that_anndata_holds(tmp_path: Path) -> None:
     pp.prepare(adata)
     backed = ad.read_h5ad(tmp_path / "a.h5ad", backed="r")
     pp.prepare(backed)
-    assert backed.obsm["X_pca"].tobytes() == adata.obsm["X_pca"].tobytes()
+    assert backed.obsm["X_m2st_pca"].tobytes() == adata.obsm["X_m2st_pca"].tobytes()
 
 
 def test_a_sample_of_many_observations_chooses_genes(
@@ -247,14 +251,14 @@ def test_a_sample_of_many_observations_chooses_genes(
     rate[300:, :80:20] *= 0.1
     adata = AnnData(sparse.csr_matrix(rng.poisson(rate), dtype=np.float32))
     pp.prepare(adata, n_top_genes=4)
-    expected = adata.obsm["X_pca"]
+    expected = adata.obsm["X_m2st_pca"]
     monkeypatch.setattr(pp, "_SAMPLE", 300)
     pp.prepare(adata, n_top_genes=4)
-    assert adata.obsm["X_pca"].tobytes() == expected.tobytes()
+    assert adata.obsm["X_m2st_pca"].tobytes() == expected.tobytes()
     found = []
     for random_state in (0, 0, 1):  # beyond 4 genes it is chance
         pp.prepare(adata, n_top_genes=50, random_state=random_state)
-        found.append(adata.obsm["X_pca"])
+        found.append(adata.obsm["X_m2st_pca"])
     assert found[0].tobytes() == found[1].tobytes()
     assert not np.allclose(found[0], found[2], atol=0.01)
 
@@ -290,7 +294,7 @@ def test_constant_genes_are_left_out() -> None:
     logged[:, 5] = 0.7
     adata.X = sparse.csr_matrix(logged)
     pp.prepare(adata, normalized=True)
-    assert np.isfinite(adata.obsm["X_pca"]).all()
+    assert np.isfinite(adata.obsm["X_m2st_pca"]).all()
     assert adata.uns["m2st"]["prepare"]["n_genes"] == 79
 
 
@@ -350,15 +354,15 @@ def test_refused_parameters() -> None:
         pp.prepare_paper(adata, n_pcs=0)
     with pytest.raises(ValueError, match="`min_cells` to be at least 1"):
         pp.prepare_paper(adata, min_cells=0)
-    assert "X_pca" not in adata.obsm
+    assert "X_m2st_pca" not in adata.obsm
 
 
 @pytest.mark.parametrize("name", ["osmfish_raw", "starmap_mpfc_BZ5"])
 def test_small_panels_without_fuss(shared_data: Path, name: str) -> None:
     adata = ad.read_h5ad(shared_data / "counts" / f"{name}.h5ad")
     pp.prepare(adata)
-    assert adata.obsm["X_pca"].shape == (adata.n_obs, 15)
-    assert np.isfinite(adata.obsm["X_pca"]).all()
+    assert adata.obsm["X_m2st_pca"].shape == (adata.n_obs, 15)
+    assert np.isfinite(adata.obsm["X_m2st_pca"]).all()
 
 
 # ---- spatial graphs

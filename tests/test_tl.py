@@ -53,11 +53,13 @@ def quick_run(adata: anndata.AnnData, n_domains: int = 4, **settings: object) ->
 
 
 def test_run_writes_what_it_says_and_nothing_else(adata: anndata.AnnData, tmp_path: Path) -> None:
+    adata.obsm["X_pca"] = np.arange(600.0).reshape(200, 3)  # the user's own
     before = adata.copy()
     quick_run(adata)
+    np.testing.assert_array_equal(adata.obsm["X_pca"], before.obsm["X_pca"])
     assert set(adata.obs) - set(before.obs) == {"m2st_domain", "m2st_confidence"}
     assert set(adata.obsm) - set(before.obsm) == {
-        "X_pca", "X_m2st", "X_m2st_scale1", "X_m2st_scale2",
+        "X_m2st_pca", "X_m2st", "X_m2st_scale1", "X_m2st_scale2",
     }  # fmt: skip
     assert set(adata.obsp) == {"spatial_connectivities", "spatial_distances"}
     assert set(adata.uns) - set(before.uns) == {"m2st", "spatial_neighbors"}
@@ -101,7 +103,7 @@ def test_domains_are_better_than_k_means_without_space() -> None:
 
     adata = m2st.datasets.simulate_cortex(n_obs=800, n_genes=600)
     m2st.run(adata, 7, progress=False)
-    plain = KMeans(7, n_init=5, random_state=0).fit_predict(adata.obsm["X_pca"])
+    plain = KMeans(7, n_init=5, random_state=0).fit_predict(adata.obsm["X_m2st_pca"])
     truth = adata.obs["domain"]
     ours = m2st.metrics.ari(truth, adata.obs["m2st_domain"])
     assert ours > m2st.metrics.ari(truth, plain) + 0.2
@@ -166,7 +168,7 @@ def test_ready_features_are_taken_as_they_are(adata: anndata.AnnData) -> None:
     rng = np.random.default_rng(0)
     adata.obsm["mine"] = rng.normal(size=(200, 5))
     quick_run(adata, use_rep="mine")
-    assert "X_pca" not in adata.obsm
+    assert "X_m2st_pca" not in adata.obsm
     assert adata.uns["m2st"]["embed"]["use_rep"] == "mine"
     adata.X = sparse.csr_matrix(rng.normal(size=adata.shape))
     quick_run(adata, use_rep="X")
@@ -209,7 +211,7 @@ def test_sections_with_a_batch_shift_are_labelled_alike() -> None:
 def test_features_are_alike_in_each_section() -> None:
     adata = m2st.datasets.simulate_cortex(n_obs=240, n_genes=100, n_samples=2, batch_shift=1.0)
     m2st.pp.prepare(adata, n_pcs=5, sample_key="sample")
-    groups = pd.DataFrame(adata.obsm["X_pca"]).groupby(adata.obs["sample"].to_numpy())
+    groups = pd.DataFrame(adata.obsm["X_m2st_pca"]).groupby(adata.obs["sample"].to_numpy())
     np.testing.assert_allclose(groups.mean(), 0, atol=1e-4)
     spreads = groups.std(ddof=0).to_numpy()
     np.testing.assert_allclose(spreads[0], spreads[1], rtol=1e-4)
@@ -341,7 +343,7 @@ def test_members_stand_side_by_side_and_do_not_depend_on_their_number(
     two, three = prepared.copy(), prepared.copy()
     models = m2st.tl.embed(two, QUICK, progress=False)
     m2st.tl.embed(three, replace(QUICK, n_members=3), progress=False)
-    features, adjacency = (two.obsm["X_pca"], two.obsp["spatial_connectivities"])
+    features, adjacency = (two.obsm["X_m2st_pca"], two.obsp["spatial_connectivities"])
     for member, model in enumerate(models):
         for scale, (found, width) in enumerate(
             zip(model.transform(features, adjacency), QUICK.scale_dims, strict=True), start=1
@@ -563,6 +565,6 @@ def test_run_takes_as_many_components_as_domains(n_domains: int, n_pcs: int) -> 
     adata = m2st.datasets.simulate_cortex(300, 100, 3)
     few = m2st.AutoencoderParams(n_members=1, n_epochs=2)
     m2st.run(adata, n_domains, autoencoder=few, progress=False)
-    assert adata.obsm["X_pca"].shape == (300, n_pcs)
+    assert adata.obsm["X_m2st_pca"].shape == (300, n_pcs)
     assert adata.obsm["X_m2st"].shape == (300, max(10, n_domains))
     assert adata.uns["m2st"]["cluster"]["params"]["common_dim"] == max(10, n_domains)

@@ -12,7 +12,7 @@ EMBEDDING = "X_m2st"
 RECORD = "m2st"
 """``uns``: parameters, seed, versions, histories and the graph report of a run."""
 
-FEATURES = "X_pca"
+FEATURES = "X_m2st_pca"
 """``obsm``: the features that the autoencoder is trained on."""
 
 COORDINATES = "spatial"

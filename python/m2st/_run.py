@@ -79,8 +79,8 @@ def run(
     ------
     What `m2st.pp.prepare` (unless `use_rep` is given), `m2st.pp.spatial_graph` (unless there is a
     graph), `m2st.tl.embed` and `m2st.tl.cluster` write: ``obs["m2st_domain"]``,
-    ``obs["m2st_confidence"]``, ``obsm["X_m2st"]``, ``obsm["X_m2st_scale<m>"]``, ``obsm["X_pca"]``,
-    the graph in ``obsp``, and the record in ``uns["m2st"]``.
+    ``obs["m2st_confidence"]``, ``obsm["X_m2st"]``, ``obsm["X_m2st_scale<m>"]``,
+    ``obsm["X_m2st_pca"]``, the graph in ``obsp``, and the record in ``uns["m2st"]``.
 
     Raises
     ------

@@ -249,7 +249,7 @@ def demo(
             n_jobs=jobs,
             progress=sys.stderr.isatty() and not quiet,
         )
-        features = adata.obsm["X_pca"]
+        features = adata.obsm["X_m2st_pca"]
         smoothed = smooth(features, adata.obsp["spatial_connectivities"], n_hops=3)
         kmeans = KMeans(n_domains, n_init=10, random_state=seed)
         scores = {

@@ -91,7 +91,7 @@ def prepare(
 
     Writes
     ------
-    ``obsm["X_pca"]``
+    ``obsm["X_m2st_pca"]``
         float32, (n_obs, n_pcs): component scores. Rows of observations without counts are NaN.
     ``uns["m2st"]["prepare"]``
         Parameters, and the numbers of genes, components and empty observations.
@@ -130,7 +130,7 @@ def prepare(
     >>> counts = np.random.default_rng(0).poisson(1.0, size=(60, 40)).astype("float32")
     >>> adata = anndata.AnnData(counts)
     >>> m2st.pp.prepare(adata, n_pcs=5)
-    >>> adata.obsm["X_pca"].shape
+    >>> adata.obsm["X_m2st_pca"].shape
     (60, 5)
     """
     check_int("n_top_genes", n_top_genes, minimum=2)
@@ -188,7 +188,7 @@ def prepare_paper(
 
     Writes
     ------
-    ``obsm["X_pca"]``
+    ``obsm["X_m2st_pca"]``
         float32, (n_obs, n_pcs): component scores. Rows of observations without counts are NaN.
     ``uns["m2st"]["prepare"]``
         Parameters, and the numbers of genes, components and empty observations.
@@ -225,7 +225,7 @@ def prepare_paper(
     >>> counts = np.random.default_rng(0).poisson(1.0, size=(60, 200)).astype("float32")
     >>> adata = anndata.AnnData(counts)
     >>> m2st.pp.prepare_paper(adata, n_pcs=5)
-    >>> adata.obsm["X_pca"].shape
+    >>> adata.obsm["X_m2st_pca"].shape
     (60, 5)
     """
     check_int("n_pcs", n_pcs, minimum=1)
