@@ -159,6 +159,7 @@ def report(runs: pd.DataFrame) -> str:
 def draw(runs: pd.DataFrame) -> None:
     """Time and memory over size, on logarithmic axes."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     figure = Figure(figsize=(7.5, 3.2), layout="constrained")
     panels = [("seconds", "time of a whole run", "s"), ("gib", "peak memory", "GiB")]
@@ -166,9 +167,13 @@ def draw(runs: pd.DataFrame) -> None:
         axes.loglog(runs.n_obs, runs[column], "o-", color="#0072b2")
         for n_obs, value in zip(runs.n_obs, runs[column], strict=True):
             text = f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
-            axes.annotate(text, (n_obs, value), (0, 6), textcoords="offset points", ha="center")
-        axes.set(xlabel="observations", ylabel=unit, title=f"{title} ({unit})")
-        axes.margins(0.1, 0.2)
+            axes.annotate(text, (n_obs, value), (-4, 6), textcoords="offset points", ha="right")
+        axes.set(xlabel="observations", title=f"{title} ({unit})")
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.margins(0.15, 0.2)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(PICTURE, metadata={"Date": None})
