@@ -32,9 +32,10 @@ from sklearn.mixture import GaussianMixture
 from tests.reference import published_clustering
 
 import m2st
-from benchmarks.data import CHOSEN_ON, FILES, WIDE, Case, load
+from benchmarks.data import CHOSEN_ON, FILES, WIDE, Case, load, role
 from m2st._consensus import consensus
 from m2st._graph import smooth
+from m2st._keys import FEATURES
 
 HERE = Path(__file__).parent
 RUNS, TABLE, PEERS = HERE / "accuracy.csv", HERE / "accuracy.md", HERE / "peers.csv"
@@ -94,7 +95,7 @@ def averaged_ours(case: Case, adata: anndata.AnnData, seed: int) -> dict[str, La
     """Our clustering of our features without a network: what training is worth."""
     graph = adata.obsp["spatial_connectivities"]
     found = m2st.MultiScaleClustering(case.n_domains, random_state=seed)
-    found.fit([averaged(adata, case.use_rep or "X_m2st_pca")], connectivities=graph)
+    found.fit([averaged(adata, case.features)], connectivities=graph)
     return {"averages + our clustering": found.labels_}
 
 
@@ -105,7 +106,7 @@ def published(case: Case, adata: anndata.AnnData, seed: int) -> dict[str, Labels
     m2st.tl.embed(
         adata,
         PUBLISHED,
-        use_rep=case.use_rep or "X_m2st_pca",
+        use_rep=case.features,
         random_state=seed,
         progress=False,
     )
@@ -151,7 +152,7 @@ def run(case: Case, adata: anndata.AnnData, seed: int, **settings: object) -> No
     m2st.run(
         adata,
         case.n_domains,
-        use_rep=case.use_rep or "X_m2st_pca",
+        use_rep=case.features,
         autoencoder=replace(m2st.AutoencoderParams(), **settings),
         random_state=seed,
         progress=False,
@@ -208,7 +209,7 @@ def prepare(case: Case) -> Case:
     m2st.pp.spatial_graph(case.adata)
     if case.use_rep is None:
         m2st.pp.prepare(case.adata, normalized=case.normalized, n_pcs=50)
-        case.adata.obsm[WIDE] = case.adata.obsm.pop("X_m2st_pca")
+        case.adata.obsm[WIDE] = case.adata.obsm.pop(FEATURES)
         m2st.pp.prepare(case.adata, normalized=case.normalized)
     return case
 
@@ -252,10 +253,9 @@ def table(runs: pd.DataFrame, rows: list[str], *, oracle: bool = False) -> str:
             cells.append(text if np.isnan(spread) else f"{text} ± {spread:.3f}")
         if oracle:
             cells.append(f"{ORACLE[name]:.3f}" if name in ORACLE else "")
-        role = "choice" if name in CHOSEN_ON else "report"
-        lines.append(f"| {name} | {role} | " + " | ".join(cells) + " |")
+        lines.append(f"| {name} | {role(name)} | " + " | ".join(cells) + " |")
     reported = [name for name in FILES if name not in CHOSEN_ON]
-    for role, names in (("choice", list(CHOSEN_ON)), ("report", reported), ("all", list(FILES))):
+    for group, names in (("choice", list(CHOSEN_ON)), ("report", reported), ("all", list(FILES))):
         cells = []
         for row in rows:
             had = means.loc[names, row].dropna()
@@ -264,7 +264,7 @@ def table(runs: pd.DataFrame, rows: list[str], *, oracle: bool = False) -> str:
                 same = means.loc[had.index, "m2ST"].mean()
                 text += f" ({len(had)} sets; m2ST there {same:.3f})"
             cells.append(text)
-        lines.append(f"| **mean** | {role} | " + " | ".join(cells + [""] * oracle) + " |")
+        lines.append(f"| **mean** | {group} | " + " | ".join(cells + [""] * oracle) + " |")
     return "\n".join(lines)
 
 

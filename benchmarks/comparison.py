@@ -21,7 +21,7 @@ from pathlib import Path
 import anndata
 import pandas as pd
 
-from benchmarks.data import CHOSEN_ON, FILES, folder
+from benchmarks.data import FILES, folder, role
 
 RUNS = Path(__file__).parents[1] / "rpackage" / "vignettes" / "comparison.csv"
 REPORT = Path(__file__).with_suffix(".md")
@@ -64,7 +64,6 @@ def report(runs: pd.DataFrame) -> str:
         "|" + "---|" * (8 + len(SCORES)),
     ]
     for (data, method), rows in runs.groupby(["data", "method"], sort=False):
-        role = "choice" if data in CHOSEN_ON else "report"
         found = "–".join(str(n) for n in sorted({*rows["n_domains"]}))
         scores = " | ".join(f"{rows[name].mean():.{n}f}" for name, n in SCORES.items())
         costs = " | ".join(f"{rows[name].mean():.{n}f}" for name, n in COSTS.items()).replace(
@@ -75,7 +74,7 @@ def report(runs: pd.DataFrame) -> str:
         if first["settings"]:
             name += f", {first['settings']}"
         lines.append(
-            f"| {data} | {role} | {name} | {len(rows)} | {found} of {first['k']} | {scores} "
+            f"| {data} | {role(data)} | {name} | {len(rows)} | {found} of {first['k']} | {scores} "
             f"| {costs} |"
         )
     methods = [str(method) for method in runs["method"].unique()]

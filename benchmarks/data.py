@@ -14,6 +14,8 @@ import anndata
 import numpy as np
 import pandas as pd
 
+from m2st._keys import FEATURES
+
 DEFAULT_FOLDER = Path(__file__).parents[1] / ".." / "shared" / "data"
 
 # Defaults were chosen on these; on all others they are only reported.
@@ -28,6 +30,11 @@ CHOSEN_ON = (
 WIDE = "first_50"
 
 
+def role(name: str) -> str:
+    """Whether defaults were chosen on a data set."""
+    return "choice" if name in CHOSEN_ON else "report"
+
+
 @dataclass(frozen=True)
 class Case:
     """A data set without its annotation, the annotation, and how features come from it."""
@@ -40,9 +47,9 @@ class Case:
     normalized: bool = False
 
     @property
-    def role(self) -> str:
-        """Whether defaults were chosen on it."""
-        return "choice" if self.name in CHOSEN_ON else "report"
+    def features(self) -> str:
+        """Where the features are: those that came with it, or those that `prepare` makes."""
+        return self.use_rep or FEATURES
 
 
 FILES = {

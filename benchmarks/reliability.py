@@ -30,10 +30,9 @@ import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
 import m2st
-from benchmarks.data import load
+from benchmarks.data import CHOSEN_ON, load, role
 
-CHOICE = ("dlpfc_151673", "dlpfc_151507", "starmap_visual_cortex", "starmap_mpfc_BZ5", "her2st_B1")
-REPORT = ("dlpfc_151672", "starmap_mpfc_BZ14", "osmfish", "her2st_H1")
+SETS = (*CHOSEN_ON, "dlpfc_151672", "starmap_mpfc_BZ14", "osmfish", "her2st_H1")
 SEEDS = range(4)
 EDGES = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 1.01)
 RANGES = [f"{low:g}–{min(high, 1):g}" for low, high in itertools.pairwise(EDGES)]
@@ -42,14 +41,13 @@ RANGES = [f"{low:g}–{min(high, 1):g}" for low, high in itertools.pairwise(EDGE
 def confidence() -> list[str]:
     lines = ["| data | role | " + " | ".join(RANGES) + " |", "|---|---|" + "---|" * len(RANGES)]
     found = {"choice": [], "report": []}
-    for name in (*CHOICE, *REPORT):
-        role = "choice" if name in CHOICE else "report"
+    for name in SETS:
         pairs = reruns(name)
-        found[role].append(pairs)
-        lines.append(f"| {name} | {role} | " + " | ".join(shares(pairs)) + " |")
+        found[role(name)].append(pairs)
+        lines.append(f"| {name} | {role(name)} | " + " | ".join(shares(pairs)) + " |")
         print(lines[-1], flush=True)
-    for role, parts in found.items():
-        lines.append(f"| **all** | {role} | " + " | ".join(shares(np.hstack(parts))) + " |")
+    for group, parts in found.items():
+        lines.append(f"| **all** | {group} | " + " | ".join(shares(np.hstack(parts))) + " |")
     return lines
 
 
@@ -65,7 +63,7 @@ def reruns(name: str) -> np.ndarray:
         m2st.run(
             adata,
             case.n_domains,
-            use_rep=case.use_rep or "X_m2st_pca",
+            use_rep=case.features,
             random_state=seed,
             n_jobs=-1,
             progress=False,

@@ -45,6 +45,7 @@ import m2st
 from benchmarks.data import Case, load
 from benchmarks.peers import METHODS, log_normalized, stagate_graph
 from m2st._attention import Edges
+from m2st._keys import FEATURES
 from m2st._training import train
 
 HERE = Path(__file__).parent
@@ -161,7 +162,7 @@ def bench(case: Case) -> Bench:
     adata = case.adata.copy()
     m2st.pp.prepare(adata)
     m2st.pp.spatial_graph(adata)
-    features = np.asarray(adata.obsm["X_m2st_pca"], dtype=np.float32)
+    features = np.asarray(adata.obsm[FEATURES], dtype=np.float32)
     adjacency = adata.obsp["spatial_connectivities"]
     params = m2st.AutoencoderParams(n_epochs=12, settle_tol=0.0)
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 import typer
 
+from m2st import _keys
 from m2st._checks import check_target
 
 if TYPE_CHECKING:
@@ -249,7 +250,7 @@ def demo(
             n_jobs=jobs,
             progress=sys.stderr.isatty() and not quiet,
         )
-        features = adata.obsm["X_m2st_pca"]
+        features = adata.obsm[_keys.FEATURES]
         smoothed = smooth(features, adata.obsp["spatial_connectivities"], n_hops=3)
         kmeans = KMeans(n_domains, n_init=10, random_state=seed)
         scores = {
