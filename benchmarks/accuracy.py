@@ -22,6 +22,7 @@ import argparse
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import anndata
@@ -32,7 +33,7 @@ from sklearn.mixture import GaussianMixture
 from tests.reference import published_clustering
 
 import m2st
-from benchmarks.data import CHOSEN_ON, FILES, WIDE, Case, load, role
+from benchmarks.data import CHOSEN_ON, FILES, Case, load, role
 from m2st._consensus import consensus
 from m2st._graph import smooth
 from m2st._keys import FEATURES
@@ -40,6 +41,8 @@ from m2st._keys import FEATURES
 HERE = Path(__file__).parent
 RUNS, TABLE, PEERS = HERE / "accuracy.csv", HERE / "accuracy.md", HERE / "peers.csv"
 N_SEEDS = 5
+# Where 50 components are, for methods that would rather have them.
+WIDE = "wide"
 ORACLE = {"starmap_visual_cortex": 0.610}
 """Zhang et al. 2025: maxima over 3,200 settings, chosen with the labels."""
 PUBLISHED = m2st.AutoencoderParams(
@@ -95,7 +98,7 @@ def averaged_ours(case: Case, adata: anndata.AnnData, seed: int) -> dict[str, La
     """Our clustering of our features without a network: what training is worth."""
     graph = adata.obsp["spatial_connectivities"]
     found = m2st.MultiScaleClustering(case.n_domains, random_state=seed)
-    found.fit([averaged(adata, case.features)], connectivities=graph)
+    found.fit([averaged(adata, FEATURES)], connectivities=graph)
     return {"averages + our clustering": found.labels_}
 
 
@@ -106,7 +109,7 @@ def published(case: Case, adata: anndata.AnnData, seed: int) -> dict[str, Labels
     m2st.tl.embed(
         adata,
         PUBLISHED,
-        use_rep=case.features,
+        use_rep=case.use_rep or FEATURES,
         random_state=seed,
         progress=False,
     )
@@ -152,7 +155,7 @@ def run(case: Case, adata: anndata.AnnData, seed: int, **settings: object) -> No
     m2st.run(
         adata,
         case.n_domains,
-        use_rep=case.features,
+        use_rep=FEATURES,
         autoencoder=replace(m2st.AutoencoderParams(), **settings),
         random_state=seed,
         progress=False,
@@ -205,12 +208,16 @@ def run_all(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def prepare(case: Case) -> Case:
-    """Add the graph and, where there are counts, the features: no seed enters."""
+    """Add the graph and the features: no seed enters."""
     m2st.pp.spatial_graph(case.adata)
-    if case.use_rep is None:
-        m2st.pp.prepare(case.adata, normalized=case.normalized, n_pcs=50)
-        case.adata.obsm[WIDE] = case.adata.obsm.pop(FEATURES)
-        m2st.pp.prepare(case.adata, normalized=case.normalized)
+    make = (
+        partial(m2st.pp.prepare_rep, use_rep=case.use_rep)
+        if case.use_rep
+        else partial(m2st.pp.prepare, normalized=case.normalized)
+    )
+    make(case.adata, n_pcs=50)
+    case.adata.obsm[WIDE] = case.adata.obsm.pop(FEATURES)
+    make(case.adata)
     return case
 
 

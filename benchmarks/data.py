@@ -14,8 +14,6 @@ import anndata
 import numpy as np
 import pandas as pd
 
-from m2st._keys import FEATURES
-
 DEFAULT_FOLDER = Path(__file__).parents[1] / ".." / "shared" / "data"
 
 # Defaults were chosen on these; on all others they are only reported.
@@ -26,8 +24,6 @@ CHOSEN_ON = (
     "starmap_mpfc_BZ5",
     "her2st_B1",
 )
-# Where 50 components are, for methods that would rather have them.
-WIDE = "first_50"
 
 
 def role(name: str) -> str:
@@ -45,11 +41,6 @@ class Case:
     n_domains: int
     use_rep: str | None = None
     normalized: bool = False
-
-    @property
-    def features(self) -> str:
-        """Where the features are: those that came with it, or those that `prepare` makes."""
-        return self.use_rep or FEATURES
 
 
 FILES = {
@@ -91,10 +82,8 @@ def load(name: str) -> Case:
     )
     n_domains = truth.nunique()
     if FILES[name].startswith("features"):
-        # Scores on 200 components come without counts; the first 15 are what `prepare` gives.
-        blind.obsm[WIDE] = np.asarray(blind.X)[:, :50]
-        blind.obsm["first_15"] = np.asarray(blind.X)[:, :15]
-        return Case(name, blind, truth, n_domains, use_rep="first_15")
+        # Scores on 200 components, without counts.
+        return Case(name, blind, truth, n_domains, use_rep="X")
     if name == "merfish_hypothalamus":
         # Counts per volume: normalised already, but not on a log scale.
         blind.X = blind.X.log1p()

@@ -30,7 +30,9 @@ import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
 import m2st
+from benchmarks.accuracy import prepare
 from benchmarks.data import CHOSEN_ON, load, role
+from m2st._keys import FEATURES
 
 SETS = (*CHOSEN_ON, "dlpfc_151672", "starmap_mpfc_BZ14", "osmfish", "her2st_H1")
 SEEDS = range(4)
@@ -53,17 +55,14 @@ def confidence() -> list[str]:
 
 def reruns(name: str) -> np.ndarray:
     """Confidence of each observation in each run, and whether each other run agrees: two rows."""
-    case = load(name)
-    m2st.pp.spatial_graph(case.adata)
-    if case.use_rep is None:
-        m2st.pp.prepare(case.adata, normalized=case.normalized)
+    case = prepare(load(name))
     runs = []
     for seed in SEEDS:
         adata = case.adata.copy()
         m2st.run(
             adata,
             case.n_domains,
-            use_rep=case.features,
+            use_rep=FEATURES,
             random_state=seed,
             n_jobs=-1,
             progress=False,

@@ -103,14 +103,18 @@ def test_dense_counts_give_the_same_as_sparse_ones(adata: AnnData) -> None:
 
 
 def test_ready_features(adata: AnnData) -> None:
-    features = np.random.default_rng(0).normal(size=(adata.n_obs, 6))
-    answer = bridge.run(
-        request_of(adata, features=bytearray(features.tobytes(order="F")), shape=[adata.n_obs, 6])
+    features = np.random.default_rng(0).normal(size=(adata.n_obs, 30))
+    request = request_of(
+        adata, features=bytearray(features.tobytes(order="F")), shape=[adata.n_obs, 30]
     )
+    answer = bridge.run(request)
     copy = adata.copy()
     copy.obsm["features"] = features.astype(np.float32)
     assert_same(answer, run_in_python(copy, use_rep="features"))
-    assert "prepare" not in answer["record"]
+    assert answer["record"]["prepare"]["n_pcs"] == 15
+    few = bridge.run(request | {"n_pcs": 4})
+    assert few["record"]["prepare"]["n_pcs"] == 4
+    assert_same(few, run_in_python(copy, use_rep="features", n_pcs=4))
 
 
 @pytest.mark.parametrize("n_sections", [1, 2])

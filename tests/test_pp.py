@@ -344,6 +344,66 @@ def test_refused_names(recipe: Callable[..., None], axis: str) -> None:
         recipe(adata)
 
 
+def test_wide_features_become_their_components(tmp_path: Path) -> None:
+    adata = counts()
+    pp.prepare(adata, n_pcs=40)
+    wide = adata.obsm.pop("X_m2st_pca")
+    adata.obsm["X_pca"] = wide.astype(float)
+    before = adata.copy()
+    pp.prepare_rep(adata, "X_pca")
+    features = adata.obsm["X_m2st_pca"]
+    signs = np.sign((features * wide[:, :15]).sum(axis=0))
+    np.testing.assert_allclose(features * signs, wide[:, :15], atol=1e-3)
+    assert features.dtype == np.float32
+    assert set(adata.obsm) == {"spatial", "X_pca", "X_m2st_pca"}
+    np.testing.assert_array_equal(adata.obsm["X_pca"], before.obsm["X_pca"])
+    record = adata.uns["m2st"]["prepare"]
+    assert (record["recipe"], record["use_rep"]) == ("prepare_rep", "X_pca")
+    assert (record["n_features"], record["n_pcs"], record["n_empty"]) == (40, 15, 0)
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    assert ad.read_h5ad(tmp_path / "a.h5ad").uns["m2st"]["prepare"] == record
+
+
+@pytest.mark.parametrize("kind", ["array", "sparse", "frame"])
+def test_narrow_features_stay_as_they_are(kind: str) -> None:
+    adata = counts()
+    mine = np.random.default_rng(0).normal(3, size=(60, 5)).astype(np.float32)
+    frame = pd.DataFrame(mine, index=adata.obs_names, columns=list("abcde"))
+    adata.obsm["X_mine"] = {"array": mine, "sparse": sparse.csr_matrix(mine), "frame": frame}[kind]
+    pp.prepare_rep(adata, "X_mine", n_pcs=5)
+    np.testing.assert_array_equal(adata.obsm["X_m2st_pca"], mine)
+    pp.prepare_rep(adata, "X_mine", n_pcs=4)
+    assert adata.obsm["X_m2st_pca"].shape == (60, 4)
+
+
+def test_observations_without_features() -> None:
+    adata = counts()
+    adata.obsm["X_mine"] = np.random.default_rng(0).normal(size=(60, 30))
+    alone = adata[2:].copy()
+    adata.obsm["X_mine"][:2] = np.nan
+    with pytest.warns(UserWarning, match="2 of 60 observations have no values") as caught:
+        pp.prepare_rep(adata, "X_mine")
+    assert caught[0].filename == __file__
+    pp.prepare_rep(alone, "X_mine")
+    assert np.isnan(adata.obsm["X_m2st_pca"][:2]).all()
+    np.testing.assert_array_equal(adata.obsm["X_m2st_pca"][2:], alone.obsm["X_m2st_pca"])
+
+
+def test_refused_features() -> None:
+    adata = counts()
+    with pytest.raises(KeyError, match=r"Expected 'X_mine' in `adata\.obsm`"):
+        pp.prepare_rep(adata, "X_mine")
+    with pytest.raises(ValueError, match="`n_pcs` to be at least 1"):
+        pp.prepare_rep(adata, "X", n_pcs=0)
+    adata.obsm["X_mine"] = np.ones((60, 30))
+    with pytest.raises(ValueError, match="found 30 columns that are all alike"):
+        pp.prepare_rep(adata, "X_mine")
+    adata.obsm["X_mine"][0, 0] = np.nan
+    with pytest.raises(ValueError, match="Expected `X_mine` to be finite, found NaN"):
+        pp.prepare_rep(adata, "X_mine")
+    assert "X_m2st_pca" not in adata.obsm
+
+
 def test_refused_parameters() -> None:
     adata = counts()
     with pytest.raises(ValueError, match="`n_top_genes` to be at least 2"):

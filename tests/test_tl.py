@@ -164,15 +164,31 @@ def test_a_foreign_graph_is_reported(adata: anndata.AnnData) -> None:
     assert (report["method"], report["n_edges"], report["n_isolated"]) == ("given", 2, 198)
 
 
-def test_ready_features_are_taken_as_they_are(adata: anndata.AnnData) -> None:
+def test_ready_features(adata: anndata.AnnData) -> None:
     rng = np.random.default_rng(0)
     adata.obsm["mine"] = rng.normal(size=(200, 5))
     quick_run(adata, use_rep="mine")
-    assert "X_m2st_pca" not in adata.obsm
-    assert adata.uns["m2st"]["embed"]["use_rep"] == "mine"
+    np.testing.assert_array_equal(adata.obsm["X_m2st_pca"], adata.obsm["mine"].astype(np.float32))
+    assert adata.uns["m2st"]["prepare"]["use_rep"] == "mine"
     adata.X = sparse.csr_matrix(rng.normal(size=adata.shape))
     quick_run(adata, use_rep="X")
-    assert adata.uns["m2st"]["embed"]["use_rep"] == "X"
+    assert adata.obsm["X_m2st_pca"].shape == (200, 15)
+
+
+def test_number_of_components(adata: anndata.AnnData) -> None:
+    quick_run(adata, n_pcs=7)
+    assert adata.obsm["X_m2st_pca"].shape == (200, 7)
+    quick_run(adata, 17)
+    assert adata.obsm["X_m2st_pca"].shape == (200, 17)
+    adata.obsm["wide"] = np.random.default_rng(0).normal(size=(200, 30))
+    quick_run(adata, use_rep="wide", n_pcs=20)
+    assert adata.obsm["X_m2st_pca"].shape == (200, 20)
+    # Features that `pp` made are used as they are.
+    before = adata.obsm["X_m2st_pca"].copy()
+    quick_run(adata, use_rep="X_m2st_pca")
+    np.testing.assert_array_equal(adata.obsm["X_m2st_pca"], before)
+    with pytest.raises(ValueError, match="found 5 together with `use_rep='X_m2st_pca'`"):
+        quick_run(adata, use_rep="X_m2st_pca", n_pcs=5)
 
 
 def test_sections_are_not_joined() -> None:

@@ -71,6 +71,33 @@ def check_target(path: Path, suffixes: Sequence[str], *, overwrite: bool) -> Pat
     return target
 
 
+def check_rep(adata: Any, use_rep: str) -> NDArray[np.float32]:
+    """Require a matrix of features in an AnnData; here it becomes dense, n_obs × n_features."""
+    if adata.n_obs < 2:
+        msg = f"Expected at least 2 observations, found {adata.n_obs}."
+        raise ValueError(msg)
+    if use_rep == "X":
+        matrix: Any = adata.X
+        if matrix is None:
+            msg = "Expected an expression matrix in `adata.X`, found none."
+            raise ValueError(msg)
+        matrix = matrix.to_memory() if hasattr(matrix, "to_memory") else matrix  # of a file
+    else:
+        check_key(
+            use_rep,
+            adata.obsm,
+            where="adata.obsm",
+            hint="Run `m2st.pp.prepare(adata)` first, or name ready features with `use_rep=`.",
+        )
+        matrix = adata.obsm[use_rep]
+    dense = matrix.toarray() if sparse.issparse(matrix) else np.asarray(matrix)
+    features = np.asarray(dense, dtype=np.float32)
+    if features.ndim != 2:
+        msg = f"Expected `{use_rep}` of shape (n_obs, n_features), found {features.shape}."
+        raise ValueError(msg)
+    return features
+
+
 def check_features(features: NDArray[Any], *, name: str = "features") -> None:
     """Require a matrix of finite numbers with at least one row and one column."""
     if features.ndim != 2 or 0 in features.shape:

@@ -26,6 +26,7 @@ def run(
     n_domains: int | Literal["auto"],
     *,
     use_rep: str | None = None,
+    n_pcs: int | None = None,
     layer: str | None = None,
     normalized: bool = False,
     sample_key: str | None = None,
@@ -48,14 +49,20 @@ def run(
     n_domains
         Number of domains, or ``"auto"`` for `m2st.tl.choose_n_domains`.
     use_rep
-        Ready features to use instead of preparing the counts: a key of ``obsm``, or ``"X"``.
+        Ready features to use instead of preparing the counts: a key of ``obsm``, or ``"X"``. What
+        `m2st.pp.prepare` or `m2st.pp.prepare_paper` wrote is used as it is, of others the principal
+        components (`m2st.pp.prepare_rep`). Effects of sections are taken to be out of them already.
+    n_pcs
+        Number of components of the expression or of the ready features; None takes 15, or as many
+        as domains if these are more.
     layer
         Layer that holds the counts; None takes ``X``.
     normalized
         The expression is already normalised and on a log scale.
     sample_key
-        Column of ``obs`` that names the tissue section: no edge joins two sections, and features
-        have the same mean and variance in each. Domains are labelled alike in all.
+        Column of ``obs`` that names the tissue section: no edge joins two sections, and components
+        of the expression have the same mean and variance in each. Domains are labelled alike in
+        all.
     autoencoder
         Settings of `m2st.tl.embed`; None takes the defaults.
     clustering
@@ -77,7 +84,7 @@ def run(
 
     Writes
     ------
-    What `m2st.pp.prepare` (unless `use_rep` is given), `m2st.pp.spatial_graph` (unless there is a
+    What `m2st.pp.prepare` or `m2st.pp.prepare_rep`, `m2st.pp.spatial_graph` (unless there is a
     graph), `m2st.tl.embed` and `m2st.tl.cluster` write: ``obs["m2st_domain"]``,
     ``obs["m2st_confidence"]``, ``obsm["X_m2st"]``, ``obsm["X_m2st_scale<m>"]``,
     ``obsm["X_m2st_pca"]``, the graph in ``obsp``, and the record in ``uns["m2st"]``.
@@ -112,6 +119,14 @@ def run(
             "together with `layer` or `normalized`. Leave one of them out."
         )
         raise ValueError(msg)
+    if n_pcs is None:
+        n_pcs = pp.components_for(None if n_domains == "auto" else n_domains)
+    elif use_rep == _keys.FEATURES:
+        msg = (
+            f"Expected `n_pcs` for features that are to be made, found {n_pcs} together with "
+            f"`use_rep={use_rep!r}`, which is used as it is. Leave one of them out."
+        )
+        raise ValueError(msg)
     if sample_key is not None:
         check_key(sample_key, adata.obs, where="adata.obs")
     if _keys.CONNECTIVITIES in adata.obsp:
@@ -125,14 +140,15 @@ def run(
             adata,
             layer=layer,
             normalized=normalized,
-            n_pcs=pp.components_for(None if n_domains == "auto" else n_domains),
+            n_pcs=n_pcs,
             sample_key=sample_key,
             random_state=random_state,
         )
+    elif use_rep != _keys.FEATURES:
+        pp.prepare_rep(adata, use_rep, n_pcs=n_pcs, random_state=random_state)
     tl.embed(
         adata,
         autoencoder,
-        use_rep=use_rep or _keys.FEATURES,
         random_state=random_state,
         device=device,
         n_jobs=n_jobs,

@@ -56,8 +56,9 @@ def run(request: Request, callback: Callback | None = None) -> Answer:
         as CSR of that shape, or ``dense`` (float32): the same in C order, or ``features``
         (float64, Fortran order, n_obs × n_vars): ready features. ``coordinates``: float64, Fortran
         order, n_obs × ``n_axes``. ``sample``: int32 codes from 0, and ``sample_names``; both
-        optional. ``n_domains``: None embeds only. ``autoencoder``, ``clustering``: settings.
-        ``normalized``, ``random_state``, ``device``. ``every``: epochs between two callbacks.
+        optional. ``n_domains``: None embeds only. ``n_pcs``: components, optional.
+        ``autoencoder``, ``clustering``: settings. ``normalized``, ``random_state``, ``device``.
+        ``every``: epochs between two callbacks.
     callback
         Called with the epoch, the most epochs, and the loss; False or an exception stops the run.
 
@@ -78,20 +79,20 @@ def run(request: Request, callback: Callback | None = None) -> Answer:
         n_domains = None if request.get("n_domains") is None else int(request["n_domains"])
         pp.spatial_graph(adata, sample_key=sample_key)
         _check_sections(adata, sample_key)
-        use_rep = _FEATURES if _FEATURES in adata.obsm else _keys.FEATURES
-        if use_rep == _keys.FEATURES:
-            normalized = bool(request.get("normalized", False))
+        n_pcs = int(request.get("n_pcs") or pp.components_for(n_domains))
+        if _FEATURES in adata.obsm:
+            pp.prepare_rep(adata, _FEATURES, n_pcs=n_pcs, random_state=random_state)
+        else:
             pp.prepare(
                 adata,
-                normalized=normalized,
-                n_pcs=pp.components_for(n_domains),
+                normalized=bool(request.get("normalized", False)),
+                n_pcs=n_pcs,
                 sample_key=sample_key,
                 random_state=random_state,
             )
         tl.embed(
             adata,
             autoencoder,
-            use_rep=use_rep,
             random_state=random_state,
             device=str(request.get("device", "auto")),
             progress=False,

@@ -66,7 +66,10 @@ def run_command(
     plots: Annotated[Path | None, typer.Option(help="Folder for pictures (PNG).")] = None,
     layer: Layer = None,
     use_rep: Annotated[
-        str | None, typer.Option(help="Ready features: a key of obsm, or X. No preparation then.")
+        str | None, typer.Option(help="Ready features to use for counts: a key of obsm, or X.")
+    ] = None,
+    n_pcs: Annotated[
+        int | None, typer.Option(min=1, help="Components of the expression or ready features.")
     ] = None,
     normalized: Annotated[
         bool, typer.Option("--normalized", help="Expression is normalised and on a log scale.")
@@ -121,6 +124,7 @@ def run_command(
                 adata,
                 _n_domains(domains),
                 use_rep=use_rep,
+                n_pcs=n_pcs,
                 layer=layer,
                 normalized=normalized,
                 sample_key=sample_key,

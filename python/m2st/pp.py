@@ -20,9 +20,11 @@ from m2st._checks import (
     check_coordinates,
     check_counts,
     check_expression,
+    check_features,
     check_int,
     check_interval,
     check_key,
+    check_rep,
     check_unique_names,
 )
 from m2st._keys import CONNECTIVITIES, COORDINATES, DISTANCES, FEATURES, NEIGHBORS, RECORD
@@ -30,6 +32,7 @@ from m2st._keys import CONNECTIVITIES, COORDINATES, DISTANCES, FEATURES, NEIGHBO
 __all__ = [
     "prepare",
     "prepare_paper",
+    "prepare_rep",
     "spatial_graph",
     "spatial_graph_delaunay",
     "spatial_graph_knn",
@@ -118,8 +121,7 @@ def prepare(
     number of threads; each component points the way in which its largest loading is positive.
 
     Few components are kept: later ones hold noise and single outlying observations, and seeds then
-    differ in what they find (``benchmarks/NOTEBOOK.md``). A PCA from elsewhere is best cut to its
-    first fifteen columns, too.
+    differ in what they find (``benchmarks/NOTEBOOK.md``).
 
     With `sample_key` the shift and the scale of a whole section are taken for an effect of the
     batch. Where sections differ in what tissue they hold, part of that difference goes with it.
@@ -158,6 +160,78 @@ def prepare(
         "n_genes": kept.shape[1],
     }
     _write_features(adata, filled, scores, "prepare", layer, random_state, parameters)
+
+
+def prepare_rep(
+    adata: AnnData, use_rep: str, *, n_pcs: int = _N_PCS, random_state: int = 0
+) -> None:
+    """Make features from ready ones: their principal components, where they have more columns.
+
+    Parameters
+    ----------
+    adata
+        n_obs observations.
+    use_rep
+        Ready features, such as a PCA from elsewhere: a key of ``obsm``, or ``"X"``. Observations
+        that took no part in them are all NaN.
+    n_pcs
+        Number of components, as for `prepare`. Features with no more columns are taken as they
+        are. Of a PCA the components are its first columns, up to their signs.
+    random_state
+        Seed of the iterative eigensolver's first vector.
+
+    Writes
+    ------
+    ``obsm["X_m2st_pca"]``
+        float32, (n_obs, at most n_pcs). Rows of observations without values are NaN.
+    ``uns["m2st"]["prepare"]``
+        Parameters, and the numbers of features, components and empty observations.
+
+    Raises
+    ------
+    KeyError
+        If the features are missing.
+    ValueError
+        If there are fewer than two observations, or values are neither finite nor missing for the
+        whole observation, or all alike.
+
+    Warns
+    -----
+    UserWarning
+        If observations have no values.
+
+    Examples
+    --------
+    >>> import anndata, numpy as np, m2st
+    >>> scores = np.random.default_rng(0).normal(size=(60, 50))
+    >>> adata = anndata.AnnData(obsm={"X_pca": scores})
+    >>> m2st.pp.prepare_rep(adata, "X_pca")
+    >>> adata.obsm["X_m2st_pca"].shape
+    (60, 15)
+    """
+    check_int("n_pcs", n_pcs, minimum=1)
+    features = check_rep(adata, use_rep)
+    filled = np.asarray(~np.isnan(features).all(axis=1))
+    features = features[filled]
+    check_features(features, name=use_rep)
+    n_features = features.shape[1]
+    if n_features > n_pcs:
+        if not np.ptp(features, axis=0).any():
+            msg = (
+                f"Expected `{use_rep}` to differ between observations, found {n_features} columns "
+                "that are all alike. Check that these are the right features."
+            )
+            raise ValueError(msg)
+        with _one_thread():
+            features = _component_scores(features, n_pcs, random_state)
+        logger.info(
+            "Using the first %d principal components of the %d features in %s",
+            features.shape[1],
+            n_features,
+            use_rep,
+        )
+    parameters = {"use_rep": use_rep, "n_features": n_features}
+    _write_features(adata, filled, features, "prepare_rep", None, random_state, parameters)
 
 
 def prepare_paper(
@@ -712,7 +786,7 @@ def _without_constant_genes(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
 
 
 def _component_scores(
-    matrix: sparse.csr_matrix, n_pcs: int, random_state: int
+    matrix: sparse.csr_matrix | NDArray[np.float32], n_pcs: int, random_state: int
 ) -> NDArray[np.float32]:
     """Principal component scores, each signed so that its largest loading is positive."""
     import scanpy as sc
@@ -766,9 +840,10 @@ def _write_features(
         },
     )
     if n_empty:
+        lacking = "values" if "use_rep" in parameters else "counts"
         msg = (
-            f"{n_empty} of {adata.n_obs} observations have no counts: their features are NaN and "
-            "they will have no domain."
+            f"{n_empty} of {adata.n_obs} observations have no {lacking}: their features are NaN "
+            "and they will have no domain."
         )
         warnings.warn(msg, UserWarning, stacklevel=3)
 

@@ -22,6 +22,7 @@ from m2st._checks import (
     check_int,
     check_key,
     check_n_domains,
+    check_rep,
 )
 from m2st._params import AutoencoderParams, ClusteringParams
 
@@ -117,7 +118,7 @@ def embed(
     """
     from m2st._graph import graph_report
 
-    features = _features(adata, use_rep)
+    features = check_rep(adata, use_rep)
     params = params or AutoencoderParams()
     n_members = params.members_for(len(features))
     params = replace(params, n_members=n_members)
@@ -209,7 +210,7 @@ def transform(
             f"{len(clusterings)}. Pass what `m2st.tl.cluster` returned for these models."
         )
         raise ValueError(msg)
-    features = _features(adata, use_rep)
+    features = check_rep(adata, use_rep)
     placed = _placed(features)
     adjacency = _between(_adjacency(adata), placed)
     members = [model.transform(_rows(features, placed), adjacency) for model in models]
@@ -377,7 +378,7 @@ def choose_n_domains(
     record = adata.uns.setdefault(_keys.RECORD, {})
     use_rep = record.get("embed", {}).get("use_rep", _keys.FEATURES)
     p_value = spatial_structure(
-        _rows(_features(adata, use_rep), placed), adjacency, random_state=random_state
+        _rows(check_rep(adata, use_rep), placed), adjacency, random_state=random_state
     )
     fits = {
         number: _cluster_members(
@@ -609,33 +610,6 @@ def _padded(histories: list[NDArray[np.float64]]) -> NDArray[np.float64]:
     for row, history in zip(rows, histories, strict=True):
         row[: len(history)] = history
     return rows
-
-
-def _features(adata: AnnData, use_rep: str) -> NDArray[np.float32]:
-    """Feature matrix named by the user; only here does it become dense, n_obs × n_features."""
-    if adata.n_obs < 2:
-        msg = f"Expected at least 2 observations, found {adata.n_obs}."
-        raise ValueError(msg)
-    if use_rep == "X":
-        matrix: Any = adata.X
-        if matrix is None:
-            msg = "Expected an expression matrix in `adata.X`, found none."
-            raise ValueError(msg)
-        matrix = matrix.to_memory() if hasattr(matrix, "to_memory") else matrix  # of a file
-    else:
-        check_key(
-            use_rep,
-            adata.obsm,
-            where="adata.obsm",
-            hint="Run `m2st.pp.prepare(adata)` first, or name ready features with `use_rep=`.",
-        )
-        matrix = adata.obsm[use_rep]
-    dense = matrix.toarray() if sparse.issparse(matrix) else np.asarray(matrix)
-    features = np.asarray(dense, dtype=np.float32)
-    if features.ndim != 2:
-        msg = f"Expected `{use_rep}` of shape (n_obs, n_features), found {features.shape}."
-        raise ValueError(msg)
-    return features
 
 
 def _adjacency(adata: AnnData) -> sparse.csr_matrix:

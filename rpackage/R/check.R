@@ -38,6 +38,18 @@ checkK <- function(k, n = Inf) {
     as.integer(k)
 }
 
+checkComponents <- function(n_pcs) {
+    if (is.null(n_pcs)) {
+        return(NULL)
+    }
+    if (!isWhole(n_pcs, 1)) {
+        stopM2ST(
+            "Expected `n_pcs` to be NULL or one whole number above 0, found ", shorten(n_pcs), "."
+        )
+    }
+    as.integer(n_pcs)
+}
+
 checkSeed <- function(seed) {
     if (!isWhole(seed, 0)) {
         stopM2ST("Expected the seed to be one whole number from 0, found ", shorten(seed), ".")

@@ -237,7 +237,8 @@ peakMemory <- function() {
 }
 
 runSelf <- function(input, k, seed, ...) {
-    result <- computeDomains(input, k, m2stParams(...), seed, "cpu", FALSE, FALSE)
+    params <- m2stParams(...)
+    result <- computeDomains(input, k, params, seed, "cpu", FALSE, n_pcs = NULL, verbose = FALSE)
     list(labels = as.integer(result$domain), version = packageLabel("m2st"))
 }
 

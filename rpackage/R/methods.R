@@ -35,13 +35,16 @@
 #' @param k Number of domains; `NULL` for embeddings only.
 #' @param sample Section of each spot, or `NULL` for one section.
 #' @param normalized The values are already normalised and on a log scale.
+#' @param n_pcs Number of principal components of the expression or of ready features; `NULL` takes
+#'   15, or as many as domains if these are more.
 #' @param params Settings made by [m2stParams()].
 #' @param seed,seed.use Seed of all stages. R's own random numbers are left alone.
 #' @param device `"auto"`, `"cpu"`, `"cuda"`, or another name that torch knows.
 #' @param verbose Report progress by messages.
 #' @param assay.type Name of the assay with counts.
-#' @param dimred,reduction Name of ready features to use in place of the counts, such as `"PCA"`,
-#'   of which the first 15 columns are best.
+#' @param dimred,reduction Name of ready features to use in place of the counts, such as `"PCA"`. Of
+#'   more than `n_pcs` columns the principal components are taken: of a PCA the first columns.
+#'   Differences between sections are taken to be out of them already.
 #' @param sample_id Column of `colData(x)` that names the section; `NULL` takes `"sample_id"` if
 #'   there is one.
 #' @param subset.row Rows (genes) to use.
@@ -117,7 +120,7 @@ runM2ST.default <- function(x, ...) {
 #' @rdname runM2ST
 #' @export
 runM2ST.matrix <- function(
-    x, coords, k, sample = NULL, normalized = FALSE, params = m2stParams(), seed = 0L,
+    x, coords, k, sample = NULL, normalized = FALSE, n_pcs = NULL, params = m2stParams(), seed = 0L,
     device = "auto", verbose = interactive(), ...
 ) {
     checkNoMore(...)
@@ -125,7 +128,7 @@ runM2ST.matrix <- function(
         counts = x, what = "`x`", coords = coords, sample = sample, names = colnames(x),
         inside = rep(TRUE, ncol(x))
     )
-    result <- computeDomains(input, k, params, seed, device, normalized, verbose)
+    result <- computeDomains(input, k, params, seed, device, normalized, n_pcs, verbose)
     newM2ST(result, colnames(x))
 }
 
@@ -141,7 +144,7 @@ runM2ST.dgCMatrix <- runM2ST.matrix
 #' @export
 runM2ST.SummarizedExperiment <- function(
     x, k, coords = NULL, assay.type = "counts", dimred = NULL, sample_id = NULL,
-    subset.row = NULL, normalized = FALSE, name = "M2ST", label = "m2st_domain",
+    subset.row = NULL, normalized = FALSE, n_pcs = NULL, name = "M2ST", label = "m2st_domain",
     params = m2stParams(), seed = 0L, device = "auto", verbose = interactive(), ...
 ) {
     checkNoMore(...)
@@ -149,7 +152,7 @@ runM2ST.SummarizedExperiment <- function(
     input <- c(
         expressionSE(x, assay.type, dimred, subset.row), placeSE(x, coords, sample_id)
     )
-    result <- computeDomains(input, k, params, seed, device, normalized, verbose)
+    result <- computeDomains(input, k, params, seed, device, normalized, n_pcs, verbose)
     writeSE(x, result, name, label)
 }
 
@@ -172,7 +175,7 @@ runM2ST.Seurat <- function(x, ...) {
 #' @export
 RunM2ST.Seurat <- function(
     object, k, assay = NULL, layer = "counts", features = NULL, reduction = NULL, image = NULL,
-    coords = NULL, sample.by = NULL, normalized = FALSE, reduction.name = "m2st",
+    coords = NULL, sample.by = NULL, normalized = FALSE, n_pcs = NULL, reduction.name = "m2st",
     reduction.key = keyOf(reduction.name), cluster.name = "m2st_domain", set.ident = TRUE,
     seed.use = 0L, params = m2stParams(), device = "auto", verbose = TRUE, ...
 ) {
@@ -185,7 +188,7 @@ RunM2ST.Seurat <- function(
         placeSeurat(object, image, coords, sample.by)
     )
     input$inside <- input$inside & input$measured
-    result <- computeDomains(input, k, params, seed.use, device, normalized, verbose)
+    result <- computeDomains(input, k, params, seed.use, device, normalized, n_pcs, verbose)
     object <- writeSeurat(
         object, result, reduction.name, reduction.key, cluster.name, set.ident, assay
     )

@@ -3,11 +3,12 @@
 # messages; or `scales`, embeddings at hand (spots x columns), and the `record` of their run.
 
 # Domains (unless k is NULL) and embeddings of all spots, in their order.
-computeDomains <- function(input, k, params, seed, device, normalized, verbose) {
+computeDomains <- function(input, k, params, seed, device, normalized, n_pcs, verbose) {
     n <- length(input$inside)
     checkSpots(n)
     params <- checkParams(params)
     seed <- checkSeed(seed)
+    n_pcs <- checkComponents(n_pcs)
     if (is.null(input$features)) {
         input$counts <- checkExpression(input$counts, input$what, normalized)
     }
@@ -22,7 +23,7 @@ computeDomains <- function(input, k, params, seed, device, normalized, verbose) 
     kept <- keepPlaced(input)
     request <- c(
         expressionRequest(kept), placeRequest(kept),
-        settingsRequest(k, params, seed, device), list(normalized = normalized)
+        settingsRequest(k, params, seed, device), list(normalized = normalized, n_pcs = n_pcs)
     )
     answer <- askPython("run", request, verbose)
     say("Spatial graph: ", answer$record$graph$reason, verbose = verbose)
