@@ -548,6 +548,9 @@ def test_bad_input(adata: anndata.AnnData) -> None:
         quick_run(adata, 300)
     with pytest.raises(ValueError, match="together with `layer` or `normalized`"):
         quick_run(adata, use_rep="X", normalized=True)
+    with pytest.raises(ValueError, match="`n_pcs` to be at least 1"):
+        quick_run(adata, n_pcs=0)
+    assert "spatial_connectivities" not in adata.obsp
     with pytest.raises(KeyError, match=r"Expected 'nowhere' in `adata.obs`"):
         quick_run(adata, sample_key="nowhere")
     with pytest.raises(KeyError, match=r"Expected 'nowhere' in `adata.layers`"):

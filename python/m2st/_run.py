@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from m2st import _keys
-from m2st._checks import check_key, check_n_domains
+from m2st._checks import check_int, check_key, check_n_domains
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -119,14 +119,15 @@ def run(
             "together with `layer` or `normalized`. Leave one of them out."
         )
         raise ValueError(msg)
-    if n_pcs is None:
-        n_pcs = pp.components_for(None if n_domains == "auto" else n_domains)
-    elif use_rep == _keys.FEATURES:
+    if use_rep == _keys.FEATURES and n_pcs is not None:
         msg = (
             f"Expected `n_pcs` for features that are to be made, found {n_pcs} together with "
             f"`use_rep={use_rep!r}`, which is used as it is. Leave one of them out."
         )
         raise ValueError(msg)
+    if n_pcs is None:
+        n_pcs = pp.components_for(None if n_domains == "auto" else n_domains)
+    check_int("n_pcs", n_pcs, minimum=1)
     if sample_key is not None:
         check_key(sample_key, adata.obs, where="adata.obs")
     if _keys.CONNECTIVITIES in adata.obsp:
