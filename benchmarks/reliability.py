@@ -88,31 +88,32 @@ def shares(pairs: np.ndarray) -> list[str]:
     return cells
 
 
-def embedded(adata: anndata.AnnData) -> anndata.AnnData:
-    m2st.pp.spatial_graph(adata)
-    m2st.pp.prepare(adata)
-    m2st.tl.embed(adata, n_jobs=-1, progress=False)
-    return adata
-
-
 def number_of_domains() -> list[str]:
-    lines = ["| data | true | chosen | p of no structure |", "|---|---|---|---|"]
+    lines = [
+        "| data | spots | genes | true | chosen | p of no structure |",
+        "|---|---|---|---|---|---|",
+    ]
 
     def add(name: str, true: int, adata: anndata.AnnData) -> None:
+        size = f"{adata.n_obs} | {adata.n_vars}"
+        m2st.pp.spatial_graph(adata)
+        m2st.pp.prepare(adata)
+        m2st.tl.embed(adata, n_jobs=-1, progress=False)
         chosen = m2st.tl.choose_n_domains(adata, n_jobs=-1)
         p_value = adata.uns["m2st"]["n_domains"]["p_value"]
-        lines.append(f"| {name} | {true} | {chosen} | {p_value:.3f} |")
+        lines.append(f"| {name} | {size} | {true} | {chosen} | {p_value:.3f} |")
         print(lines[-1], flush=True)
 
-    for seed, true in enumerate((3, 4, 5, 6, 7, 9), start=40):
-        layers = m2st.datasets.simulate_cortex(1000, 600, true, random_state=seed)
-        add("layers", true, embedded(layers))
-    rng = np.random.default_rng(0)
-    layers.obsm["spatial"] = layers.obsm["spatial"][rng.permutation(layers.n_obs)]
-    add("the last, coordinates shuffled", 1, embedded(layers.copy()))
-    noise = layers.copy()
-    noise.X = rng.poisson(0.5, size=noise.shape).astype("float32")
-    add("Poisson noise", 1, embedded(noise))
+    # As many spots as a section of Visium has, and a piece of tissue with shallow counts.
+    for n_obs, n_genes in ((4000, 2000), (1000, 600)):
+        for seed, true in enumerate((3, 4, 5, 6, 7, 9), start=40):
+            layers = m2st.datasets.simulate_cortex(n_obs, n_genes, true, random_state=seed)
+            add("layers", true, layers.copy())
+        rng = np.random.default_rng(0)
+        layers.obsm["spatial"] = layers.obsm["spatial"][rng.permutation(layers.n_obs)]
+        add("the last, coordinates shuffled", 1, layers.copy())
+        layers.X = rng.poisson(0.5, size=layers.shape).astype("float32")
+        add("Poisson noise", 1, layers)
     return lines
 
 
