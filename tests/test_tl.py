@@ -550,13 +550,15 @@ def test_bad_input(adata: anndata.AnnData) -> None:
         quick_run(adata, use_rep="X", normalized=True)
     with pytest.raises(ValueError, match="`n_pcs` to be at least 1"):
         quick_run(adata, n_pcs=0)
-    assert "spatial_connectivities" not in adata.obsp
     with pytest.raises(KeyError, match=r"Expected 'nowhere' in `adata.obs`"):
         quick_run(adata, sample_key="nowhere")
     with pytest.raises(KeyError, match=r"Expected 'nowhere' in `adata.layers`"):
         quick_run(adata, layer="nowhere")
-    with pytest.raises(KeyError, match=r"Expected 'nowhere' in `adata.obsm`"):
+    found = r"Expected 'nowhere' in `adata.obsm` \(found: spatial\).*leave `use_rep` out"
+    with pytest.raises(KeyError, match=found):
         quick_run(adata, use_rep="nowhere")
+    assert "spatial_connectivities" not in adata.obsp
+    m2st.pp.spatial_graph(adata)
     with pytest.raises(ValueError, match="Expected at least 2 observations, found 1"):
         quick_run(adata[:1].copy(), 1, use_rep="X")
     adata.obsm["infinite"] = np.full((200, 3), np.inf)

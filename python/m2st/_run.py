@@ -119,6 +119,11 @@ def run(
             "together with `layer` or `normalized`. Leave one of them out."
         )
         raise ValueError(msg)
+    if use_rep not in (None, "X"):
+        hint = "Name ready features that are there, or leave `use_rep` out to prepare the counts."
+        check_key(use_rep, adata.obsm, where="adata.obsm", hint=hint)
+    if layer is not None:
+        check_key(layer, adata.layers, where="adata.layers")
     if use_rep == _keys.FEATURES and n_pcs is not None:
         msg = (
             f"Expected `n_pcs` for features that are to be made, found {n_pcs} together with "
