@@ -52,7 +52,8 @@ expressionSeurat <- function(object, assay, layer, features, reduction) {
     if (!is.null(reduction)) {
         if (!reduction %in% SeuratObject::Reductions(object)) {
             stopM2ST("Expected a reduction '", reduction, "', found ",
-                quoted(SeuratObject::Reductions(object)), ".")
+                quoted(SeuratObject::Reductions(object)), ". Name one that is there, or leave ",
+                "`reduction` out to use the counts.")
         }
         values <- SeuratObject::Embeddings(object, reduction)
         return(list(

@@ -35,6 +35,10 @@ fakeWorker <- function(what, request, callback) {
         ))
     )
     if (what == "run") {
+        wanted <- if (is.null(request$n_pcs)) 15L else request$n_pcs
+        answer$record$prepare <- list(
+            n_features = request$shape[2L], n_pcs = min(wanted, request$shape[2L])
+        )
         answer$record$n_members <- members
         answer$record$embed <- list(params = list(scale_dims = as.list(dims)))
     }

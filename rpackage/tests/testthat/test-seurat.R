@@ -196,7 +196,10 @@ test_that("what is missing is named", {
     object <- toySeurat()
     expect_error(RunM2ST(object, k = 2, assay = "Spatial"), "assay 'Spatial', found 'RNA'")
     expect_error(RunM2ST(object, k = 2, layer = "scale.data"), "has no 'scale.data'")
-    expect_error(RunM2ST(object, k = 2, reduction = "pca"), "reduction 'pca', found none")
+    expect_error(
+        RunM2ST(object, k = 2, reduction = "pca"),
+        "reduction 'pca', found none.*leave `reduction` out"
+    )
     expect_error(RunM2ST(object, k = 2, features = "gene0"), "such as 'gene0'")
     expect_error(RunM2ST(object, k = 2, q = 2), "not known here")
     object$row <- NULL

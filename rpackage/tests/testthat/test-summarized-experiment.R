@@ -89,11 +89,16 @@ test_that("sections, tissue, genes and ready features are read", {
         expect_identical(readBin(fake$request$features, "double", 3), c(5, 6, 7))
         expect_identical(fake$request$shape, c(116L, 3L))
         expect_null(fake$request$n_pcs)
-        suppressMessages(runM2ST(x, k = 2, dimred = "PCA", n_pcs = 2))
+        expect_message(
+            runM2ST(x, k = 2, dimred = "PCA", n_pcs = 2, verbose = TRUE),
+            "first 2 principal components of 3"
+        )
         expect_identical(fake$request$n_pcs, 2L)
     })
     x$in_tissue <- NULL
-    expect_error(runM2ST(x, k = 2, dimred = "UMAP"), "reducedDim 'UMAP', found 'PCA'")
+    expect_error(
+        runM2ST(x, k = 2, dimred = "UMAP"), "reducedDim 'UMAP', found 'PCA'.*leave `dimred` out"
+    )
     expect_error(runM2ST(x, k = 2, n_pcs = 0), "`n_pcs` to be NULL or one whole number above 0")
     expect_error(runM2ST(x, k = 2, sample_id = "who"), "Expected a column 'who'")
     expect_error(runM2ST(x, k = 2, subset.row = "gene0"), "1 others, such as 'gene0'")
