@@ -295,8 +295,11 @@ def test_pointer_reads_the_observation_below_it(
     nearest = np.argsort(np.linalg.norm(places - middle, axis=1))[:8]
     driver = look(pages["large"])
     panel = driver.find_element(By.CSS_SELECTOR, ".panel")
-    driver.execute_script(
-        "arguments[0].scrollIntoView({ block: 'center', behavior: 'instant' })", panel
+    # The page hides the tip when it scrolls, and hears of that with the next frame only.
+    driver.execute_async_script(
+        "arguments[0].scrollIntoView({ block: 'center', behavior: 'instant' });"
+        "requestAnimationFrame(() => arguments[1]())",
+        panel,
     )
     ActionChains(driver).move_to_element(panel).perform()
     tip = driver.find_element(By.ID, "tip")
