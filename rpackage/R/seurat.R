@@ -52,8 +52,8 @@ expressionSeurat <- function(object, assay, layer, features, reduction) {
     if (!is.null(reduction)) {
         if (!reduction %in% SeuratObject::Reductions(object)) {
             stopM2ST("Expected a reduction '", reduction, "', found ",
-                quoted(SeuratObject::Reductions(object)), ". Name one that is there, or leave ",
-                "`reduction` out to use the counts.")
+                quoted(SeuratObject::Reductions(object)), ". To use the counts, leave ",
+                "`reduction` out.")
         }
         values <- SeuratObject::Embeddings(object, reduction)
         return(list(

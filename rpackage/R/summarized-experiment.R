@@ -39,8 +39,8 @@ otherwiseReduced <- function(x) {
 reducedSE <- function(x, dimred) {
     present <- if (is(x, "SingleCellExperiment")) SingleCellExperiment::reducedDimNames(x)
     if (!dimred %in% present) {
-        stopM2ST("Expected a reducedDim '", dimred, "', found ", quoted(present), ". Name one ",
-            "that is there, or leave `dimred` out to use the counts.")
+        stopM2ST("Expected a reducedDim '", dimred, "', found ", quoted(present), ". To ",
+            "use the counts, leave `dimred` out.")
     }
     as.matrix(SingleCellExperiment::reducedDim(x, dimred, withDimnames = FALSE))
 }
