@@ -301,7 +301,8 @@ def test_spatial_experiment_slot_by_slot(method: str) -> None:
     adata = interop.read_r(DATA / "spatial_experiment.rds", method=method)
     np.testing.assert_array_equal(adata.X.toarray(), COUNTS)
     assert isinstance(adata.X, sparse.csr_matrix)
-    np.testing.assert_array_equal(adata.layers["logcounts"].toarray(), np.log1p(COUNTS))
+    # R's logarithm and numpy's differ in the last bit on some processors.
+    np.testing.assert_allclose(adata.layers["logcounts"].toarray(), np.log1p(COUNTS), rtol=1e-15)
     assert adata.obs_names.tolist() == [f"cell{i}" for i in range(1, 13)]
     assert adata.var_names.tolist() == [f"gene{i}" for i in range(1, 6)]
     assert adata.obs["in_tissue"].dtype == "boolean"
