@@ -6,7 +6,7 @@
 * Confidence: of the observations within a range of confidence, the share that another run (another
   seed, nothing shared but the data) puts into the same domain, over all pairs of four runs.
 * Number of domains: the choice on simulations with a known number, on shuffled coordinates, and on
-  noise.
+  noise; and the confidence of one who asks for that number instead.
 * Sections: two simulated sections with a batch shift, labelled together and each alone.
 * Pieces: domains from training on pieces of the tissue against those from the whole graph.
 
@@ -90,30 +90,42 @@ def shares(pairs: np.ndarray) -> list[str]:
 
 def number_of_domains() -> list[str]:
     lines = [
-        "| data | spots | genes | true | chosen | p of no structure |",
-        "|---|---|---|---|---|---|",
+        "| data | spots | genes | true | chosen | p of no structure | asked for | median "
+        "confidence |",
+        "|---|---|---|---|---|---|---|---|",
     ]
 
-    def add(name: str, true: int, adata: anndata.AnnData) -> None:
-        size = f"{adata.n_obs} | {adata.n_vars}"
+    def add(name: str, true: int, adata: anndata.AnnData, asked: int) -> None:
         m2st.pp.spatial_graph(adata)
         m2st.pp.prepare(adata)
         m2st.tl.embed(adata, n_jobs=-1, progress=False)
         chosen = m2st.tl.choose_n_domains(adata, n_jobs=-1)
         p_value = adata.uns["m2st"]["n_domains"]["p_value"]
-        lines.append(f"| {name} | {size} | {true} | {chosen} | {p_value:.3f} |")
+        m2st.tl.cluster(adata, asked, n_jobs=-1)
+        sure = adata.obs["m2st_confidence"].median()
+        cells = (
+            name,
+            adata.n_obs,
+            adata.n_vars,
+            true,
+            chosen,
+            f"{p_value:.3f}",
+            asked,
+            f"{sure:.2f}",
+        )
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
         print(lines[-1], flush=True)
 
     # As many spots as a section of Visium has, and a piece of tissue with shallow counts.
     for n_obs, n_genes in ((4000, 2000), (1000, 600)):
         for seed, true in enumerate((3, 4, 5, 6, 7, 9), start=40):
             layers = m2st.datasets.simulate_cortex(n_obs, n_genes, true, random_state=seed)
-            add("layers", true, layers.copy())
+            add("layers", true, layers.copy(), true)
         rng = np.random.default_rng(0)
         layers.obsm["spatial"] = layers.obsm["spatial"][rng.permutation(layers.n_obs)]
-        add("the last, coordinates shuffled", 1, layers.copy())
+        add("the last, coordinates shuffled", 1, layers.copy(), true)
         layers.X = rng.poisson(0.5, size=layers.shape).astype("float32")
-        add("Poisson noise", 1, layers)
+        add("Poisson noise", 1, layers, true)
     return lines
 
 
@@ -173,7 +185,8 @@ PARTS = {
     ),
     "Number of domains": (
         number_of_domains,
-        "What `choose_n_domains` finds on simulations on which nothing was chosen:",
+        "What `choose_n_domains` finds on simulations on which nothing was chosen, and the "
+        "confidence in as many domains as are asked for:",
     ),
     "Sections": (
         sections,

@@ -261,6 +261,19 @@ def test_no_structure_is_said(adata: anndata.AnnData, kind: str) -> None:
     assert adata.obs["m2st_domain"].cat.categories.tolist() == ["1"]
 
 
+def test_confidence_is_low_without_structure() -> None:
+    found = {}
+    for kind in ("layers", "noise"):
+        adata = m2st.datasets.simulate_cortex(800, 400, 5, random_state=2)
+        if kind == "noise":
+            noise = np.random.default_rng(0).poisson(1.0, size=adata.shape)
+            adata.X = sparse.csr_matrix(noise.astype(np.float32))
+        m2st.run(adata, 5, progress=False)
+        found[kind] = adata.obs["m2st_confidence"].median()
+    assert found["layers"] > 0.95
+    assert found["noise"] < 0.6
+
+
 def test_candidates_are_checked(embedded: anndata.AnnData) -> None:
     with pytest.raises(ValueError, match=r"of at least 2 domains, found \[1, 2\]"):
         m2st.tl.choose_n_domains(embedded, [1, 2])
