@@ -36,7 +36,7 @@ import m2st
 from benchmarks.data import CHOSEN_ON, FILES, Case, load, role
 from m2st._consensus import consensus
 from m2st._graph import smooth
-from m2st._keys import FEATURES
+from m2st._keys import FEATURES, SINGLE
 
 HERE = Path(__file__).parent
 RUNS, TABLE, PEERS = HERE / "accuracy.csv", HERE / "accuracy.md", HERE / "peers.csv"
@@ -109,7 +109,7 @@ def published(case: Case, adata: anndata.AnnData, seed: int) -> dict[str, Labels
     m2st.tl.embed(
         adata,
         PUBLISHED,
-        use_rep=case.use_rep or FEATURES,
+        use_rep=case.use_rep or (SINGLE if case.normalized else FEATURES),
         random_state=seed,
         progress=False,
     )
@@ -216,7 +216,8 @@ def prepare(case: Case) -> Case:
         else partial(m2st.pp.prepare, normalized=case.normalized)
     )
     make(case.adata, n_pcs=50)
-    case.adata.obsm[WIDE] = case.adata.obsm.pop(FEATURES)
+    # PCA as everybody has it, without the surroundings.
+    case.adata.obsm[WIDE] = case.adata.obsm.pop(FEATURES if case.use_rep else SINGLE)
     make(case.adata)
     return case
 

@@ -160,8 +160,8 @@ class Bench:
 def bench(case: Case) -> Bench:
     """Everybody ready to run, on one section."""
     adata = case.adata.copy()
-    m2st.pp.prepare(adata)
     m2st.pp.spatial_graph(adata)
+    m2st.pp.prepare(adata)
     features = np.asarray(adata.obsm[FEATURES], dtype=np.float32)
     adjacency = adata.obsp["spatial_connectivities"]
     params = m2st.AutoencoderParams(n_epochs=12, settle_tol=0.0)

@@ -26,7 +26,7 @@ CORE = {"_attention", "_autoencoder", "_training", "_clustering", "_consensus", 
 SHELL = {"pp", "tl", "pl", "io", "datasets", "metrics"}
 MAY_IMPORT = {
     "_keys": set(),
-    "_checks": set(),
+    "_checks": {"_keys"},
     "_params": {"_checks"},
     "_patches": set(),
     "_simd": set(),

@@ -42,6 +42,14 @@ def counts(n_obs: int = 60, n_vars: int = 80, *, seed: int = 0) -> AnnData:
     return adata
 
 
+def linked(adata: AnnData) -> AnnData:
+    """The object with a graph, of places on a square array 10 wide, and nothing else new."""
+    places = AnnData(obsm={"spatial": counts(adata.n_obs).obsm["spatial"]})
+    pp.spatial_graph_lattice(places)
+    adata.obsp["spatial_connectivities"] = places.obsp["spatial_connectivities"]
+    return adata
+
+
 def unchanged(adata: AnnData, before: AnnData) -> bool:
     return type(adata.X) is type(before.X) and (adata.X != before.X).nnz == 0
 
@@ -51,12 +59,13 @@ def unchanged(adata: AnnData, before: AnnData) -> bool:
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_writes_features_and_a_record_only(recipe: Callable[..., None], tmp_path: Path) -> None:
-    adata = counts()
+    adata = linked(counts())
     adata.uns["m2st"] = {"cluster": {"n_domains": 3}}
     before = adata.copy()
     recipe(adata, n_pcs=5)
     assert unchanged(adata, before)
-    assert set(adata.obsm) == {"spatial", "X_m2st_pca"}
+    added = {"X_m2st_pca", *(["X_m2st_pca_single"] if recipe is pp.prepare else [])}
+    assert set(adata.obsm) == {"spatial", *added}
     assert set(adata.uns) == {"m2st"}
     assert set(adata.uns["m2st"]) == {"cluster", "prepare"}
     for empty in (adata.varm, adata.layers, adata.obs.columns, adata.var.columns):
@@ -74,19 +83,56 @@ def test_writes_features_and_a_record_only(recipe: Callable[..., None], tmp_path
     assert back.uns["m2st"]["prepare"] == record
 
 
+def axes_of(*matrices: np.ndarray, n_axes: int) -> np.ndarray:
+    """Principal axes of the sum of covariances with a trace of 1, largest entries positive."""
+    covariances = [np.cov(matrix.T) for matrix in matrices]
+    _, axes = np.linalg.eigh(sum(one / np.trace(one) for one in covariances))
+    axes = axes[:, : -n_axes - 1 : -1]
+    return axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(n_axes)])
+
+
+def surroundings(adata: AnnData) -> np.ndarray:
+    """Means over each observation and its neighbours."""
+    weights = np.eye(adata.n_obs) + adata.obsp["spatial_connectivities"].toarray()
+    return weights / weights.sum(axis=1, keepdims=True) @ adata.X.toarray().astype(float)
+
+
 def test_prepare_is_what_it_says() -> None:
-    adata = counts(n_obs=40, n_vars=30)
+    adata = linked(counts(n_obs=40, n_vars=30))
     pp.prepare(adata, n_pcs=6)
-    dense = adata.X.toarray().astype(float)
-    size = dense.sum(axis=1, keepdims=True)
-    logged = np.log1p(dense / size * np.median(size))
-    left, values, right = np.linalg.svd(logged - logged.mean(axis=0), full_matrices=False)
-    signs = np.sign(right[np.arange(30), np.abs(right).argmax(axis=1)])
-    np.testing.assert_allclose(adata.obsm["X_m2st_pca"], (left * values * signs)[:, :6], atol=1e-3)
+
+    def logged(values: np.ndarray) -> np.ndarray:
+        size = values.sum(axis=1, keepdims=True)
+        values = np.log1p(values / size * np.median(size))
+        return values - values.mean(axis=0)
+
+    single, around = logged(adata.X.toarray().astype(float)), logged(surroundings(adata))
+    shared = single @ axes_of(single, around, n_axes=6)
+    np.testing.assert_allclose(adata.obsm["X_m2st_pca"], shared, atol=1e-3)
+    alone = single @ axes_of(single, n_axes=6)
+    np.testing.assert_allclose(adata.obsm["X_m2st_pca_single"], alone, atol=1e-3)
+
+
+def test_components_follow_what_neighbours_share() -> None:
+    """Genes differ more between single observations than along the tissue."""
+    rng = np.random.default_rng(0)
+    along, alone = np.linspace(-1, 1, 400), rng.normal(scale=0.7, size=400)
+    rises = np.repeat([0.5, -0.5], 10)
+    rate = 4 * np.exp(np.hstack([np.outer(along, rises), np.outer(alone, rises)]))
+    adata = linked(AnnData(rng.poisson(rate).astype(np.float32)))
+
+    def fits() -> list[float]:
+        pp.prepare(adata, n_pcs=1)
+        first = adata.obsm["X_m2st_pca"][:, 0]
+        return [abs(np.corrcoef(first, by)[0, 1]) for by in (along, alone)]
+
+    assert fits()[0] > 0.8
+    adata.obsp["spatial_connectivities"] = sparse.csr_matrix((400, 400), dtype=np.float32)
+    assert fits()[1] > 0.8
 
 
 def test_paper_recipe_is_what_it_says() -> None:
-    adata = counts(n_obs=40, n_vars=60)
+    adata = linked(counts(n_obs=40, n_vars=60))
     dense = adata.X.toarray().astype(float)
     dense[:, 0] = 100  # over 5 % of every observation
     dense[:, 1] = 0
@@ -105,14 +151,14 @@ def test_paper_recipe_is_what_it_says() -> None:
 
 
 def test_two_groups_lie_apart_on_the_first_component() -> None:
-    adata = counts()
+    adata = linked(counts())
     pp.prepare(adata)
     first = adata.obsm["X_m2st_pca"][:, 0]
     assert max(first[:30].min(), first[30:].min()) > min(first[:30].max(), first[30:].max())
 
 
 def test_variable_genes_are_selected_only_when_there_are_more() -> None:
-    adata = counts()
+    adata = linked(counts())
     pp.prepare(adata, n_top_genes=20, n_pcs=50)
     record = adata.uns["m2st"]["prepare"]
     assert (record["n_genes"], record["n_pcs"]) == (20, 19)
@@ -122,15 +168,15 @@ def test_variable_genes_are_selected_only_when_there_are_more() -> None:
 
 @pytest.mark.parametrize("make", [sparse.csc_matrix, sparse.csr_array, np.asarray])
 def test_kind_of_matrix_does_not_matter(make: Callable[[Any], Any]) -> None:
-    adata = counts()
+    adata = linked(counts())
     pp.prepare(adata)
-    other = AnnData(make(adata.X.toarray().astype(np.int64)))
+    other = linked(AnnData(make(adata.X.toarray().astype(np.int64))))
     pp.prepare(other)
     np.testing.assert_array_equal(other.obsm["X_m2st_pca"], adata.obsm["X_m2st_pca"])
 
 
 def test_layer_and_normalized() -> None:
-    adata = counts()
+    adata = linked(counts())
     expected = adata.copy()
     pp.prepare(expected)
     adata.layers["raw"] = adata.X.copy()
@@ -139,8 +185,10 @@ def test_layer_and_normalized() -> None:
     pp.prepare(adata, layer="raw")
     np.testing.assert_array_equal(adata.obsm["X_m2st_pca"], expected.obsm["X_m2st_pca"])
     assert adata.uns["m2st"]["prepare"]["layer"] == "raw"
-    pp.prepare(adata, normalized=True)
-    np.testing.assert_allclose(adata.obsm["X_m2st_pca"], expected.obsm["X_m2st_pca"], atol=1e-3)
+    logged = adata.X.toarray()
+    pp.prepare(adata, normalized=True, n_pcs=6)
+    scores = (logged - logged.mean(axis=0)) @ axes_of(logged, surroundings(adata), n_axes=6)
+    np.testing.assert_allclose(adata.obsm["X_m2st_pca"], scores, atol=1e-3)
     assert "layer" not in adata.uns["m2st"]["prepare"]
 
 
@@ -148,7 +196,7 @@ def test_layer_and_normalized() -> None:
 def test_order_of_observations_does_not_matter(
     recipe: Callable[..., None], rng: np.random.Generator
 ) -> None:
-    adata = counts()
+    adata = linked(counts())
     order = rng.permutation(60)
     shuffled = adata[order].copy()
     recipe(adata, n_pcs=3)
@@ -162,7 +210,7 @@ def test_order_of_observations_does_not_matter(
 def test_same_bits_on_any_number_of_threads_and_random_states_untouched(
     recipe: Callable[..., None],
 ) -> None:
-    adata = counts(300, 400)
+    adata = linked(counts(300, 400))
     legacy = np.random.get_state()[1].copy()  # noqa: NPY002
     state = random.getstate()
     results = []
@@ -179,7 +227,7 @@ def test_same_bits_on_any_number_of_threads_and_random_states_untouched(
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_empty_observations_and_genes(recipe: Callable[..., None]) -> None:
-    adata = counts()
+    adata = linked(counts())
     dense = adata.X.toarray()
     dense[[3, 40]] = 0
     dense[:, [0, 7]] = 0
@@ -214,7 +262,7 @@ def test_same_bits_from_a_file(
     dense = counts().X.toarray()
     dense[[3, 40]] = 0
     dense[:, [0, 7]] = 0
-    adata = AnnData(make(dense), layers={"raw": make(dense)})
+    adata = linked(AnnData(make(dense), layers={"raw": make(dense)}))
     path = tmp_path / f"a{suffix}"
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Writing zarr v2 data", UserWarning)
@@ -234,7 +282,7 @@ def test_same_bits_from_a_file(
 
 
 def test_same_bits_from_a_file_that_anndata_holds(tmp_path: Path) -> None:
-    adata = counts()
+    adata = linked(counts())
     adata.write_h5ad(tmp_path / "a.h5ad")
     pp.prepare(adata)
     backed = ad.read_h5ad(tmp_path / "a.h5ad", backed="r")
@@ -242,19 +290,19 @@ def test_same_bits_from_a_file_that_anndata_holds(tmp_path: Path) -> None:
     assert backed.obsm["X_m2st_pca"].tobytes() == adata.obsm["X_m2st_pca"].tobytes()
 
 
-def test_a_sample_of_many_observations_chooses_genes(
+def test_a_sample_of_many_observations_chooses_genes_and_components(
     monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
 ) -> None:
     """All observations are prepared with them; 4 of 80 genes stand out in any sample."""
     rate = np.repeat(rng.uniform(1, 5, size=(1, 80)), 600, axis=0)
     rate[:300, :80:20] *= 1.9
     rate[300:, :80:20] *= 0.1
-    adata = AnnData(sparse.csr_matrix(rng.poisson(rate), dtype=np.float32))
+    adata = linked(AnnData(sparse.csr_matrix(rng.poisson(rate), dtype=np.float32)))
     pp.prepare(adata, n_top_genes=4)
-    expected = adata.obsm["X_m2st_pca"]
+    expected = adata.obsm["X_m2st_pca"][:, 0]
     monkeypatch.setattr(pp, "_SAMPLE", 300)
     pp.prepare(adata, n_top_genes=4)
-    assert adata.obsm["X_m2st_pca"].tobytes() == expected.tobytes()
+    assert np.corrcoef(adata.obsm["X_m2st_pca"][:, 0], expected)[0, 1] > 0.999
     found = []
     for random_state in (0, 0, 1):  # beyond 4 genes it is chance
         pp.prepare(adata, n_top_genes=50, random_state=random_state)
@@ -277,8 +325,8 @@ def test_memory_is_that_of_the_genes_kept(
     del matrix, chosen
     monkeypatch.setattr(pp, "_SAMPLE", 1000)
     monkeypatch.setattr(pp, "_BLOCK", 50_000)
-    pp.prepare(counts(), n_pcs=5, n_top_genes=40)  # imports and compiles
-    adata = io.read(tmp_path / "a.h5ad", backed=True)
+    pp.prepare(linked(counts()), n_pcs=5, n_top_genes=40)  # imports and compiles
+    adata = linked(io.read(tmp_path / "a.h5ad", backed=True))
     tracemalloc.start()
     try:
         pp.prepare(adata, n_pcs=5, n_top_genes=40)
@@ -289,7 +337,7 @@ def test_memory_is_that_of_the_genes_kept(
 
 
 def test_constant_genes_are_left_out() -> None:
-    adata = counts()
+    adata = linked(counts())
     logged = np.log1p(adata.X.toarray())
     logged[:, 5] = 0.7
     adata.X = sparse.csr_matrix(logged)
@@ -299,7 +347,7 @@ def test_constant_genes_are_left_out() -> None:
 
 
 def test_paper_recipe_says_when_observations_stay_raw() -> None:
-    adata = counts(n_vars=8)
+    adata = linked(counts(n_vars=8))
     with pytest.warns(UserWarning, match=r"60 of 60 .* they stay raw") as caught:
         pp.prepare_paper(adata)
     assert len(caught) == 1
@@ -307,17 +355,20 @@ def test_paper_recipe_says_when_observations_stay_raw() -> None:
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_refused_matrices(recipe: Callable[..., None], tmp_path: Path) -> None:
-    adata = counts()
+    adata = linked(counts())
     with pytest.raises(KeyError, match=r"Expected 'raw' in `adata\.layers` \(found: nothing\)"):
         recipe(adata, layer="raw")
+    if recipe is pp.prepare:
+        with pytest.raises(KeyError, match=r"Run `m2st.pp.spatial_graph\(adata\)` first"):
+            recipe(counts())
     with pytest.raises(ValueError, match=r"found None\. Name the layer"):
         recipe(AnnData(obs=pd.DataFrame(index=["a", "b"])))
     with pytest.raises(ValueError, match=r"at least two observations .* found [01] of 1 "):
         recipe(adata[:1].copy())
     with pytest.raises(ValueError, match=r"found 0 of 60 observations and 0 of 80 genes"):
-        recipe(AnnData(np.zeros((60, 80), dtype=np.float32)))
+        recipe(linked(AnnData(np.zeros((60, 80), dtype=np.float32))))
     with pytest.raises(ValueError, match="found 0 among 12"):
-        recipe(AnnData(np.ones((60, 12), dtype=np.float32)))
+        recipe(linked(AnnData(np.ones((60, 12), dtype=np.float32))))
     for value, words in [(0.5, "whole numbers"), (-1, "non-negative"), (np.nan, "finite")]:
         bad = adata.copy()
         bad.X[0, 0] = value
@@ -333,7 +384,7 @@ def test_refused_matrices(recipe: Callable[..., None], tmp_path: Path) -> None:
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("axis", ["obs_names", "var_names"])
 def test_refused_names(recipe: Callable[..., None], axis: str) -> None:
-    adata = counts()
+    adata = linked(counts())
     names = getattr(adata, axis).to_numpy().copy()
     names[1] = names[0]
     frame = adata.obs if axis == "obs_names" else adata.var
@@ -346,10 +397,11 @@ def test_refused_names(recipe: Callable[..., None], axis: str) -> None:
 
 def test_wide_features_become_their_components(tmp_path: Path) -> None:
     adata = counts()
-    pp.prepare(adata, n_pcs=40)
-    wide = adata.obsm.pop("X_m2st_pca")
-    adata.obsm["X_pca"] = wide.astype(float)
+    left, values, _ = np.linalg.svd(adata.X.toarray() - adata.X.mean(axis=0).A1)
+    wide = left[:, :40] * values[:40]
+    adata.obsm["X_pca"] = wide
     before = adata.copy()
+    pp.prepare(linked(adata))  # none of which stays
     pp.prepare_rep(adata, "X_pca")
     features = adata.obsm["X_m2st_pca"]
     signs = np.sign((features * wide[:, :15]).sum(axis=0))
@@ -366,7 +418,7 @@ def test_wide_features_become_their_components(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["array", "sparse", "frame"])
 def test_narrow_features_stay_as_they_are(kind: str) -> None:
-    adata = counts()
+    adata = linked(counts())
     mine = np.random.default_rng(0).normal(3, size=(60, 5)).astype(np.float32)
     frame = pd.DataFrame(mine, index=adata.obs_names, columns=list("abcde"))
     adata.obsm["X_mine"] = {"array": mine, "sparse": sparse.csr_matrix(mine), "frame": frame}[kind]
@@ -377,7 +429,7 @@ def test_narrow_features_stay_as_they_are(kind: str) -> None:
 
 
 def test_observations_without_features() -> None:
-    adata = counts()
+    adata = linked(counts())
     adata.obsm["X_mine"] = np.random.default_rng(0).normal(size=(60, 30))
     alone = adata[2:].copy()
     adata.obsm["X_mine"][:2] = np.nan
@@ -390,7 +442,7 @@ def test_observations_without_features() -> None:
 
 
 def test_refused_features() -> None:
-    adata = counts()
+    adata = linked(counts())
     with pytest.raises(KeyError, match=r"Expected 'X_mine' in `adata\.obsm`"):
         pp.prepare_rep(adata, "X_mine")
     with pytest.raises(ValueError, match="`n_pcs` to be at least 1"):
@@ -405,7 +457,7 @@ def test_refused_features() -> None:
 
 
 def test_refused_parameters() -> None:
-    adata = counts()
+    adata = linked(counts())
     with pytest.raises(ValueError, match="`n_top_genes` to be at least 2"):
         pp.prepare(adata, n_top_genes=1)
     with pytest.raises(ValueError, match="`n_pcs` to be at least 1"):
@@ -420,7 +472,7 @@ def test_refused_parameters() -> None:
 @pytest.mark.parametrize("name", ["osmfish_raw", "starmap_mpfc_BZ5"])
 def test_small_panels_without_fuss(shared_data: Path, name: str) -> None:
     adata = ad.read_h5ad(shared_data / "counts" / f"{name}.h5ad")
-    pp.prepare(adata)
+    pp.prepare(linked(adata))
     assert adata.obsm["X_m2st_pca"].shape == (adata.n_obs, 15)
     assert np.isfinite(adata.obsm["X_m2st_pca"]).all()
 

@@ -32,8 +32,8 @@ def adata() -> anndata.AnnData:
 
 @pytest.fixture
 def prepared(adata: anndata.AnnData) -> anndata.AnnData:
-    m2st.pp.prepare(adata, n_pcs=10)
     m2st.pp.spatial_graph(adata)
+    m2st.pp.prepare(adata, n_pcs=10)
     return adata
 
 
@@ -59,7 +59,7 @@ def test_run_writes_what_it_says_and_nothing_else(adata: anndata.AnnData, tmp_pa
     np.testing.assert_array_equal(adata.obsm["X_pca"], before.obsm["X_pca"])
     assert set(adata.obs) - set(before.obs) == {"m2st_domain", "m2st_confidence"}
     assert set(adata.obsm) - set(before.obsm) == {
-        "X_m2st_pca", "X_m2st", "X_m2st_scale1", "X_m2st_scale2",
+        "X_m2st_pca", "X_m2st_pca_single", "X_m2st", "X_m2st_scale1", "X_m2st_scale2",
     }  # fmt: skip
     assert set(adata.obsp) == {"spatial_connectivities", "spatial_distances"}
     assert set(adata.uns) - set(before.uns) == {"m2st", "spatial_neighbors"}
@@ -226,6 +226,7 @@ def test_sections_with_a_batch_shift_are_labelled_alike() -> None:
 
 def test_features_are_alike_in_each_section() -> None:
     adata = m2st.datasets.simulate_cortex(n_obs=240, n_genes=100, n_samples=2, batch_shift=1.0)
+    m2st.pp.spatial_graph(adata, sample_key="sample")
     m2st.pp.prepare(adata, n_pcs=5, sample_key="sample")
     groups = pd.DataFrame(adata.obsm["X_m2st_pca"]).groupby(adata.obs["sample"].to_numpy())
     np.testing.assert_allclose(groups.mean(), 0, atol=1e-4)
@@ -288,12 +289,10 @@ def test_another_section_gets_the_domains_of_the_first() -> None:
     both = m2st.datasets.simulate_cortex(
         n_obs=1000, n_genes=400, n_domains=4, n_samples=2, random_state=2
     )
+    m2st.pp.spatial_graph(both, sample_key="sample")
     m2st.pp.prepare(both)
     one = (both.obs["sample"] == both.obs["sample"].iloc[0]).to_numpy()
-    halves = [both[rows].copy() for rows in (one, ~one)]
-    for half in halves:
-        m2st.pp.spatial_graph(half)
-    first, second = halves
+    halves = first, second = [both[rows].copy() for rows in (one, ~one)]
     models = m2st.tl.embed(first, AutoencoderParams(n_members=2), progress=False)
     clusterings = m2st.tl.cluster(first, 4)
     m2st.tl.transform(second, models, clusterings)
@@ -549,7 +548,9 @@ def test_a_failing_run_leaves_no_half_result(adata: anndata.AnnData) -> None:
 def test_missing_steps_name_the_call_to_make(adata: anndata.AnnData) -> None:
     with pytest.raises(KeyError, match=r"Run `m2st.pp.prepare\(adata\)` first"):
         m2st.tl.embed(adata)
+    m2st.pp.spatial_graph(adata)
     m2st.pp.prepare(adata, n_pcs=5)
+    del adata.obsp["spatial_connectivities"]
     with pytest.raises(KeyError, match=r"Run `m2st.pp.spatial_graph\(adata\)` first"):
         m2st.tl.embed(adata)
     with pytest.raises(KeyError, match=r"Run `m2st.tl.embed\(adata\)` first"):

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from m2st._keys import CONNECTIVITIES
+
 
 def check_int(name: str, value: object, *, minimum: int) -> None:
     """Require a whole number of at least `minimum`."""
@@ -96,6 +98,15 @@ def check_rep(adata: Any, use_rep: str) -> NDArray[np.float32]:
         msg = f"Expected `{use_rep}` of shape (n_obs, n_features), found {features.shape}."
         raise ValueError(msg)
     return features
+
+
+def check_graph(adata: Any) -> sparse.csr_matrix:
+    """Require the spatial graph in an AnnData."""
+    hint = "Run `m2st.pp.spatial_graph(adata)` first."
+    check_key(CONNECTIVITIES, adata.obsp, where="adata.obsp", hint=hint)
+    adjacency = adata.obsp[CONNECTIVITIES]
+    check_adjacency(adjacency, n_obs=adata.n_obs, name=f'adata.obsp["{CONNECTIVITIES}"]')
+    return sparse.csr_matrix(adjacency)
 
 
 def check_features(features: NDArray[Any], *, name: str = "features") -> None:

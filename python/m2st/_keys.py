@@ -15,6 +15,9 @@ RECORD = "m2st"
 FEATURES = "X_m2st_pca"
 """``obsm``: the features that the autoencoder is trained on."""
 
+SINGLE = "X_m2st_pca_single"
+"""``obsm``: components of single observations, for the test for structure in space."""
+
 COORDINATES = "spatial"
 """``obsm``: coordinates of the observations."""
 

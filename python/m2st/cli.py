@@ -254,7 +254,7 @@ def demo(
             n_jobs=jobs,
             progress=sys.stderr.isatty() and not quiet,
         )
-        features = adata.obsm[_keys.FEATURES]
+        features = adata.obsm[_keys.SINGLE]
         smoothed = smooth(features, adata.obsp["spatial_connectivities"], n_hops=3)
         kmeans = KMeans(n_domains, n_init=10, random_state=seed)
         scores = {

@@ -21,13 +21,22 @@ from m2st._checks import (
     check_counts,
     check_expression,
     check_features,
+    check_graph,
     check_int,
     check_interval,
     check_key,
     check_rep,
     check_unique_names,
 )
-from m2st._keys import CONNECTIVITIES, COORDINATES, DISTANCES, FEATURES, NEIGHBORS, RECORD
+from m2st._keys import (
+    CONNECTIVITIES,
+    COORDINATES,
+    DISTANCES,
+    FEATURES,
+    NEIGHBORS,
+    RECORD,
+    SINGLE,
+)
 
 __all__ = [
     "prepare",
@@ -44,7 +53,7 @@ logger = logging.getLogger(__name__)
 
 # Values of the expression that are worked on at a time.
 _BLOCK = 2**22
-# Observations that choose genes.
+# Observations that choose genes and components.
 _SAMPLE = 100_000
 _N_PCS = 15
 
@@ -64,19 +73,23 @@ def prepare(
     sample_key: str | None = None,
     random_state: int = 0,
 ) -> None:
-    r"""Make features from counts: normalise, log, select genes, PCA.
+    r"""Make features from counts and their surroundings: normalise, log, select genes, PCA.
 
     The most variable genes are kept (by the variance of their counts that their mean does not
     explain, as Seurat 3 does; all genes if there are no more than `n_top_genes`), library sizes are
-    brought to their median, :math:`\ln(1 + x)` and principal components are taken, as scanpy does
-    all of it. Of more than 100,000 observations a random sample of that many chooses the genes.
+    brought to their median and :math:`\ln(1 + x)` is taken, as scanpy does it. The principal
+    components are those of single observations and of surroundings together: of the sum of both
+    covariances, each divided by its trace, where a surrounding has the mean counts of an
+    observation and its neighbours on the spatial graph, treated alike. The features are the scores
+    of the single observations. Of more than 100,000 observations a random sample of that many
+    chooses genes and components.
 
     Parameters
     ----------
     adata
-        n_obs × n_vars, raw counts in ``X`` or a layer, in memory or in a file (see
-        `m2st.io.read`): they are read in blocks, and of the values only those of the kept genes
-        stay in memory.
+        n_obs × n_vars with a spatial graph, raw counts in ``X`` or a layer, in memory or in a
+        file (see `m2st.io.read`): they are read in blocks, and of the values only those of the kept
+        genes stay in memory.
     layer
         Layer that holds the counts; ``X`` if not given.
     normalized
@@ -90,12 +103,15 @@ def prepare(
         Column of ``obs`` that names the section of each observation; scores then have the same mean
         and variance in each section.
     random_state
-        Seed of the iterative eigensolver's first vector, and of the sample that chooses genes.
+        Seed of the iterative eigensolver's first vector, and of the sample of the observations.
 
     Writes
     ------
     ``obsm["X_m2st_pca"]``
         float32, (n_obs, n_pcs): component scores. Rows of observations without counts are NaN.
+    ``obsm["X_m2st_pca_single"]``
+        The same for the components of single observations alone. No neighbour has gone into them,
+        so that `m2st.tl.choose_n_domains` can ask them whether there is structure in space.
     ``uns["m2st"]["prepare"]``
         Parameters, and the numbers of genes, components and empty observations.
 
@@ -105,7 +121,7 @@ def prepare(
         If there is no matrix or fewer than two observations or (varying) genes with counts; if
         values are negative, not finite or (unless `normalized`) not whole; if names are not unique.
     KeyError
-        If the layer or the sample column is missing.
+        If the spatial graph, the layer or the sample column is missing.
 
     Warns
     -----
@@ -114,6 +130,11 @@ def prepare(
 
     Notes
     -----
+    Where counts are thin, the components of single observations hold the noise of the counts
+    before anything else; what neighbours share stands out in the mean of their counts. Where counts
+    are rich, both have the same components (``benchmarks/NOTEBOOK.md``). Counts are averaged
+    before the logarithm, which thin counts would bend.
+
     Genes are not scaled to equal variance: after the logarithm their variance tells how much they
     differ, and scaling raises the noise of rare genes. Genes are chosen from counts because the
     dispersion of log values favours rare genes in shallow data; of values that are `normalized`
@@ -131,6 +152,8 @@ def prepare(
     >>> import anndata, numpy as np, m2st
     >>> counts = np.random.default_rng(0).poisson(1.0, size=(60, 40)).astype("float32")
     >>> adata = anndata.AnnData(counts)
+    >>> adata.obsm["spatial"] = np.array([[x, y] for x in range(10) for y in range(6)])
+    >>> m2st.pp.spatial_graph(adata)
     >>> m2st.pp.prepare(adata, n_pcs=5)
     >>> adata.obsm["X_m2st_pca"].shape
     (60, 5)
@@ -138,21 +161,31 @@ def prepare(
     check_int("n_top_genes", n_top_genes, minimum=2)
     check_int("n_pcs", n_pcs, minimum=1)
     matrix, name = _expression(adata, layer)
+    graph = check_graph(adata)
     totals, n_cells = _survey(matrix, name, normalized=normalized)
     filled, genes = totals > 0, n_cells > 0
     _check_filled(filled, genes, name)
+    sample = _sample(filled, random_state)
     with _one_thread():
         if genes.sum() > n_top_genes:
             flavor = "seurat" if normalized else "seurat_v3"
-            genes = _variable_genes(matrix, filled, genes, n_top_genes, flavor, random_state)
+            genes = _variable_genes(matrix, sample, genes, n_top_genes, flavor)
         kept = _taken(matrix, filled, genes)
+        means = _surroundings(graph[filled][:, filled], sample[filled])
+        around = means @ kept
         if not normalized:
+            _normalize(around, means @ totals[filled])
             _normalize(kept, totals[filled])
-        kept = _without_constant_genes(kept)
-        scores = _component_scores(kept, n_pcs, random_state)
+        varying = _varying_genes(kept)
+        kept, around = kept[:, varying], around[:, varying]
+        single = kept if sample.sum() == filled.sum() else kept[np.flatnonzero(sample[filled])]
+        axes = _shared_axes(single, around, n_pcs, random_state)
+        scores = kept @ axes
+        scores -= scores.mean(axis=0, dtype=np.float64).astype(np.float32)
+        single_scores = _component_scores(kept, n_pcs, random_state)
     if sample_key is not None:
-        sections, _ = _sections(adata, sample_key)
-        scores = _aligned(scores, sections[filled])
+        codes, _ = _sections(adata, sample_key)
+        scores, single_scores = (_aligned(part, codes[filled]) for part in (scores, single_scores))
     parameters = {
         **({} if sample_key is None else {"sample_key": sample_key}),
         "normalized": normalized,
@@ -160,6 +193,7 @@ def prepare(
         "n_genes": kept.shape[1],
     }
     _write_features(adata, filled, scores, "prepare", layer, random_state, parameters)
+    adata.obsm[SINGLE] = _placed(single_scores, filled)
 
 
 def prepare_rep(
@@ -320,7 +354,7 @@ def prepare_paper(
             sc.pp.normalize_total(
                 work, target_sum=1, exclude_highly_expressed=True, key_added="library_size"
             )
-        kept = sc.pp.scale(_without_constant_genes(work.X), zero_center=False)
+        kept = sc.pp.scale(work.X[:, _varying_genes(work.X)], zero_center=False)
         scores = _component_scores(kept, n_pcs, random_state)
     parameters = {"min_cells": min_cells, "n_genes": kept.shape[1]}
     _write_features(adata, filled, scores, "prepare_paper", layer, random_state, parameters)
@@ -736,27 +770,40 @@ def _taken(matrix: Any, rows: NDArray[np.bool_], columns: NDArray[np.bool_]) -> 
     return kind((data, indices, ends), shape=(rows.sum(), columns.sum())).tocsr()
 
 
+def _sample(filled: NDArray[np.bool_], random_state: int) -> NDArray[np.bool_]:
+    """Observations that choose genes and components: all of them, or a sample of many."""
+    if filled.sum() <= _SAMPLE:
+        return filled
+    rng = np.random.default_rng(random_state)
+    rows = np.zeros_like(filled)
+    rows[rng.choice(np.flatnonzero(filled), _SAMPLE, replace=False)] = True
+    return rows
+
+
 def _variable_genes(
     matrix: Any,
-    filled: NDArray[np.bool_],
+    rows: NDArray[np.bool_],
     genes: NDArray[np.bool_],
     n_top_genes: int,
     flavor: str,
-    random_state: int,
 ) -> NDArray[np.bool_]:
-    """Choose highly variable genes, of many observations by a sample."""
+    """Choose highly variable genes by some of the observations."""
     import scanpy as sc
 
-    rows = filled
-    if filled.sum() > _SAMPLE:
-        rng = np.random.default_rng(random_state)
-        rows = np.zeros_like(filled)
-        rows[rng.choice(np.flatnonzero(filled), _SAMPLE, replace=False)] = True
     work = AnnData(_taken(matrix, rows, genes))
     sc.pp.highly_variable_genes(work, flavor=flavor, n_top_genes=n_top_genes)
     chosen = np.zeros_like(genes)
     chosen[np.flatnonzero(genes)[work.var["highly_variable"]]] = True
     return chosen
+
+
+def _surroundings(graph: sparse.csr_matrix, rows: NDArray[np.bool_]) -> sparse.csr_matrix:
+    """Rows that take the mean over an observation and its neighbours."""
+    links = sparse.csr_matrix(graph + sparse.identity(len(rows)), dtype=np.float32)[
+        np.flatnonzero(rows)
+    ]
+    links.data = np.repeat(1 / np.diff(links.indptr), np.diff(links.indptr)).astype(np.float32)
+    return links
 
 
 def _normalize(counts: sparse.csr_matrix, totals: NDArray[np.float32]) -> None:
@@ -769,7 +816,7 @@ def _normalize(counts: sparse.csr_matrix, totals: NDArray[np.float32]) -> None:
         np.log1p(values, out=values)
 
 
-def _without_constant_genes(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
+def _varying_genes(matrix: sparse.csr_matrix) -> NDArray[np.intp]:
     """Genes that differ between observations by more than rounding."""
     low, high = np.full((2, matrix.shape[1]), [[np.inf], [-np.inf]], dtype=np.float32)
     for _, _, block in _blocks(matrix):
@@ -782,7 +829,7 @@ def _without_constant_genes(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
             f"among {len(varying)}. Check that this is the right matrix."
         )
         raise ValueError(msg)
-    return matrix if varying.all() else matrix[:, np.flatnonzero(varying)]
+    return np.flatnonzero(varying)
 
 
 def _component_scores(
@@ -794,9 +841,42 @@ def _component_scores(
     n_pcs = min(n_pcs, min(matrix.shape) - 1)
     work = AnnData(matrix)
     sc.pp.pca(work, n_comps=n_pcs, svd_solver="arpack", random_state=random_state)
-    loadings = work.varm["PCs"]
-    signs = np.sign(loadings[np.abs(loadings).argmax(axis=0), np.arange(n_pcs)])
-    return np.asarray(work.obsm["X_pca"] * signs, dtype=np.float32)
+    return np.asarray(work.obsm["X_pca"] * _signs(work.varm["PCs"]), dtype=np.float32)
+
+
+def _shared_axes(
+    single: sparse.csr_matrix, around: sparse.csr_matrix, n_axes: int, random_state: int
+) -> NDArray[np.float32]:
+    """Principal axes of the sum of two matrices' covariances, the trace of each brought to 1.
+
+    As in any PCA of a sparse matrix, the covariances are never made.
+    """
+    parts = []
+    for matrix in (single, around):
+        mean = np.asarray(matrix.mean(axis=0), dtype=np.float32).ravel()
+        scatter = sparse.linalg.norm(matrix) ** 2 - matrix.shape[0] * float(mean @ mean)
+        parts.append((matrix, mean, np.float32(scatter)))
+
+    def both(axis: NDArray[np.float32]) -> NDArray[np.float32]:
+        image = np.zeros_like(axis)
+        for matrix, mean, scatter in parts:
+            scores = matrix @ axis - mean @ axis
+            image += (matrix.T @ scores - mean * scores.sum()) / scatter
+        return image
+
+    n_genes = single.shape[1]
+    covariances = sparse.linalg.LinearOperator((n_genes, n_genes), matvec=both, dtype=np.float32)
+    n_axes = min(n_axes, min(single.shape) - 1)
+    first = np.random.default_rng(random_state).uniform(-1, 1, n_genes).astype(np.float32)
+    _, axes = sparse.linalg.eigsh(covariances, n_axes, v0=first)
+    axes = axes[:, ::-1]
+    return np.asarray(axes * _signs(axes), dtype=np.float32)
+
+
+def _signs(axes: NDArray[Any]) -> NDArray[Any]:
+    """Signs that make the largest entry of each axis positive."""
+    signs: NDArray[Any] = np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
+    return signs
 
 
 def _aligned(scores: NDArray[np.float32], sections: NDArray[np.intp]) -> NDArray[np.float32]:
@@ -823,10 +903,9 @@ def _write_features(
     parameters: dict[str, Any],
 ) -> None:
     """Write scores in the order of `adata`, and the record; warn of empty observations."""
-    features = np.full((adata.n_obs, scores.shape[1]), np.nan, dtype=np.float32)
-    features[filled] = scores
     n_empty = int((~filled).sum())
-    adata.obsm[FEATURES] = features
+    adata.obsm[FEATURES] = _placed(scores, filled)
+    adata.obsm.pop(SINGLE, None)
     _record(
         adata,
         "prepare",
@@ -846,6 +925,13 @@ def _write_features(
             "and they will have no domain."
         )
         warnings.warn(msg, UserWarning, stacklevel=3)
+
+
+def _placed(scores: NDArray[np.float32], filled: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Scores in the rows that have any, NaN in the others."""
+    features = np.full((len(filled), scores.shape[1]), np.nan, dtype=np.float32)
+    features[filled] = scores
+    return features
 
 
 def _record(adata: AnnData, key: str, entry: dict[str, Any]) -> None:

@@ -17,8 +17,8 @@ from scipy import sparse
 
 from m2st import _keys
 from m2st._checks import (
-    check_adjacency,
     check_features,
+    check_graph,
     check_int,
     check_key,
     check_n_domains,
@@ -122,7 +122,7 @@ def embed(
     params = params or AutoencoderParams()
     n_members = params.members_for(len(features))
     params = replace(params, n_members=n_members)
-    adjacency = _adjacency(adata)
+    adjacency = check_graph(adata)
     placed = _placed(features)
     check_features(_rows(features, placed), name=use_rep)
     if adata.n_obs > params.batch_size:
@@ -212,7 +212,7 @@ def transform(
         raise ValueError(msg)
     features = check_rep(adata, use_rep)
     placed = _placed(features)
-    adjacency = _between(_adjacency(adata), placed)
+    adjacency = _between(check_graph(adata), placed)
     members = [model.transform(_rows(features, placed), adjacency) for model in models]
     _forget_clustering(adata)
     _write_scales(adata, members, placed)
@@ -361,8 +361,9 @@ def choose_n_domains(
     -----
     A guide, not a truth: tissue has domains within domains. Look at the curve,
     `m2st.pl.n_domains`, and at its other peaks. The network is not asked whether there is
-    structure, because it smooths noise into domains as well: features are compared with those of
-    permuted observations, at the level 0.01.
+    structure, because it smooths noise into domains as well, nor are components in which neighbours
+    have a part: features of single observations are compared with those of permuted ones, at the
+    level 0.01.
     """
     from m2st._consensus import number_of_domains
     from m2st._graph import spatial_structure
@@ -377,6 +378,8 @@ def choose_n_domains(
     params = replace((params or ClusteringParams()).for_domains(1), smoothness=0.0)
     record = adata.uns.setdefault(_keys.RECORD, {})
     use_rep = record.get("embed", {}).get("use_rep", _keys.FEATURES)
+    if use_rep == _keys.FEATURES and _keys.SINGLE in adata.obsm:
+        use_rep = _keys.SINGLE
     p_value = spatial_structure(
         _rows(check_rep(adata, use_rep), placed), adjacency, random_state=random_state
     )
@@ -612,19 +615,6 @@ def _padded(histories: list[NDArray[np.float64]]) -> NDArray[np.float64]:
     return rows
 
 
-def _adjacency(adata: AnnData) -> sparse.csr_matrix:
-    """Spatial graph of the object."""
-    check_key(
-        _keys.CONNECTIVITIES,
-        adata.obsp,
-        where="adata.obsp",
-        hint="Run `m2st.pp.spatial_graph(adata)` first.",
-    )
-    adjacency = adata.obsp[_keys.CONNECTIVITIES]
-    check_adjacency(adjacency, n_obs=adata.n_obs, name=f'adata.obsp["{_keys.CONNECTIVITIES}"]')
-    return sparse.csr_matrix(adjacency)
-
-
 def _members(
     adata: AnnData,
 ) -> tuple[list[list[NDArray[np.float32]]], NDArray[np.bool_], sparse.csr_matrix]:
@@ -651,7 +641,7 @@ def _members(
     return (
         [list(member) for member in zip(*parts, strict=True)],
         placed,
-        _between(_adjacency(adata), placed),
+        _between(check_graph(adata), placed),
     )
 
 
