@@ -166,6 +166,29 @@ def test_variable_genes_are_selected_only_when_there_are_more() -> None:
     assert adata.uns["m2st"]["prepare"]["n_genes"] == 80
 
 
+def thin_counts(log_rate: float, spread: float) -> AnnData:
+    """Counts of which the trend of variances cannot be fitted over a few genes, or over all."""
+    rng = np.random.default_rng(0)
+    rates = np.exp(rng.normal(log_rate, spread, 400))
+    return linked(AnnData(rng.poisson(rates, size=(60, 400)).astype(np.float32)))
+
+
+@pytest.mark.filterwarnings("ignore:.*have no counts")
+def test_genes_are_chosen_from_thin_counts() -> None:
+    adata = thin_counts(-4, 1)
+    pp.prepare(adata, n_top_genes=50, n_pcs=5)
+    assert adata.uns["m2st"]["prepare"]["n_genes"] == 50
+
+
+@pytest.mark.filterwarnings("ignore:.*have no counts")
+def test_too_thin_counts_are_refused_with_what_to_do() -> None:
+    adata = thin_counts(-6, 0.1)
+    with pytest.raises(ValueError, match=r"tell which genes vary.*`n_top_genes=46`"):
+        pp.prepare(adata, n_top_genes=20)
+    assert "X_m2st_pca" not in adata.obsm
+    pp.prepare(adata, n_top_genes=46, n_pcs=5)
+
+
 @pytest.mark.parametrize("make", [sparse.csc_matrix, sparse.csr_array, np.asarray])
 def test_kind_of_matrix_does_not_matter(make: Callable[[Any], Any]) -> None:
     adata = linked(counts())

@@ -56,6 +56,9 @@ _BLOCK = 2**22
 # Observations that choose genes and components.
 _SAMPLE = 100_000
 _N_PCS = 15
+# Share of the genes over which the trend of their variances is fitted: Seurat's, and wider ones for
+# thin counts, where so many genes have the same mean that the fit fails.
+_SPANS = (0.3, 0.4, 0.5, 0.7, 0.9, 1.0)
 
 
 def components_for(n_domains: int | None) -> int:
@@ -119,7 +122,8 @@ def prepare(
     ------
     ValueError
         If there is no matrix or fewer than two observations or (varying) genes with counts; if
-        values are negative, not finite or (unless `normalized`) not whole; if names are not unique.
+        values are negative, not finite or (unless `normalized`) not whole; if names are not unique;
+        if counts are too thin to choose genes by.
     KeyError
         If the spatial graph, the layer or the sample column is missing.
 
@@ -791,7 +795,22 @@ def _variable_genes(
     import scanpy as sc
 
     work = AnnData(_taken(matrix, rows, genes))
-    sc.pp.highly_variable_genes(work, flavor=flavor, n_top_genes=n_top_genes)
+    for span in _SPANS:
+        try:
+            sc.pp.highly_variable_genes(work, flavor=flavor, n_top_genes=n_top_genes, span=span)
+        except ValueError as error:
+            if not isinstance(error.args[0], bytes):  # the fit of the trend speaks in bytes
+                raise
+            logger.info("Too many genes have the same mean for a trend over %g of them", span)
+        else:
+            break
+    else:
+        msg = (
+            "Expected counts that tell which genes vary more than others, found "
+            f"{work.n_vars} genes of which too many have the same few counts. Keep all genes with "
+            f"`n_top_genes={work.n_vars}`, or remove those that few observations have."
+        )
+        raise ValueError(msg)
     chosen = np.zeros_like(genes)
     chosen[np.flatnonzero(genes)[work.var["highly_variable"]]] = True
     return chosen
