@@ -181,7 +181,8 @@ def prepare(
             _normalize(around, means @ totals[filled])
             _normalize(kept, totals[filled])
         varying = _varying_genes(kept)
-        kept, around = kept[:, varying], around[:, varying]
+        if len(varying) < kept.shape[1]:
+            kept, around = kept[:, varying], around[:, varying]
         single = kept if sample.sum() == filled.sum() else kept[np.flatnonzero(sample[filled])]
         axes = _shared_axes(single, around, n_pcs, random_state)
         scores = kept @ axes
