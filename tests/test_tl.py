@@ -262,7 +262,7 @@ def test_no_structure_is_said(adata: anndata.AnnData, kind: str) -> None:
     assert adata.obs["m2st_domain"].cat.categories.tolist() == ["1"]
 
 
-def test_confidence_is_low_without_structure() -> None:
+def test_confidence_is_lower_without_structure() -> None:
     found = {}
     for kind in ("layers", "noise"):
         adata = m2st.datasets.simulate_cortex(800, 400, 5, random_state=2)
@@ -272,7 +272,7 @@ def test_confidence_is_low_without_structure() -> None:
         m2st.run(adata, 5, progress=False)
         found[kind] = adata.obs["m2st_confidence"].median()
     assert found["layers"] > 0.95
-    assert found["noise"] < 0.6
+    assert found["noise"] < 0.8
 
 
 def test_candidates_are_checked(embedded: anndata.AnnData) -> None:
