@@ -131,6 +131,15 @@ def test_components_follow_what_neighbours_share() -> None:
     assert fits()[1] > 0.8
 
 
+def test_surroundings_that_are_all_alike_have_no_part() -> None:
+    adata = counts(n_obs=6)
+    links = 1 - np.eye(6, dtype=np.float32)
+    adata.obsp["spatial_connectivities"] = sparse.csr_matrix(links)
+    pp.prepare(adata, n_pcs=3)
+    single = adata.obsm["X_m2st_pca_single"]
+    np.testing.assert_allclose(adata.obsm["X_m2st_pca"], single, atol=1e-3)
+
+
 def test_paper_recipe_is_what_it_says() -> None:
     adata = linked(counts(n_obs=40, n_vars=60))
     dense = adata.X.toarray().astype(float)

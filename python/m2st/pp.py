@@ -874,8 +874,11 @@ def _shared_axes(
     parts = []
     for matrix in (single, around):
         mean = np.asarray(matrix.mean(axis=0), dtype=np.float32).ravel()
-        scatter = sparse.linalg.norm(matrix) ** 2 - matrix.shape[0] * float(mean @ mean)
-        parts.append((matrix, mean, np.float32(scatter)))
+        total = sparse.linalg.norm(matrix) ** 2
+        scatter = total - matrix.shape[0] * float(mean @ mean)
+        # Where everybody is everybody's neighbour, surroundings differ by rounding alone.
+        if scatter > 1e-5 * total:
+            parts.append((matrix, mean, np.float32(scatter)))
 
     def both(axis: NDArray[np.float32]) -> NDArray[np.float32]:
         image = np.zeros_like(axis)
