@@ -336,8 +336,11 @@ def test_observations_without_counts_have_no_domain(adata: anndata.AnnData) -> N
     counts = adata.X.tolil()
     counts[empty] = 0
     adata.X = counts.tocsr()
-    with pytest.warns(UserWarning, match="2 of 200 observations have no counts"):
+    with pytest.warns(UserWarning, match="2 of 200 observations have no counts") as caught:
         quick_run(adata)
+    # The line of the user, not one of the package.
+    files = {warning.filename for warning in caught if warning.category is UserWarning}
+    assert files == {__file__}
     missing = np.flatnonzero(adata.obs["m2st_domain"].isna())
     assert missing.tolist() == empty
     confidence = adata.obs["m2st_confidence"]

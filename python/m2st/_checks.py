@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import os
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
@@ -12,6 +15,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from m2st._keys import CONNECTIVITIES
+
+_PACKAGE = str(Path(__file__).parent) + os.sep
 
 
 def check_int(name: str, value: object, *, minimum: int) -> None:
@@ -217,3 +222,11 @@ def check_n_domains(n_domains: int, *, n_obs: int) -> None:
     if n_domains > n_obs:
         msg = f"Expected no more `n_domains` than observations, {n_obs}, found {n_domains}."
         raise ValueError(msg)
+
+
+def warn(message: str) -> None:
+    """Warn the user at the line that called the package, however deep in it the reason is."""
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, UserWarning, stacklevel=level)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from m2st import _keys
-from m2st._checks import check_target
+from m2st._checks import check_target, warn
 
 __all__ = ["read", "write"]
 
@@ -482,7 +482,7 @@ def _read_space_ranger(root: Path, counts: Path) -> AnnData:
     scales = _find("scalefactors_json.json", *folders)
     if scales is None:
         msg = f"No scalefactors_json.json in {folders[0]}: the images cannot be placed, left out."
-        warnings.warn(msg, UserWarning, stacklevel=4)
+        warn(msg)
         return adata
     with _expect("Space Ranger's scale factors", scales):
         library: dict[str, Any] = {"images": {}, "scalefactors": json.loads(scales.read_bytes())}

@@ -27,6 +27,7 @@ from m2st._checks import (
     check_key,
     check_rep,
     check_unique_names,
+    warn,
 )
 from m2st._keys import (
     CONNECTIVITIES,
@@ -370,7 +371,7 @@ def prepare_paper(
             "of some observation, which this recipe leaves out of the library size: they stay raw. "
             "`m2st.pp.prepare` has no such limit."
         )
-        warnings.warn(msg, UserWarning, stacklevel=2)
+        warn(msg)
 
 
 def spatial_graph(
@@ -947,7 +948,7 @@ def _write_features(
             f"{n_empty} of {adata.n_obs} observations have no {lacking}: their features are NaN "
             "and they will have no domain."
         )
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn(msg)
 
 
 def _placed(scores: NDArray[np.float32], filled: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -1002,7 +1003,7 @@ def _build(
             "of the same section. If several sections lie in one frame, tell them apart with "
             "`sample_key=`."
         )
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn(msg)
     return graph
 
 
@@ -1045,4 +1046,4 @@ def _write_graph(
             f"{report['n_isolated']} of {adata.n_obs} observations have no neighbour in the "
             "spatial graph. They still get an embedding and a domain, from their own expression."
         )
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn(msg)

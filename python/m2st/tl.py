@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -23,6 +22,7 @@ from m2st._checks import (
     check_key,
     check_n_domains,
     check_rep,
+    warn,
 )
 from m2st._params import AutoencoderParams, ClusteringParams
 
@@ -404,7 +404,7 @@ def choose_n_domains(
             f"(p = {p_value:.2g}): no structure in space, so 1 domain. Check that the coordinates "
             "belong to these observations."
         )
-        warnings.warn(msg, UserWarning, stacklevel=2)
+        warn(msg)
     chosen = found.chosen if structured else 1
     record["n_domains"] = {
         "candidates": found.candidates,

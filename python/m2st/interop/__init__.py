@@ -76,13 +76,12 @@ from __future__ import annotations
 import importlib.util
 import re
 import threading
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from m2st._checks import check_choice, check_target
+from m2st._checks import check_choice, check_target, warn
 from m2st.interop import _embedded as r
 from m2st.interop import _experiment, _parsed, _record, _seurat
 from m2st.interop._nodes import Node
@@ -144,7 +143,7 @@ def to_anndata(x: Any, *, assay: str | None = None) -> AnnData:
     >>> adata = m2st.interop.to_anndata(ro.globalenv["spe"])  # doctest: +SKIP
     """
     # Through R once, as the classes of rpy2's upper layers are of no use here.
-    return _read_node(r.RNode(r.session().base["identity"](x)), assay=assay, stacklevel=3)
+    return _read_node(r.RNode(r.session().base["identity"](x)), assay=assay)
 
 
 def from_anndata(adata: AnnData, as_: str | None = None) -> Any:
@@ -183,7 +182,7 @@ def from_anndata(adata: AnnData, as_: str | None = None) -> Any:
     --------
     >>> ro.globalenv["seurat"] = m2st.interop.from_anndata(adata, "Seurat")  # doctest: +SKIP
     """
-    return _write(adata, as_, stacklevel=3)
+    return _write(adata, as_)
 
 
 def converter() -> Converter:
@@ -285,7 +284,7 @@ def read_r(
         objects = dict(zip(listing.names or ["object"], listing.items(), strict=True))
     else:
         objects = _parsed.read_objects(path)
-    return _read_node(_choose(objects, object, path), assay=assay, stacklevel=3)
+    return _read_node(_choose(objects, object, path), assay=assay)
 
 
 def write_r(
@@ -335,7 +334,7 @@ def write_r(
         raise ValueError(msg)
     path = Path(path)
     target = check_target(path, _SUFFIXES, overwrite=overwrite)
-    made = _write(adata, as_, stacklevel=3)
+    made = _write(adata, as_)
     part = target.with_name(f".{target.name}.{uuid4().hex}.part")
     try:
         r.call(
@@ -356,7 +355,7 @@ def _reader(node: Node) -> str | None:
     return "seurat" if is_seurat else None
 
 
-def _read_node(node: Node, *, assay: str | None, stacklevel: int) -> AnnData:
+def _read_node(node: Node, *, assay: str | None) -> AnnData:
     family = _reader(node)
     lost: list[str] = []
     kind = (node.classes or (node.kind,))[0]
@@ -376,11 +375,11 @@ def _read_node(node: Node, *, assay: str | None, stacklevel: int) -> AnnData:
         adata = _experiment.read_experiment(node, lost)
     said = [_not_carried(kind, lost), _lacking(adata, kind)]
     if text := " ".join(part for part in said if part):
-        warnings.warn(text, UserWarning, stacklevel=stacklevel)
+        warn(text)
     return adata
 
 
-def _write(adata: AnnData, as_: str | None, *, stacklevel: int) -> Any:
+def _write(adata: AnnData, as_: str | None) -> Any:
     origin = _record.load(adata.uns.get(_record.FROM_R)).get("class", _AS[0])
     kind = origin if as_ is None else as_
     if as_ is not None:
@@ -394,7 +393,7 @@ def _write(adata: AnnData, as_: str | None, *, stacklevel: int) -> Any:
     else:
         made = _experiment.write_experiment(adata, kind, lost)
     if text := _not_carried("AnnData", lost):
-        warnings.warn(text, UserWarning, stacklevel=stacklevel)
+        warn(text)
     return made
 
 

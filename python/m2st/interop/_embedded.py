@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import threading
-import warnings
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from importlib.metadata import version
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from m2st._checks import warn
 from m2st.interop._nodes import NA_INTEGER, NULL, Node
 
 _INSTALL = "pip install 'm2st[r]'"
@@ -117,7 +117,7 @@ def call(function: str, *arguments: Any) -> Any:
     outcome = r.functions["answer"](r.functions[function], r.ri.ListSexpVector(arguments))
     value, said, error = outcome
     for text in dict.fromkeys(said):
-        warnings.warn(f"R: {text}", UserWarning, stacklevel=3)
+        warn(f"R: {text}")
     if not isinstance(error, type(r.ri.NULL)):
         text, *classes = error
         if "packageNotFoundError" in classes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pandas as pd
 from anndata import AnnData
 
 from m2st import _keys, io
+from m2st._checks import warn
 from m2st.interop import _embedded as r
 from m2st.interop import read_r, to_anndata
 
@@ -253,7 +253,7 @@ def _load(
         if mark.read_text().strip() == _checksum(file):
             return io.read(file)
         msg = f"{file} is not what was kept there (another checksum): fetching it again."
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn(msg)
     adata = fetch()
     folder.mkdir(parents=True, exist_ok=True)
     # The mark comes last and goes first, so that a file never stands beside another's.
