@@ -55,6 +55,7 @@ PUBLISHED = m2st.AutoencoderParams(
     negative_slope=0.2,
     feature_dropout=0.2,
     attention_dropout=0.1,
+    gamma=2.0,
     n_epochs=200,
     learning_rate=5e-3,
     settle_tol=0.0,
