@@ -122,12 +122,14 @@ def test_one_row_for_all_masked_changes_nothing(
         ours.sum().backward(retain_graph=True)
 
 
-def test_loss_is_equation_10(model: MaskedGraphAutoencoder, x: torch.Tensor) -> None:
+@pytest.mark.parametrize("gamma", [1.0, 2.0])
+def test_loss_is_equation_10(gamma: float, x: torch.Tensor) -> None:
+    model = MaskedGraphAutoencoder(6, replace(SMALL, gamma=gamma))
     edges = Edges.from_adjacency(ring(12))
     masked = among(0, 3, 5)
     found = model(x, edges, masked)
     z = [part.detach().numpy().astype(float) for part in found]
-    expected = reference.scaled_cosine_error(x.numpy().astype(float), z, [0, 3, 5], 2.0)
+    expected = reference.scaled_cosine_error(x.numpy().astype(float), z, [0, 3, 5], gamma)
     error = model.error(found[:, masked], x[masked]).item()
     assert error / 3 == pytest.approx(expected, rel=1e-5)
 

@@ -34,7 +34,7 @@ def test_loss_falls_on_structured_features(rng: np.random.Generator) -> None:
     x = centers[np.repeat([0, 1], 60)] + 0.1 * rng.normal(size=(120, 10))
     params = AutoencoderParams(scale_dims=(8, 4), hidden_dim=16, n_epochs=80)
     result = train(x, ring(120), params, random_state=1)
-    assert result.loss[-5:].mean() < 0.3 * result.loss[:5].mean()
+    assert result.loss[-5:].mean() < 0.5 * result.loss[:5].mean()
     assert [e.shape for e in result.embeddings] == [(120, 8), (120, 4)]
     assert all(e.dtype == np.float32 for e in result.embeddings)
 
