@@ -589,9 +589,8 @@ class Notes(HTMLParser):
         self.text += data if self.inside else ""
 
 
-def plain(**record: Any) -> AnnData:
+def plain(n_obs: int = 40, **record: Any) -> AnnData:
     """A small result about which nothing is to be said, but what is passed."""
-    n_obs = 40
     obs = pd.DataFrame(
         {
             "m2st_domain": pd.Categorical(["1", "2"] * (n_obs // 2)),
@@ -644,6 +643,14 @@ def test_what_went_wrong_is_said_in_words(
     assert ("out of the ordinary" in text) == (record == {})
 
 
+@pytest.mark.parametrize("n_few", [9, 10])
+def test_tiny_domains_are_said_in_words(n_few: int, tmp_path: Path) -> None:
+    adata = plain(400)
+    adata.obs["m2st_domain"] = pd.Categorical(np.where(np.arange(400) < n_few, "2", "1"))
+    text = Notes(write(adata, tmp_path / "page.html")).text
+    assert ("Domain 2 has less than a twentieth of an equal share" in text) == (n_few < 10)
+
+
 def test_odd_domains_are_said_in_words(tmp_path: Path) -> None:
     adata = plain()
     adata.obs["m2st_domain"] = pd.Categorical(
@@ -658,6 +665,7 @@ def test_odd_domains_are_said_in_words(tmp_path: Path) -> None:
     assert "1 observation has no coordinates and is not drawn" in text
     assert "There is no record of a clustering" in text
     assert "Domain 3 has no observation" in text
+    assert "equal share" not in text
     assert "in domain 1 half of the observations are below 0.8" in text
     assert "Domains 1 and 2 lie in one section (almost) alone" in text
 

@@ -42,6 +42,7 @@ _ORDER = ("prepare", "graph", "embed", "n_domains", "cluster")
 _LOW_CONFIDENCE = 0.8
 _LOW_STABILITY = 0.5
 _ONE_SECTION = 0.95
+_TINY = 0.05
 
 
 def report(
@@ -730,11 +731,18 @@ def _warnings_of_run(record: Mapping[str, Any]) -> list[str]:
 
 
 def _warnings_of_domains(table: list[_Domain], composition: pd.DataFrame | None) -> list[str]:
-    """Domains that are unsure, empty or of one section only."""
+    """Domains that are unsure, empty, tiny or of one section only."""
     found = []
     empty = [row.name for row in table if row.n_obs == 0]
     if empty:
         found.append(f"{_named(empty)} {_have(len(empty))} no observation.")
+    equal = sum(row.n_obs for row in table) / len(table)
+    tiny = [row.name for row in table if 0 < row.n_obs < _TINY * equal]
+    if tiny:
+        found.append(
+            f"{_named(tiny)} {_have(len(tiny))} less than a twentieth of an equal share of the "
+            "observations: outliers, perhaps, rather than tissue. Look at their counts or features."
+        )
     unsure = [row.name for row in table if row.median is not None and row.median < _LOW_CONFIDENCE]
     if unsure:
         found.append(
