@@ -154,8 +154,8 @@ def ablated(name: str, **settings: object) -> Method:
 
 
 def alone(case: Case, adata: anndata.AnnData, seed: int) -> dict[str, Labels]:
-    """On components of single observations; ready features are what they are."""
-    adata.obsm[FEATURES] = adata.obsm.get(SINGLE, adata.obsm[FEATURES])
+    """On the principal components of single observations, outliers where they are."""
+    adata.obsm[FEATURES] = adata.obsm[SINGLE]
     return ablated(ALONE)(case, adata, seed)
 
 
@@ -226,7 +226,7 @@ def prepare(case: Case) -> Case:
     )
     make(case.adata, n_pcs=50)
     # PCA as everybody has it, without the surroundings.
-    case.adata.obsm[WIDE] = case.adata.obsm.pop(FEATURES if case.use_rep else SINGLE)
+    case.adata.obsm[WIDE] = case.adata.obsm.pop(SINGLE)
     make(case.adata)
     return case
 

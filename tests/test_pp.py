@@ -427,7 +427,7 @@ def test_refused_names(recipe: Callable[..., None], axis: str) -> None:
         recipe(adata)
 
 
-def test_wide_features_become_their_components(tmp_path: Path) -> None:
+def test_wide_features_become_components(tmp_path: Path) -> None:
     adata = counts()
     left, values, _ = np.linalg.svd(adata.X.toarray() - adata.X.mean(axis=0).A1)
     wide = left[:, :40] * values[:40]
@@ -435,17 +435,56 @@ def test_wide_features_become_their_components(tmp_path: Path) -> None:
     before = adata.copy()
     pp.prepare(linked(adata))  # none of which stays
     pp.prepare_rep(adata, "X_pca")
+    # By hand: observations that are far out moved in, then the axes of both covariances.
+    offsets = wide - np.median(wide, axis=0)
+    lengths = np.linalg.norm(offsets, axis=1, keepdims=True)
+    near = offsets * np.minimum(1, 2 * np.median(lengths) / lengths)
+    links = adata.obsp["spatial_connectivities"].toarray() + np.eye(60)
+    around = links @ near / links.sum(axis=1, keepdims=True)
+    covariances = [np.cov(part, rowvar=False) for part in (near, around)]
+    _, axes = np.linalg.eigh(sum(part / np.trace(part) for part in covariances))
+    expected = (near - near.mean(axis=0)) @ axes[:, ::-1][:, :15]
     features = adata.obsm["X_m2st_pca"]
-    signs = np.sign((features * wide[:, :15]).sum(axis=0))
-    np.testing.assert_allclose(features * signs, wide[:, :15], atol=1e-3)
+    signs = np.sign((features * expected).sum(axis=0))
+    np.testing.assert_allclose(features * signs, expected, atol=1e-3)
     assert features.dtype == np.float32
-    assert set(adata.obsm) == {"spatial", "X_pca", "X_m2st_pca"}
+    # The components of single observations, for the test of structure, are those that were given.
+    single = adata.obsm["X_m2st_pca_single"]
+    signs = np.sign((single * wide[:, :15]).sum(axis=0))
+    np.testing.assert_allclose(single * signs, wide[:, :15], atol=1e-3)
+    assert set(adata.obsm) == {"spatial", "X_pca", "X_m2st_pca", "X_m2st_pca_single"}
     np.testing.assert_array_equal(adata.obsm["X_pca"], before.obsm["X_pca"])
     record = adata.uns["m2st"]["prepare"]
     assert (record["recipe"], record["use_rep"]) == ("prepare_rep", "X_pca")
     assert (record["n_features"], record["n_pcs"], record["n_empty"]) == (40, 15, 0)
     adata.write_h5ad(tmp_path / "a.h5ad")
     assert ad.read_h5ad(tmp_path / "a.h5ad").uns["m2st"]["prepare"] == record
+
+
+def test_outlying_observations_do_not_own_components() -> None:
+    rng = np.random.default_rng(0)
+    # Two layers of a strip, and in each further column a single observation that is far out.
+    adata = linked(counts())
+    layers = adata.obsm["spatial"][:, 1] > np.median(adata.obsm["spatial"][:, 1])
+    features = rng.normal(size=(60, 80))
+    features[:, 0] += 3.0 * layers
+    features[np.arange(10, 50), np.arange(20, 60)] += 500
+    adata.obsm["X_mine"] = features
+    pp.prepare_rep(adata, "X_mine", n_pcs=3)
+    scores = adata.obsm["X_m2st_pca"]
+    found = np.abs(np.corrcoef(scores.T, layers)[-1, :-1])
+    assert found.max() > 0.6
+    lengths = np.linalg.norm(scores, axis=1)
+    assert lengths.max() < 4 * np.median(lengths)
+
+
+def test_mostly_equal_features_keep_their_distances() -> None:
+    adata = linked(counts())
+    features = np.zeros((60, 20))
+    features[:20] = np.random.default_rng(0).normal(size=(20, 20))
+    adata.obsm["X_mine"] = features
+    pp.prepare_rep(adata, "X_mine", n_pcs=10)
+    assert np.linalg.norm(adata.obsm["X_m2st_pca"], axis=1).max() > 1
 
 
 @pytest.mark.parametrize("kind", ["array", "sparse", "frame"])
@@ -480,6 +519,10 @@ def test_refused_features() -> None:
     with pytest.raises(ValueError, match="`n_pcs` to be at least 1"):
         pp.prepare_rep(adata, "X", n_pcs=0)
     adata.obsm["X_mine"] = np.ones((60, 30))
+    graph = adata.obsp.pop("spatial_connectivities")
+    with pytest.raises(KeyError, match=r"Run `m2st\.pp\.spatial_graph\(adata\)` first"):
+        pp.prepare_rep(adata, "X_mine")
+    adata.obsp["spatial_connectivities"] = graph
     with pytest.raises(ValueError, match="found 30 columns that are all alike"):
         pp.prepare_rep(adata, "X_mine")
     adata.obsm["X_mine"][0, 0] = np.nan

@@ -50,7 +50,7 @@ def run(
         Number of domains, or ``"auto"`` for `m2st.tl.choose_n_domains`.
     use_rep
         Ready features to use instead of preparing the counts: a key of ``obsm``, or ``"X"``. What
-        `m2st.pp.prepare` or `m2st.pp.prepare_paper` wrote is used as it is, of others the principal
+        `m2st.pp.prepare` or `m2st.pp.prepare_paper` wrote is used as it is, of others the
         components (`m2st.pp.prepare_rep`). Effects of sections are taken to be out of them already.
     n_pcs
         Number of components of the expression or of the ready features; None takes 15, or as many

@@ -57,6 +57,9 @@ _BLOCK = 2**22
 # Observations that choose genes and components.
 _SAMPLE = 100_000
 _N_PCS = 15
+# Of ready features, components beyond these are taken for noise, and observations farther from the
+# middle than so many times as far as half of them are, for outliers.
+_WIDE, _FAR = 50, 2.0
 # Share of the genes over which the trend of their variances is fitted: Seurat's, and wider ones for
 # thin counts, where so many genes have the same mean that the fit fails.
 _SPANS = (0.3, 0.4, 0.5, 0.7, 0.9, 1.0)
@@ -205,18 +208,25 @@ def prepare(
 def prepare_rep(
     adata: AnnData, use_rep: str, *, n_pcs: int = _N_PCS, random_state: int = 0
 ) -> None:
-    """Make features from ready ones: their principal components, where they have more columns.
+    r"""Make features from ready ones: components of observations and of their surroundings.
+
+    Features of more than `n_pcs` columns are brought to their first 50 principal components, if
+    there are more, and outliers are brought in: with :math:`r_i` the distance of observation
+    :math:`i` from the medians of all, those with :math:`r_i > 2 \operatorname{median}(r)` move
+    towards the medians up to that distance. The components are those of single observations and of
+    surroundings together, as for `prepare`, where a surrounding has the mean features of an
+    observation and its neighbours on the spatial graph.
 
     Parameters
     ----------
     adata
-        n_obs observations.
+        n_obs observations with a spatial graph.
     use_rep
         Ready features, such as a PCA from elsewhere: a key of ``obsm``, or ``"X"``. Observations
         that took no part in them are all NaN.
     n_pcs
         Number of components, as for `prepare`. Features with no more columns are taken as they
-        are. Of a PCA the components are its first columns, up to their signs.
+        are, outliers included.
     random_state
         Seed of the iterative eigensolver's first vector.
 
@@ -224,13 +234,16 @@ def prepare_rep(
     ------
     ``obsm["X_m2st_pca"]``
         float32, (n_obs, at most n_pcs). Rows of observations without values are NaN.
+    ``obsm["X_m2st_pca_single"]``
+        The first principal components of the ready features, outliers where they are, for
+        `m2st.tl.choose_n_domains`; only where the features have more columns.
     ``uns["m2st"]["prepare"]``
         Parameters, and the numbers of features, components and empty observations.
 
     Raises
     ------
     KeyError
-        If the features are missing.
+        If the features or, where they have more columns, the spatial graph are missing.
     ValueError
         If there are fewer than two observations, or values are neither finite nor missing for the
         whole observation, or all alike.
@@ -240,11 +253,19 @@ def prepare_rep(
     UserWarning
         If observations have no values.
 
+    Notes
+    -----
+    Components of values that were not brought to a log scale are often those of single outlying
+    observations: of the first 15 of published scores of a cortex, 13. Domains of one or two
+    observations came of them (``benchmarks/NOTEBOOK.md``).
+
     Examples
     --------
     >>> import anndata, numpy as np, m2st
     >>> scores = np.random.default_rng(0).normal(size=(60, 50))
     >>> adata = anndata.AnnData(obsm={"X_pca": scores})
+    >>> adata.obsm["spatial"] = np.array([[x, y] for x in range(10) for y in range(6)])
+    >>> m2st.pp.spatial_graph(adata)
     >>> m2st.pp.prepare_rep(adata, "X_pca")
     >>> adata.obsm["X_m2st_pca"].shape
     (60, 15)
@@ -255,7 +276,9 @@ def prepare_rep(
     features = features[filled]
     check_features(features, name=use_rep)
     n_features = features.shape[1]
+    single = None
     if n_features > n_pcs:
+        graph = check_graph(adata)[filled][:, filled]
         if not np.ptp(features, axis=0).any():
             msg = (
                 f"Expected `{use_rep}` to differ between observations, found {n_features} columns "
@@ -263,15 +286,21 @@ def prepare_rep(
             )
             raise ValueError(msg)
         with _one_thread():
-            features = _component_scores(features, n_pcs, random_state)
+            single = _component_scores(features, n_pcs, random_state)
+            width = max(_WIDE, n_pcs + 1)
+            if n_features > width:
+                features = _component_scores(features, width, random_state)
+            features = _without_outliers(features)
+            means = _surroundings(graph, np.ones(len(features), dtype=bool))
+            features = features @ _shared_axes(features, means @ features, n_pcs, random_state)
+            features -= features.mean(axis=0, dtype=np.float64).astype(np.float32)
         logger.info(
-            "Using the first %d principal components of the %d features in %s",
-            features.shape[1],
-            n_features,
-            use_rep,
+            "Using %d components of the %d features in %s", features.shape[1], n_features, use_rep
         )
     parameters = {"use_rep": use_rep, "n_features": n_features}
     _write_features(adata, filled, features, "prepare_rep", None, random_state, parameters)
+    if single is not None:
+        adata.obsm[SINGLE] = _placed(single, filled)
 
 
 def prepare_paper(
@@ -865,8 +894,22 @@ def _component_scores(
     return np.asarray(work.obsm["X_pca"] * _signs(work.varm["PCs"]), dtype=np.float32)
 
 
+def _without_outliers(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Move observations that are far from the medians towards these, up to `_FAR`; centred."""
+    offsets = features - np.median(features, axis=0).astype(np.float32)
+    lengths = np.linalg.norm(offsets, axis=1)
+    farthest = _FAR * np.median(lengths)
+    # Where half of the observations are in one place, distances from it say nothing.
+    if farthest > 0:
+        offsets *= (farthest / np.maximum(lengths, farthest))[:, None]
+    return offsets
+
+
 def _shared_axes(
-    single: sparse.csr_matrix, around: sparse.csr_matrix, n_axes: int, random_state: int
+    single: sparse.csr_matrix | NDArray[np.float32],
+    around: sparse.csr_matrix | NDArray[np.float32],
+    n_axes: int,
+    random_state: int,
 ) -> NDArray[np.float32]:
     """Principal axes of the sum of two matrices' covariances, the trace of each brought to 1.
 
@@ -875,7 +918,8 @@ def _shared_axes(
     parts = []
     for matrix in (single, around):
         mean = np.asarray(matrix.mean(axis=0), dtype=np.float32).ravel()
-        total = sparse.linalg.norm(matrix) ** 2
+        norm = sparse.linalg.norm if sparse.issparse(matrix) else np.linalg.norm
+        total = norm(matrix) ** 2
         scatter = total - matrix.shape[0] * float(mean @ mean)
         # Where everybody is everybody's neighbour, surroundings differ by rounding alone.
         if scatter > 1e-5 * total:

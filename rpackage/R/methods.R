@@ -35,15 +35,16 @@
 #' @param k Number of domains; `NULL` for embeddings only.
 #' @param sample Section of each spot, or `NULL` for one section.
 #' @param normalized The values are already normalised and on a log scale.
-#' @param n_pcs Number of principal components of the expression or of ready features; `NULL` takes
-#'   15, or as many as domains if these are more.
+#' @param n_pcs Number of components of the expression or of ready features; `NULL` takes 15, or as
+#'   many as domains if these are more.
 #' @param params Settings made by [m2stParams()].
 #' @param seed,seed.use Seed of all stages. R's own random numbers are left alone.
 #' @param device `"auto"`, `"cpu"`, `"cuda"`, or another name that torch knows.
 #' @param verbose Report progress by messages.
 #' @param assay.type Name of the assay with counts.
 #' @param dimred,reduction Name of ready features to use in place of the counts, such as `"PCA"`. Of
-#'   more than `n_pcs` columns the principal components are taken: of a PCA the first columns.
+#'   more than `n_pcs` columns it takes so many components of spots and of their surroundings
+#'   together, as of counts, after spots far from all others were moved closer.
 #'   Differences between sections are taken to be out of them already.
 #' @param sample_id Column of `colData(x)` that names the section; `NULL` takes `"sample_id"` if
 #'   there is one.

@@ -29,8 +29,8 @@ computeDomains <- function(input, k, params, seed, device, normalized, n_pcs, ve
     say("Spatial graph: ", answer$record$graph$reason, verbose = verbose)
     prepared <- answer$record$prepare
     if (!is.null(input$features) && prepared$n_pcs < prepared$n_features) {
-        say("Features: the first ", prepared$n_pcs, " principal components of ",
-            prepared$n_features, " columns.", verbose = verbose)
+        say("Features: ", prepared$n_pcs, " components of ", prepared$n_features, " columns.",
+            verbose = verbose)
     }
     result <- readAnswer(answer, placed)
     result$coords <- input$coords

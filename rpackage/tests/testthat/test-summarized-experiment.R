@@ -91,7 +91,7 @@ test_that("sections, tissue, genes and ready features are read", {
         expect_null(fake$request$n_pcs)
         expect_message(
             runM2ST(x, k = 2, dimred = "PCA", n_pcs = 2, verbose = TRUE),
-            "first 2 principal components of 3"
+            "Features: 2 components of 3 columns"
         )
         expect_identical(fake$request$n_pcs, 2L)
     })
