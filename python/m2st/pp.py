@@ -286,10 +286,12 @@ def prepare_rep(
             )
             raise ValueError(msg)
         with _one_thread():
-            single = _component_scores(features, n_pcs, random_state)
             width = max(_WIDE, n_pcs + 1)
             if n_features > width:
                 features = _component_scores(features, width, random_state)
+                single = features[:, :n_pcs]
+            else:
+                single = _component_scores(features, n_pcs, random_state)
             features = _without_outliers(features)
             means = _surroundings(graph, np.ones(len(features), dtype=bool))
             features = features @ _shared_axes(features, means @ features, n_pcs, random_state)
