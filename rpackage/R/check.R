@@ -20,7 +20,18 @@ isWhole <- function(x, low) {
     is.numeric(x) && length(x) == 1L && isTRUE(x == round(x) & x >= low & x < 2^31)
 }
 
+needK <- function(k) {
+    # Also where a method hands on a `k` of its own that was not given.
+    if (missing(k)) {
+        stopM2ST(
+            "Expected `k`, the number of domains, found none. To compare several, call ",
+            "embedM2ST() once and then clusterM2ST(k = ...)."
+        )
+    }
+}
+
 checkK <- function(k, n = Inf) {
+    needK(k)
     if (is.null(k)) {
         return(NULL)
     }
