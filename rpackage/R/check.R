@@ -20,18 +20,15 @@ isWhole <- function(x, low) {
     is.numeric(x) && length(x) == 1L && isTRUE(x == round(x) & x >= low & x < 2^31)
 }
 
-needK <- function(k) {
-    # Also where a method hands on a `k` of its own that was not given.
+# Finds it missing too where a method has handed on a `k` that it was not given itself.
+checkHasK <- function(k) {
     if (missing(k)) {
-        stopM2ST(
-            "Expected `k`, the number of domains, found none. To compare several, call ",
-            "embedM2ST() once and then clusterM2ST(k = ...)."
-        )
+        stopM2ST("Expected `k`, the number of domains, found none. Set one, such as k = 7.")
     }
 }
 
 checkK <- function(k, n = Inf) {
-    needK(k)
+    checkHasK(k)
     if (is.null(k)) {
         return(NULL)
     }

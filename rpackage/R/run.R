@@ -93,7 +93,7 @@ readAnswer <- function(answer, placed) {
 # Domains for each number in k, from embeddings that an object holds.
 computeClusters <- function(input, k, params, seed) {
     checkRecord(input$scales, input$record)
-    needK(k)
+    checkHasK(k)
     if (!is.numeric(k) || length(k) == 0L || anyDuplicated(k)) {
         stopM2ST("Expected `k` to be different whole numbers, found ", shorten(k), ".")
     }
