@@ -508,18 +508,20 @@ class _Mixture:
 
     def penalty(self) -> float:
         """Keep every direction's variance above the floor: ½ floor tr Σ⁻¹."""
-        return float(0.5 * self.floor * np.trace(linalg.inv(self.covariance)))
+        inverse = linalg.inv(self.covariance, check_finite=False)
+        return float(0.5 * self.floor * np.trace(inverse))
 
 
 @dataclass
 class _State:
-    """All unknowns of the objective, and the distances and costs that go with them."""
+    """All unknowns of the objective, and the distances, costs and terms that go with them."""
 
     memberships: Array  # U
     mixtures: list[_Mixture]  # V, Σ of the specific representations and, last, the common
     weights: Array  # α
     distances: list[Array]
     costs: list[Array]
+    terms: Array  # cost of each scale above that of a single domain
     walk: sparse.csr_matrix | None = None
 
     @classmethod
@@ -542,8 +544,9 @@ class _State:
             mixture.update(block, memberships, np.full_like(memberships, width), params.freedom)
             mixtures.append(mixture)
         weights = np.full(len(blocks), 1 / len(blocks))
-        state = cls(memberships, mixtures, weights, [], [])
+        state = cls(memberships, mixtures, weights, [], [], np.empty(0))
         state.measure(blocks, params)
+        state.appraise()
         state.reweigh(params)
         return state
 
@@ -554,9 +557,10 @@ class _State:
             replace(mixture, floor=_total(block)[1], null=_null(block, params))
             for block, mixture in zip(blocks, sample.mixtures, strict=True)
         ]
-        state = cls(np.empty(0), mixtures, sample.weights, [], [])
+        state = cls(np.empty(0), mixtures, sample.weights, [], [], np.empty(0))
         state.measure(blocks, params)
         state.memberships = state.expected()
+        state.appraise()
         return state
 
     def expected(self, pull: Array | float = 0.0) -> Array:
@@ -578,9 +582,9 @@ class _State:
             for distances, mixture in zip(self.distances, self.mixtures, strict=True)
         ]
 
-    def terms(self) -> Array:
-        """Cost of each scale above that of a single domain."""
-        return np.array(
+    def appraise(self) -> None:
+        """Terms of the current memberships and costs."""
+        self.terms = np.array(
             [
                 mixture.term(self.memberships, cost)
                 for mixture, cost in zip(self.mixtures, self.costs, strict=True)
@@ -589,12 +593,12 @@ class _State:
 
     def reweigh(self, params: ClusteringParams) -> None:
         """α ∝ exp(-term / δ), the paper's update."""
-        self.weights = special.softmax(-self.terms() / params.entropy)
+        self.weights = special.softmax(-self.terms / params.entropy)
 
     def objective(self, params: ClusteringParams) -> float:
         """The objective, per observation."""
         entropy = np.sum(special.entr(self.memberships)) / len(self.memberships)
-        value = self.weights @ self.terms() - entropy
+        value = self.weights @ self.terms - entropy
         value -= params.entropy * np.sum(special.entr(self.weights))
         if self.walk is not None:
             agreement = np.sum(self.memberships * _walked(self.walk, self.memberships))
@@ -636,6 +640,7 @@ def _descend(
         for block, mixture, distances in zip(blocks, state.mixtures, state.distances, strict=True):
             mixture.update(block, state.memberships, distances, params.freedom)
         state.measure(blocks, params)
+        state.appraise()
         state.reweigh(params)
         objective.append(state.objective(params))
         if objective[-2] - objective[-1] <= params.tol:
@@ -645,8 +650,9 @@ def _descend(
 
 def _distances(block: Array, centers: Array, covariance: Array) -> Array:
     """Squared distance of each observation to each centre, in units of the covariance."""
-    root = linalg.cholesky(covariance, lower=True)
-    whitened = linalg.solve_triangular(root, np.concatenate([block, centers]).T, lower=True).T
+    root = linalg.cholesky(covariance, lower=True, check_finite=False)
+    both = np.concatenate([block, centers]).T
+    whitened = linalg.solve_triangular(root, both, lower=True, check_finite=False).T
     points, means = whitened[: len(block)], whitened[len(block) :]
     squares = np.sum(points**2, axis=1)[:, None] - 2 * points @ means.T + np.sum(means**2, axis=1)
     distances: Array = np.maximum(squares, 0)
