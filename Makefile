@@ -29,8 +29,9 @@ lint: $(VENV)/test.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# A process per core, of one thread each: more threads than cores wait for each other.
 test-python: $(VENV)/test.stamp install-r browser
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal
 
 # Installs a browser where this may be done.
 browser:
