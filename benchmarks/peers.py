@@ -3,7 +3,7 @@
 A method needs an environment of its own, which need hold m2st for BANKSY only: Python 3.11 with
 
     pip install torch==2.13.0 torch-geometric GraphST stagate-modern SpaGCN louvain \
-        scikit-misc "setuptools<81"
+        scanpy POT scikit-misc "setuptools<81"
     pip install torch==2.13.0 scvi-tools cellcharter scikit-misc    # for CellCharter
     pip install . pybanksy    # for BANKSY
 
