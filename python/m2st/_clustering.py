@@ -24,7 +24,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -508,8 +508,7 @@ class _Mixture:
 
     def penalty(self) -> float:
         """Keep every direction's variance above the floor: ½ floor tr Σ⁻¹."""
-        inverse = linalg.inv(self.covariance, check_finite=False)
-        return float(0.5 * self.floor * np.trace(inverse))
+        return float(0.5 * self.floor * np.trace(linalg.inv(self.covariance)))
 
 
 @dataclass
@@ -519,9 +518,9 @@ class _State:
     memberships: Array  # U
     mixtures: list[_Mixture]  # V, Σ of the specific representations and, last, the common
     weights: Array  # α
-    distances: list[Array]
-    costs: list[Array]
-    terms: Array  # cost of each scale above that of a single domain
+    distances: list[Array] = field(init=False)
+    costs: list[Array] = field(init=False)
+    terms: Array = field(init=False)  # cost of each scale above that of a single domain
     walk: sparse.csr_matrix | None = None
 
     @classmethod
@@ -544,7 +543,7 @@ class _State:
             mixture.update(block, memberships, np.full_like(memberships, width), params.freedom)
             mixtures.append(mixture)
         weights = np.full(len(blocks), 1 / len(blocks))
-        state = cls(memberships, mixtures, weights, [], [], np.empty(0))
+        state = cls(memberships, mixtures, weights)
         state.measure(blocks, params)
         state.appraise()
         state.reweigh(params)
@@ -557,7 +556,7 @@ class _State:
             replace(mixture, floor=_total(block)[1], null=_null(block, params))
             for block, mixture in zip(blocks, sample.mixtures, strict=True)
         ]
-        state = cls(np.empty(0), mixtures, sample.weights, [], [], np.empty(0))
+        state = cls(np.empty(0), mixtures, sample.weights)
         state.measure(blocks, params)
         state.memberships = state.expected()
         state.appraise()
@@ -650,9 +649,8 @@ def _descend(
 
 def _distances(block: Array, centers: Array, covariance: Array) -> Array:
     """Squared distance of each observation to each centre, in units of the covariance."""
-    root = linalg.cholesky(covariance, lower=True, check_finite=False)
-    both = np.concatenate([block, centers]).T
-    whitened = linalg.solve_triangular(root, both, lower=True, check_finite=False).T
+    root = linalg.cholesky(covariance, lower=True)
+    whitened = linalg.solve_triangular(root, np.concatenate([block, centers]).T, lower=True).T
     points, means = whitened[: len(block)], whitened[len(block) :]
     squares = np.sum(points**2, axis=1)[:, None] - 2 * points @ means.T + np.sum(means**2, axis=1)
     distances: Array = np.maximum(squares, 0)
