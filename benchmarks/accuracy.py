@@ -34,7 +34,7 @@ from tests.reference import published_clustering
 
 import m2st
 from benchmarks.data import CHOSEN_ON, FILES, Case, load, role
-from m2st._consensus import consensus
+from m2st._clustering import consensus
 from m2st._graph import smooth
 from m2st._keys import FEATURES, SINGLE
 

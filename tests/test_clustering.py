@@ -12,18 +12,20 @@ from sklearn.metrics import adjusted_rand_score
 from tests import reference
 
 from m2st import ClusteringParams, MultiScaleClustering
-from m2st._clustering import (
+from m2st._clustering._mixture import (
     _HOPS,
-    _check_embeddings,
-    _descend,
-    _factorise,
-    _initial_labels,
-    _null,
-    _State,
-    _walk,
-    _walked,
-    common_representation,
+    State,
+    descend,
     filled_labels,
+    initial_labels,
+    normalised_adjacency,
+    null_cost,
+    propagated,
+)
+from m2st._clustering._representation import (
+    check_embeddings,
+    common_representation,
+    factorise,
 )
 
 QUICK = ClusteringParams(n_init=3)
@@ -51,12 +53,12 @@ def ring(n_obs: int) -> sparse.csr_matrix:
 
 def started(
     scales: list[np.ndarray], n_domains: int, params: ClusteringParams, seed: int = 0
-) -> tuple[list[np.ndarray], _State]:
+) -> tuple[list[np.ndarray], State]:
     """Blocks and state of a first start."""
-    blocks = _factorise(scales, params).project(scales)
-    nulls = [_null(block, params) for block in blocks]
-    labels = _initial_labels(blocks[-1], n_domains, seed % 6, seed)
-    return blocks, _State.start(blocks, nulls, labels, n_domains, params)
+    blocks = factorise(scales, params).project(scales)
+    nulls = [null_cost(block, params) for block in blocks]
+    labels = initial_labels(blocks[-1], n_domains, seed % 6, seed)
+    return blocks, State.start(blocks, nulls, labels, n_domains, params)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -156,10 +158,10 @@ def test_objective_never_rises(
     scales = [rng.standard_t(2, size=(n_obs, width)) for width in widths]
     blocks, state = started(scales, n_domains, params, seed)
     objective = [state.objective(params)]
-    _descend(blocks, state, objective, params, n_iter=20)
-    state.walk = _walk(ring(n_obs), n_obs)
+    descend(blocks, state, objective, params, n_iter=20)
+    state.walk = normalised_adjacency(ring(n_obs), n_obs)
     objective.append(state.objective(params))
-    _descend(blocks, state, objective, params, n_iter=20)
+    descend(blocks, state, objective, params, n_iter=20)
     rises = np.diff(objective)
     assert rises.max() <= 1e-9 * max(1, abs(objective[0]))
     assert state.weights.min() >= 0
@@ -171,9 +173,9 @@ def test_objective_is_the_documented_one() -> None:
     scales, _ = blobs(0, n_obs=30)
     params = ClusteringParams(entropy=0.5, freedom=3, smoothness=2, common_dim=3, specific_dim=2)
     blocks, state = started(scales, 4, params)
-    state.walk = _walk(ring(30), 30)
+    state.walk = normalised_adjacency(ring(30), 30)
     history = [0.0]
-    _descend(blocks, state, history, params, n_iter=3)
+    descend(blocks, state, history, params, n_iter=3)
     literal = reference.objective(
         blocks,
         state.memberships,
@@ -196,7 +198,7 @@ def test_weights_are_at_their_minimum_given_the_others() -> None:
     rng = np.random.default_rng(0)
     scales, _ = blobs(2, n_obs=40)
     blocks, state = started(scales, 4, QUICK)
-    _descend(blocks, state, [0.0], QUICK, n_iter=3)
+    descend(blocks, state, [0.0], QUICK, n_iter=3)
     best = state.objective(QUICK)
     kept = state.weights
     for _ in range(20):
@@ -216,7 +218,7 @@ def test_a_single_domain_costs_nothing() -> None:
 def test_representations_are_principal_components_of_all_and_of_the_rest() -> None:
     """With as many directions as a scale has, nothing of it is lost."""
     scales, _ = blobs(0)
-    blocks = _factorise(scales, ClusteringParams(common_dim=3, specific_dim=10)).project(scales)
+    blocks = factorise(scales, ClusteringParams(common_dim=3, specific_dim=10)).project(scales)
     centred = [scale - scale.mean(axis=0) for scale in scales]
     standard = [scale / np.sqrt(np.mean(np.sum(scale**2, axis=1))) for scale in centred]
     left, values, axes = np.linalg.svd(np.concatenate(standard, axis=1), full_matrices=False)
@@ -232,16 +234,16 @@ def test_representations_are_principal_components_of_all_and_of_the_rest() -> No
 
 def test_streamed_and_whole_embeddings_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     scales, _ = blobs(1)
-    whole = _factorise(scales, QUICK).project(scales)
-    monkeypatch.setattr("m2st._clustering._CHUNK", 7)
-    for one, other in zip(whole, _factorise(scales, QUICK).project(scales), strict=True):
+    whole = factorise(scales, QUICK).project(scales)
+    monkeypatch.setattr("m2st._clustering._representation._CHUNK", 7)
+    for one, other in zip(whole, factorise(scales, QUICK).project(scales), strict=True):
         np.testing.assert_allclose(one @ one.T, other @ other.T, atol=1e-10)
 
 
 def test_starts_on_a_sample_lead_to_the_same_domains(monkeypatch: pytest.MonkeyPatch) -> None:
     scales, truth = blobs(2, n_obs=600, noise=0.6)
     whole = MultiScaleClustering(4, QUICK).fit(scales, connectivities=ring(600))
-    monkeypatch.setattr("m2st._clustering._START_SAMPLE", 150)
+    monkeypatch.setattr("m2st._clustering._estimator._START_SAMPLE", 150)
     found = MultiScaleClustering(4, QUICK).fit(scales, connectivities=ring(600))
     assert found.start_objectives_.shape == (3,)
     assert (np.diff(found.objective_) <= 1e-9).all()
@@ -273,10 +275,10 @@ def test_the_walk_is_symmetric_positive_and_blind_to_weights() -> None:
     graph = ring(12).tolil()
     graph[0, 5] = graph[5, 0] = 7.0
     weighted = 3 * graph + sparse.identity(12)
-    one, other = (_walk(matrix, 12).toarray() for matrix in (graph, weighted))
+    one, other = (normalised_adjacency(matrix, 12).toarray() for matrix in (graph, weighted))
     np.testing.assert_allclose(one, other)
     np.testing.assert_allclose(one, one.T)
-    walked = _walked(_walk(graph, 12), np.eye(12))
+    walked = propagated(normalised_adjacency(graph, 12), np.eye(12))
     np.testing.assert_allclose(walked, np.linalg.matrix_power(one, _HOPS), atol=1e-12)
     assert np.linalg.eigvalsh(walked).min() > -1e-12
 
@@ -391,7 +393,7 @@ def test_a_better_start_improves_and_a_worse_one_changes_nothing(
     mistaken[np.flatnonzero(truth == 2)[::2]] = 1
     best = MultiScaleClustering(4, QUICK).fit(scales, connectivities=graph)
     with monkeypatch.context() as patch:
-        patch.setattr("m2st._clustering._initial_labels", lambda *_: mistaken)
+        patch.setattr("m2st._clustering._estimator.initial_labels", lambda *_: mistaken)
         found = MultiScaleClustering(4, QUICK).fit(scales, connectivities=graph)
     assert adjusted_rand_score(truth, found.labels_) < 0.8
     before = found.objective_[-1]
@@ -439,7 +441,7 @@ def test_better_than_the_published_update_rule() -> None:
 def test_bad_input() -> None:
     scales, _ = blobs(0)
     with pytest.raises(ValueError, match="Expected at least one embedding, found none"):
-        _check_embeddings([])
+        check_embeddings([])
     with pytest.raises(ValueError, match=r"the same observations, found \[200, 199\] rows"):
         MultiScaleClustering(2).fit([scales[0], scales[1][1:]])
     with pytest.raises(ValueError, match=r"`embeddings\[1\]` to be finite, found NaN"):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import adjusted_rand_score
 
-from m2st._consensus import consensus, number_of_domains
+from m2st._clustering import consensus, number_of_domains
 
 
 def member(

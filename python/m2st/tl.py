@@ -282,8 +282,7 @@ def cluster(
     would agree on the same data (measured in ``benchmarks/reliability.md``), not whether the domain
     is right: a domain may be confidently misplaced.
     """
-    from m2st._clustering import common_representation
-    from m2st._consensus import consensus
+    from m2st._clustering import common_representation, consensus
 
     members, placed, adjacency = _members(adata)
     check_n_domains(n_domains, n_obs=adata.n_obs)
@@ -365,7 +364,7 @@ def choose_n_domains(
     have a part: features of single observations are compared with those of permuted ones, at the
     level 0.01.
     """
-    from m2st._consensus import number_of_domains
+    from m2st._clustering import number_of_domains
     from m2st._graph import spatial_structure
 
     numbers = sorted(set(candidates))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score
 
-from m2st._clustering import filled_labels
+from m2st._clustering._mixture import filled_labels
 
 Array = NDArray[np.float64]
 

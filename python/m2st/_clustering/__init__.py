@@ -1,0 +1,26 @@
+"""Entropy-weighted multi-scale clustering (paper, part B).
+
+=========  ==========================================  ==================  =======================
+symbol     meaning                                     shape here          outside name
+=========  ==========================================  ==================  =======================
+H^m        embedding of scale m, centred and scaled    (n_obs, d_m)        ``embeddings``
+H_c        representation common to all scales         (n_obs, d_c)        ``common_``
+H_s^m      representation specific to scale m          (n_obs, d_s)        ``specific_``
+W^m, P^m   loadings of the common, the specific one    (d_c|d_s, d_m)      --
+U          membership of each observation              (n_obs, n_domains)  ``memberships_``
+V^m        centres of the domains                      (n_domains, d)      ``centers_``
+Σ^m        covariance that all domains share           (d, d)              ``covariances_``
+α^m        weight of a scale; the last is the common   (M + 1,)            ``scale_weights_``
+δ          entropy of the weights                      --                  ``entropy``
+η          smoothness of the domains in space          --                  ``smoothness``
+ν          degrees of freedom                          --                  ``freedom``
+=========  ==========================================  ==================  =======================
+
+Representations are stored by observation, the transpose of the paper's.
+"""
+
+from m2st._clustering._consensus import consensus, number_of_domains
+from m2st._clustering._estimator import MultiScaleClustering
+from m2st._clustering._representation import common_representation
+
+__all__ = ["MultiScaleClustering", "common_representation", "consensus", "number_of_domains"]

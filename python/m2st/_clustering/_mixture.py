@@ -1,0 +1,292 @@
+"""The mixture of t distributions with a covariance that all domains share, and its descent."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg, sparse, special
+from sklearn.cluster import AgglomerativeClustering, KMeans
+from sklearn.exceptions import ConvergenceWarning
+
+from m2st._checks import check_adjacency
+from m2st._params import ClusteringParams
+
+Array = NDArray[np.float64]
+
+# The covariance leans on a round one, of the mean variance of a direction, with the weight of so
+# many observations, or of so large a share of them if that is more.
+_PRIOR, _FLOOR = 10, 1e-3
+# Steps over which the domains are smooth. Even: the matrix of the walk is then positive
+# semi-definite, which the descent rests on.
+_HOPS = 4
+# Hierarchical clusterings start from a sample of this size, so that starts are linear in n_obs.
+_SAMPLE = 800
+
+
+@dataclass
+class Mixture:
+    """Centres and shared covariance of one representation, and what a single domain costs."""
+
+    centers: Array
+    covariance: Array
+    floor: float
+    null: float
+
+    def update(self, block: Array, memberships: Array, distances: Array, freedom: float) -> None:
+        """Majorise the logarithm at the current distances; its minimum is a weighted mean."""
+        n_obs, width = block.shape
+        pull = memberships * (freedom + width) / (freedom + distances)
+        mass = pull.sum(axis=0)
+        # A domain without any mass keeps its centre.
+        self.centers = np.where(
+            mass[:, None] > 0, pull.T @ block / np.maximum(mass, 1e-300)[:, None], self.centers
+        )
+        scatter = (block * pull.sum(axis=1)[:, None]).T @ block
+        scatter -= (self.centers * mass[:, None]).T @ self.centers
+        self.covariance = scatter / n_obs + self.floor * np.eye(width)
+
+    def term(self, memberships: Array, cost: Array) -> float:
+        """Mean cost of the memberships, above that of a single domain."""
+        return float(np.sum(memberships * cost) / len(cost) + self.penalty() - self.null)
+
+    def penalty(self) -> float:
+        """Keep every direction's variance above the floor: ½ floor tr Σ⁻¹."""
+        return float(0.5 * self.floor * np.trace(linalg.inv(self.covariance)))
+
+
+@dataclass
+class State:
+    """All unknowns of the objective, and the distances, costs and terms that go with them."""
+
+    memberships: Array  # U
+    mixtures: list[Mixture]  # V, Σ of the specific representations and, last, the common
+    weights: Array  # α
+    distances: list[Array] = field(init=False)
+    costs: list[Array] = field(init=False)
+    terms: Array = field(init=False)  # cost of each scale above that of a single domain
+    walk: sparse.csr_matrix | None = None
+
+    @classmethod
+    def start(
+        cls,
+        blocks: list[Array],
+        nulls: list[float],
+        labels: NDArray[np.intp],
+        n_domains: int,
+        params: ClusteringParams,
+    ) -> State:
+        """Start from labels: their means, the scatter around these, equal weights."""
+        memberships = np.eye(n_domains)[labels]
+        mixtures = []
+        for block, null in zip(blocks, nulls, strict=True):
+            covariance, floor = _total(block)
+            width = block.shape[1]
+            mixture = Mixture(np.zeros((n_domains, width)), covariance, floor, null)
+            # At this distance, the mean under a normal distribution, everybody counts as one.
+            mixture.update(block, memberships, np.full_like(memberships, width), params.freedom)
+            mixtures.append(mixture)
+        weights = np.full(len(blocks), 1 / len(blocks))
+        state = cls(memberships, mixtures, weights)
+        state.measure(blocks, params)
+        state.appraise()
+        state.reweigh(params)
+        return state
+
+    @classmethod
+    def settled(cls, blocks: list[Array], sample: State, params: ClusteringParams) -> State:
+        """Start from what was found on a sample of the observations."""
+        mixtures = [
+            replace(mixture, floor=_total(block)[1], null=null_cost(block, params))
+            for block, mixture in zip(blocks, sample.mixtures, strict=True)
+        ]
+        state = cls(np.empty(0), mixtures, sample.weights)
+        state.measure(blocks, params)
+        state.memberships = state.expected()
+        state.appraise()
+        return state
+
+    def expected(self, pull: Array | float = 0.0) -> Array:
+        """Memberships that the costs ask for, and a pull towards domains."""
+        score = pull - sum(
+            weight * cost for weight, cost in zip(self.weights, self.costs, strict=True)
+        )
+        memberships: Array = special.softmax(score, axis=1)
+        return memberships
+
+    def measure(self, blocks: list[Array], params: ClusteringParams) -> None:
+        """Distances and costs at the current centres and covariances."""
+        self.distances = [
+            squared_distances(block, mixture.centers, mixture.covariance)
+            for block, mixture in zip(blocks, self.mixtures, strict=True)
+        ]
+        self.costs = [
+            robust_cost(distances, mixture.covariance, params)
+            for distances, mixture in zip(self.distances, self.mixtures, strict=True)
+        ]
+
+    def appraise(self) -> None:
+        """Terms of the current memberships and costs."""
+        self.terms = np.array(
+            [
+                mixture.term(self.memberships, cost)
+                for mixture, cost in zip(self.mixtures, self.costs, strict=True)
+            ]
+        )
+
+    def reweigh(self, params: ClusteringParams) -> None:
+        """α ∝ exp(-term / δ), the paper's update."""
+        self.weights = special.softmax(-self.terms / params.entropy)
+
+    def objective(self, params: ClusteringParams) -> float:
+        """The objective, per observation."""
+        entropy = np.sum(special.entr(self.memberships)) / len(self.memberships)
+        value = self.weights @ self.terms - entropy
+        value -= params.entropy * np.sum(special.entr(self.weights))
+        if self.walk is not None:
+            agreement = np.sum(self.memberships * propagated(self.walk, self.memberships))
+            value -= 0.5 * params.smoothness * agreement / len(self.memberships)
+        return float(value)
+
+
+def descents(
+    blocks: list[Array],
+    starts: Sequence[NDArray[np.intp]],
+    n_domains: int,
+    params: ClusteringParams,
+    *,
+    n_iter: int,
+) -> tuple[list[State], list[list[float]]]:
+    """Descend from each of some labels, without smoothness: states, and their objectives."""
+    nulls = [null_cost(block, params) for block in blocks]
+    states = [State.start(blocks, nulls, labels, n_domains, params) for labels in starts]
+    histories = [[state.objective(params)] for state in states]
+    for state, history in zip(states, histories, strict=True):
+        descend(blocks, state, history, params, n_iter=n_iter)
+    return states, histories
+
+
+def descend(
+    blocks: list[Array],
+    state: State,
+    objective: list[float],
+    params: ClusteringParams,
+    *,
+    n_iter: int,
+) -> bool:
+    """Update the unknowns in turn, and the history, until the objective settles; whether it did."""
+    for _ in range(n_iter):
+        pull: Array | float = 0.0
+        if state.walk is not None:  # linear bound of the convex term at the current memberships
+            pull = params.smoothness * propagated(state.walk, state.memberships)
+        state.memberships = state.expected(pull)
+        for block, mixture, distances in zip(blocks, state.mixtures, state.distances, strict=True):
+            mixture.update(block, state.memberships, distances, params.freedom)
+        state.measure(blocks, params)
+        state.appraise()
+        state.reweigh(params)
+        objective.append(state.objective(params))
+        if objective[-2] - objective[-1] <= params.tol:
+            return True
+    return False
+
+
+def squared_distances(block: Array, centers: Array, covariance: Array) -> Array:
+    """Squared distance of each observation to each centre, in units of the covariance."""
+    root = linalg.cholesky(covariance, lower=True)
+    whitened = linalg.solve_triangular(root, np.concatenate([block, centers]).T, lower=True).T
+    points, means = whitened[: len(block)], whitened[len(block) :]
+    squares = np.sum(points**2, axis=1)[:, None] - 2 * points @ means.T + np.sum(means**2, axis=1)
+    distances: Array = np.maximum(squares, 0)
+    return distances
+
+
+def robust_cost(distances: Array, covariance: Array, params: ClusteringParams) -> Array:
+    """ρ of each observation and domain."""
+    width = len(covariance)
+    tails = 0.5 * (params.freedom + width) * np.log1p(distances / params.freedom)
+    cost: Array = tails + 0.5 * np.linalg.slogdet(covariance)[1]
+    return cost
+
+
+def _total(block: Array) -> tuple[Array, float]:
+    """Covariance of all observations, and the floor of a variance within domains."""
+    width = block.shape[1]
+    centred = block - block.mean(axis=0)
+    covariance = centred.T @ centred / len(block)
+    floor = max(_FLOOR, _PRIOR / len(block)) * (float(np.trace(covariance)) / width or 1.0)
+    return covariance + floor * np.eye(width), floor
+
+
+def null_cost(block: Array, params: ClusteringParams) -> float:
+    """Least cost of the representation with a single domain."""
+    memberships = np.ones((len(block), 1))
+    mixture = Mixture(block.mean(axis=0)[None], *_total(block), 0.0)
+    terms = [np.inf]
+    for _ in range(params.max_iter):
+        distances = squared_distances(block, mixture.centers, mixture.covariance)
+        terms.append(mixture.term(memberships, robust_cost(distances, mixture.covariance, params)))
+        if terms[-2] - terms[-1] <= params.tol:
+            break
+        mixture.update(block, memberships, distances, params.freedom)
+    return terms[-1]
+
+
+def normalised_adjacency(connectivities: sparse.spmatrix, n_obs: int) -> sparse.csr_matrix:
+    """One symmetric step over the graph with self-loops: D^-½ (A + I) D^-½."""
+    check_adjacency(connectivities, n_obs=n_obs)
+    links = sparse.csr_matrix(connectivities, dtype=np.float64, copy=True)
+    links.setdiag(0)
+    links.eliminate_zeros()
+    links.data[:] = 1
+    links = sparse.csr_matrix(links + sparse.identity(n_obs, format="csr"))
+    root = sparse.diags(1 / np.sqrt(np.asarray(links.sum(axis=1)).ravel()))
+    return sparse.csr_matrix(root @ links @ root)
+
+
+def propagated(walk: sparse.csr_matrix, memberships: Array) -> Array:
+    """Memberships after the whole walk."""
+    for _ in range(_HOPS):
+        memberships = walk @ memberships
+    return memberships
+
+
+def initial_labels(common: Array, n_domains: int, start: int, seed: int) -> NDArray[np.intp]:
+    """k-means or Ward's clustering of the common representation under one of three metrics.
+
+    Its directions as they are, of equal variance, and between the two: which of them shows the
+    domains differs from tissue to tissue.
+    """
+    deviations = common.std(axis=0)
+    deviations[deviations == 0] = 1
+    view = common / deviations ** (0.0, 0.5, 1.0)[start % 3]
+    rng = np.random.default_rng(seed)
+    if start % 2 and len(common) > 2 * n_domains:
+        n_sampled = max(2 * n_domains, min(_SAMPLE, round(0.8 * len(common))))
+        sample = view[rng.choice(len(view), n_sampled, replace=False)]
+        labels = AgglomerativeClustering(n_domains).fit_predict(sample)
+        centers = np.stack([sample[labels == k].mean(axis=0) for k in range(n_domains)])
+        nearest = np.sum(centers**2, axis=1) - 2 * view @ centers.T
+        return np.asarray(nearest.argmin(axis=1))
+    with warnings.catch_warnings():
+        # Fewer distinct observations than domains: the spare domains are filled at the end.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return np.asarray(KMeans(n_domains, n_init=1, random_state=seed).fit_predict(view))
+
+
+def filled_labels(memberships: Array) -> NDArray[np.intp]:
+    """Domain of the largest membership; an empty one takes the row that loses least."""
+    labels: NDArray[np.intp] = memberships.argmax(axis=1)
+    rows = np.arange(len(labels))
+    sizes = np.bincount(labels, minlength=memberships.shape[1])
+    for empty in np.flatnonzero(sizes == 0):
+        regret = memberships[rows, labels] - memberships[:, empty]
+        regret[sizes[labels] == 1] = np.inf
+        moved = regret.argmin()
+        sizes[labels[moved]] -= 1
+        labels[moved] = empty
+        sizes[empty] = 1
+    return labels

@@ -1,0 +1,117 @@
+"""Split of embeddings into a representation common to all scales and specific ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg
+from threadpoolctl import threadpool_limits
+
+from m2st._checks import check_features
+from m2st._params import ClusteringParams
+
+Array = NDArray[np.float64]
+
+# Rows of embeddings in double precision at a time.
+_CHUNK = 65_536
+
+
+@dataclass
+class Factors:
+    """Split of embeddings into specific representations and, last, the common one."""
+
+    means: list[Array]
+    loadings: list[Array]  # of each representation, on all scales side by side
+
+    def project(self, scales: list[NDArray[Any]]) -> list[Array]:
+        """Representations of observations."""
+        together = np.concatenate(self.loadings, axis=1)
+        n_obs = len(scales[0])
+        found = np.empty((n_obs, together.shape[1]))
+        for rows in _chunks(n_obs):
+            found[rows] = _side_by_side(scales, self.means, rows) @ together
+        ends = np.cumsum([loading.shape[1] for loading in self.loadings])[:-1]
+        return [np.ascontiguousarray(block) for block in np.split(found, ends, axis=1)]
+
+
+def factorise(scales: list[NDArray[Any]], params: ClusteringParams) -> Factors:
+    """Common representation by PCA of all scales, specific ones by PCA of what it leaves.
+
+    Embeddings are centred and divided by one number each, so that an observation has a mean squared
+    norm of 1 in every scale and no setting depends on units. All of it follows from the scatter of
+    all scales side by side, a small matrix.
+    """
+    means = [scale.mean(axis=0, dtype=np.float64) for scale in scales]
+    width = sum(len(mean) for mean in means)
+    scatter = np.zeros((width, width))
+    for rows in _chunks(len(scales[0])):
+        part = _side_by_side(scales, means, rows)
+        scatter += part.T @ part
+    ends = np.cumsum([len(mean) for mean in means])[:-1]
+    columns = np.split(np.arange(width), ends)
+    units = np.empty(width)
+    for own in columns:
+        units[own] = np.sqrt(np.trace(scatter[np.ix_(own, own)]) / len(scales[0])) or 1.0
+    scatter /= np.outer(units, units)
+    common = _principal_axes(scatter, cast("int", params.common_dim))
+    loadings = []
+    for own in columns:
+        rest = np.eye(width)[:, own] - common @ common[own].T
+        loadings.append(rest @ _principal_axes(rest.T @ scatter @ rest, params.specific_dim))
+    return Factors(means, [loading / units[:, None] for loading in [*loadings, common]])
+
+
+def _chunks(n_obs: int) -> list[slice]:
+    """Rows to convert and multiply at a time."""
+    return [slice(start, start + _CHUNK) for start in range(0, n_obs, _CHUNK)]
+
+
+def _side_by_side(scales: list[NDArray[Any]], means: list[Array], rows: slice) -> Array:
+    """Some rows of all scales, centred."""
+    parts = [scale[rows] - mean for scale, mean in zip(scales, means, strict=True)]
+    return np.concatenate(parts, axis=1)
+
+
+def _principal_axes(scatter: Array, n_axes: int) -> Array:
+    """First principal axes of a scatter matrix, as orthonormal columns."""
+    _, vectors = linalg.eigh(scatter)
+    axes: Array = vectors[:, ::-1][:, :n_axes]
+    return axes
+
+
+def common_representation(embeddings: Sequence[NDArray[Any]], params: ClusteringParams) -> Array:
+    """Representation common to all embeddings, as `MultiScaleClustering` finds it.
+
+    Parameters
+    ----------
+    embeddings
+        One array of shape (n_obs, d_m) per scale, finite.
+    params
+        For `common_dim`, which has to be set.
+
+    Returns
+    -------
+    Shape (n_obs, d_c).
+    """
+    scales = check_embeddings(embeddings)
+    with threadpool_limits(1):
+        return factorise(scales, params).project(scales)[-1]
+
+
+def check_embeddings(embeddings: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+    """Require at least one finite embedding, all of the same observations."""
+    if len(embeddings) == 0:
+        msg = "Expected at least one embedding, found none."
+        raise ValueError(msg)
+    scales = [np.asarray(embedding) for embedding in embeddings]
+    for number, scale in enumerate(scales, start=1):
+        check_features(scale, name=f"embeddings[{number - 1}]")
+    lengths = [len(scale) for scale in scales]
+    if len(set(lengths)) > 1:
+        msg = f"Expected embeddings of the same observations, found {lengths} rows."
+        raise ValueError(msg)
+    return scales
