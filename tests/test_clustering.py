@@ -20,7 +20,7 @@ from m2st._clustering._mixture import (
     initial_labels,
     normalised_adjacency,
     null_cost,
-    propagated,
+    propagate,
 )
 from m2st._clustering._representation import (
     check_embeddings,
@@ -159,26 +159,26 @@ def test_objective_never_rises(
     blocks, state = started(scales, n_domains, params, seed)
     objective = [state.objective(params)]
     descend(blocks, state, objective, params, n_iter=20)
-    state.walk = normalised_adjacency(ring(n_obs), n_obs)
+    state.adjacency = normalised_adjacency(ring(n_obs), n_obs)
     objective.append(state.objective(params))
     descend(blocks, state, objective, params, n_iter=20)
     rises = np.diff(objective)
     assert rises.max() <= 1e-9 * max(1, abs(objective[0]))
     assert state.weights.min() >= 0
     assert state.weights.sum() == pytest.approx(1)
-    np.testing.assert_allclose(state.memberships.sum(axis=1), 1)
+    np.testing.assert_allclose(state.responsibilities.sum(axis=1), 1)
 
 
 def test_objective_is_the_documented_one() -> None:
     scales, _ = blobs(0, n_obs=30)
     params = ClusteringParams(entropy=0.5, freedom=3, smoothness=2, common_dim=3, specific_dim=2)
     blocks, state = started(scales, 4, params)
-    state.walk = normalised_adjacency(ring(30), 30)
+    state.adjacency = normalised_adjacency(ring(30), 30)
     history = [0.0]
     descend(blocks, state, history, params, n_iter=3)
     literal = reference.objective(
         blocks,
-        state.memberships,
+        state.responsibilities,
         [mixture.centers for mixture in state.mixtures],
         [mixture.covariance for mixture in state.mixtures],
         [mixture.floor for mixture in state.mixtures],
@@ -278,20 +278,20 @@ def test_the_walk_is_symmetric_positive_and_blind_to_weights() -> None:
     one, other = (normalised_adjacency(matrix, 12).toarray() for matrix in (graph, weighted))
     np.testing.assert_allclose(one, other)
     np.testing.assert_allclose(one, one.T)
-    walked = propagated(normalised_adjacency(graph, 12), np.eye(12))
+    walked = propagate(normalised_adjacency(graph, 12), np.eye(12))
     np.testing.assert_allclose(walked, np.linalg.matrix_power(one, _HOPS), atol=1e-12)
     assert np.linalg.eigvalsh(walked).min() > -1e-12
 
 
 def test_labels_by_hand() -> None:
-    memberships = np.array([[0.6, 0.4, 0], [0.6, 0.4, 0], [0.3, 0.5, 0.2], [0.3, 0.4, 0.3]])
+    responsibilities = np.array([[0.6, 0.4, 0], [0.6, 0.4, 0], [0.3, 0.5, 0.2], [0.3, 0.4, 0.3]])
     # Nobody prefers the third domain; the fourth observation loses least.
-    assert filled_labels(memberships).tolist() == [0, 0, 1, 2]
+    assert filled_labels(responsibilities).tolist() == [0, 0, 1, 2]
 
 
 def test_a_domain_is_never_emptied_to_fill_another() -> None:
-    memberships = np.array([[0.9, 0.1, 0], [0.4, 0.6, 0], [0.8, 0.1, 0.1]])
-    assert sorted(filled_labels(memberships).tolist()) == [0, 1, 2]
+    responsibilities = np.array([[0.9, 0.1, 0], [0.4, 0.6, 0], [0.8, 0.1, 0.1]])
+    assert sorted(filled_labels(responsibilities).tolist()) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("n_domains", [1, 2, 7, 12])
@@ -317,7 +317,7 @@ def test_domains_are_numbered_by_size_and_match_their_centres() -> None:
     assert np.bincount(found.labels_).tolist() == [130, 50, 20]
     distance = ((found.common_[:, None] - found.centers_[-1][None]) ** 2).sum(axis=2)
     np.testing.assert_array_equal(distance.argmin(axis=1), found.labels_)
-    np.testing.assert_array_equal(found.memberships_.argmax(axis=1), found.labels_)
+    np.testing.assert_array_equal(found.responsibilities_.argmax(axis=1), found.labels_)
 
 
 def test_unit_and_offset_of_a_scale_do_not_matter() -> None:
@@ -343,17 +343,17 @@ def test_permuting_observations_permutes_labels(rng: np.random.Generator) -> Non
 def test_other_observations_get_the_domains_of_the_first() -> None:
     scales, truth = blobs(0)
     found = MultiScaleClustering(4, QUICK).fit([scale[:150] for scale in scales])
-    memberships = found.predict_memberships([scale[150:] for scale in scales])
-    both = np.r_[found.labels_, memberships.argmax(axis=1)]
+    responsibilities = found.predict_proba([scale[150:] for scale in scales])
+    both = np.r_[found.labels_, responsibilities.argmax(axis=1)]
     assert adjusted_rand_score(truth, both) > 0.95
-    again = found.predict_memberships([scale[:150] for scale in scales])
+    again = found.predict_proba([scale[:150] for scale in scales])
     assert (again.argmax(axis=1) == found.labels_).mean() > 0.99
-    smooth = found.predict_memberships(scales, connectivities=ring(200))
+    smooth = found.predict_proba(scales, connectivities=ring(200))
     np.testing.assert_allclose(smooth.sum(axis=1), 1)
     with pytest.raises(ValueError, match=r"Expected embeddings of widths \[10, 6\], found \[6\]"):
-        found.predict_memberships(scales[1:])
+        found.predict_proba(scales[1:])
     with pytest.raises(NotFittedError, match="Run `fit` first"):
-        MultiScaleClustering(4).predict_memberships(scales)
+        MultiScaleClustering(4).predict_proba(scales)
     with pytest.raises(NotFittedError, match="Run `fit` first"):
         MultiScaleClustering(4).improve([])
 

@@ -25,7 +25,7 @@ def test_order_of_domains_does_not_matter() -> None:
     np.testing.assert_array_equal(found.labels, truth)
     np.testing.assert_allclose(found.agreement, 1)
     np.testing.assert_allclose(found.stability, 1)
-    np.testing.assert_allclose(found.memberships, np.where(np.eye(3)[truth] == 1, 0.9, 0.05))
+    np.testing.assert_allclose(found.responsibilities, np.where(np.eye(3)[truth] == 1, 0.9, 0.05))
 
 
 def test_majority_outvotes_single_errors() -> None:
@@ -56,12 +56,12 @@ def test_one_member_is_its_own_consensus() -> None:
     truth = np.repeat([0, 1], [30, 20])
     found = consensus([member(truth, [1, 0], sure=0.8)])
     np.testing.assert_array_equal(found.labels, truth)
-    np.testing.assert_allclose(found.memberships.max(axis=1), 0.8)
+    np.testing.assert_allclose(found.responsibilities.max(axis=1), 0.8)
 
 
 def test_every_domain_keeps_an_observation() -> None:
-    memberships = np.tile([0.5, 0.3, 0.2], (10, 1))
-    found = consensus([memberships, memberships])
+    responsibilities = np.tile([0.5, 0.3, 0.2], (10, 1))
+    found = consensus([responsibilities, responsibilities])
     assert set(found.labels.tolist()) == {0, 1, 2}
 
 
@@ -88,7 +88,7 @@ def test_number_of_domains_of_a_single_member() -> None:
 
 
 def test_bad_input() -> None:
-    with pytest.raises(ValueError, match="Expected memberships of one shape, found none"):
+    with pytest.raises(ValueError, match="Expected responsibilities of one shape, found none"):
         consensus([])
     with pytest.raises(ValueError, match=r"found \[\(3, 2\), \(4, 2\)\]"):
         consensus([np.ones((3, 2)) / 2, np.ones((4, 2)) / 2])

@@ -218,7 +218,7 @@ def transform(
     _write_scales(adata, members, placed)
     if clusterings is not None:
         memberships = [
-            clustering.predict_memberships(scales, connectivities=adjacency)
+            clustering.predict_proba(scales, connectivities=adjacency)
             for clustering, scales in zip(clusterings, members, strict=True)
         ]
         mean = np.mean(memberships, axis=0)
@@ -289,10 +289,10 @@ def cluster(
     params = (params or ClusteringParams()).for_domains(n_domains)
     fits = _cluster_members(members, adjacency, n_domains, params, random_state, n_jobs)
     fits = _improve_members(fits, adjacency, n_jobs)
-    found = consensus([fit.memberships_ for fit in fits])
+    found = consensus([fit.responsibilities_ for fit in fits])
     for fit, order in zip(fits, found.orders, strict=True):
         fit.reorder(order)
-    _write_domains(adata, found.labels, found.memberships, placed)
+    _write_domains(adata, found.labels, found.responsibilities, placed)
     common = common_representation([scale for scales in members for scale in scales], params)
     adata.obsm[_keys.EMBEDDING] = _spread([common], placed)
     adata.uns.setdefault(_keys.RECORD, {})["cluster"] = {

@@ -7,7 +7,7 @@ H^m        embedding of scale m, centred and scaled    (n_obs, d_m)        ``emb
 H_c        representation common to all scales         (n_obs, d_c)        ``common_``
 H_s^m      representation specific to scale m          (n_obs, d_s)        ``specific_``
 W^m, P^m   loadings of the common, the specific one    (d_c|d_s, d_m)      --
-U          membership of each observation              (n_obs, n_domains)  ``memberships_``
+U          responsibility of each observation              (n_obs, n_domains)  ``responsibilities_``
 V^m        centres of the domains                      (n_domains, d)      ``centers_``
 Σ^m        covariance that all domains share           (d, d)              ``covariances_``
 α^m        weight of a scale; the last is the common   (M + 1,)            ``scale_weights_``

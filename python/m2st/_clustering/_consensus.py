@@ -30,8 +30,8 @@ class Consensus:
     ----------
     labels
         Domain of each observation, 0 to K - 1 by decreasing size, shape (n_obs,).
-    memberships
-        Mean of the members' memberships, shape (n_obs, K), rows sum to 1.
+    responsibilities
+        Mean of the members' responsibilities, shape (n_obs, K), rows sum to 1.
     stability
         Mean over the members of the Jaccard index of each domain and its counterpart, shape (K,).
     agreement
@@ -41,7 +41,7 @@ class Consensus:
     """
 
     labels: NDArray[np.intp]
-    memberships: Array
+    responsibilities: Array
     stability: Array
     agreement: Array
     orders: NDArray[np.intp]
@@ -120,12 +120,12 @@ def number_of_domains(
     )
 
 
-def consensus(memberships: Sequence[NDArray[Any]]) -> Consensus:
+def consensus(responsibilities: Sequence[NDArray[Any]]) -> Consensus:
     """Bring the members' domains into correspondence and average them.
 
     Parameters
     ----------
-    memberships
+    responsibilities
         One array of shape (n_obs, K) per member, rows sum to 1.
 
     Returns
@@ -139,17 +139,17 @@ def consensus(memberships: Sequence[NDArray[Any]]) -> Consensus:
 
     Notes
     -----
-    The correspondence is the assignment of domains that maximises the shared membership (Hungarian
+    The correspondence is the assignment of domains that maximises the shared responsibility (Hungarian
     method), to the member that agrees most with the others and then, until nothing moves, to the
     mean.
 
-    Members differ from each other as runs with other seeds do, so that the mean membership of a
+    Members differ from each other as runs with other seeds do, so that the mean responsibility of a
     domain is close to the share of runs that choose it (``benchmarks/reliability.md``).
     """
-    members = [np.asarray(member, dtype=np.float64) for member in memberships]
+    members = [np.asarray(member, dtype=np.float64) for member in responsibilities]
     shapes = {member.shape for member in members}
     if len(shapes) != 1:
-        msg = f"Expected memberships of one shape, found {sorted(shapes) or 'none'}."
+        msg = f"Expected responsibilities of one shape, found {sorted(shapes) or 'none'}."
         raise ValueError(msg)
     orders = _orders(members)
     mean = _mean(members, orders)
@@ -162,7 +162,7 @@ def consensus(memberships: Sequence[NDArray[Any]]) -> Consensus:
     jaccard = [[_jaccard(labels == k, other == k) for k in range(mean.shape[1])] for other in found]
     return Consensus(
         labels=labels,
-        memberships=mean[:, ranking],
+        responsibilities=mean[:, ranking],
         stability=np.mean(jaccard, axis=0),
         agreement=np.array([adjusted_rand_score(labels, other) for other in found]),
         orders=orders,
@@ -185,7 +185,7 @@ def _orders(members: list[Array]) -> NDArray[np.intp]:
 
 
 def _mean(members: list[Array], orders: NDArray[np.intp]) -> Array:
-    """Mean membership of members whose domains are brought into order."""
+    """Mean responsibility of members whose domains are brought into order."""
     mean: Array = np.mean(
         [member[:, order] for member, order in zip(members, orders, strict=True)], axis=0
     )

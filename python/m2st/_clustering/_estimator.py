@@ -22,7 +22,7 @@ from m2st._clustering._mixture import (
     filled_labels,
     initial_labels,
     normalised_adjacency,
-    propagated,
+    propagate,
     robust_cost,
     squared_distances,
 )
@@ -42,7 +42,7 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     The embeddings are split into a representation that is common to all scales and one that is
     specific to each, :math:`H^m = H_c W^m + H_s^m P^m` with orthonormal loadings, by principal
     components: the least squares of the first term of the paper's objective (12). With these blocks
-    :math:`X^1, \dots, X^M = H_s^1, \dots, H_s^M` and :math:`X^{M+1} = H_c`, and memberships
+    :math:`X^1, \dots, X^M = H_s^1, \dots, H_s^M` and :math:`X^{M+1} = H_c`, and responsibilities
     :math:`u_{ik} \ge 0`, :math:`\sum_k u_{ik} = 1`, it minimises
 
     .. math::
@@ -58,7 +58,7 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
 
     by updates of one block of unknowns after the other, none of which raises it. :math:`\rho_m^0`
     is the same for a single domain, so that a scale counts by how much the domains explain of it;
-    :math:`S` is a walk of four steps over the spatial graph.
+    :math:`S` is the fourth power of the normalised adjacency, with self-loops, of the spatial graph.
 
     It assumes domains that differ in their centres and share the shape of the scatter around them.
 
@@ -75,8 +75,8 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     ----------
     labels_
         Domain of each observation, 0 to C - 1 by decreasing size; shape (n_obs,).
-    memberships_
-        Membership of each observation in each domain, shape (n_obs, C), rows sum to 1.
+    responsibilities_
+        Responsibility of each observation in each domain, shape (n_obs, C), rows sum to 1.
     common_
         Common representation, shape (n_obs, d_c).
     specific_
@@ -106,7 +106,7 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
       domains.
     * **Heavy tails.** Distances grow with the logarithm (a t distribution), so that outlying
       observations neither pull centres nor take a domain for themselves.
-    * **Memberships with an entropy** instead of one-hot columns: the limit of many small steps is
+    * **Responsibilities with an entropy** instead of one-hot columns: the limit of many small steps is
       the same labels, from far fewer poor local minima.
     * **Scale weights by what the domains explain.** In (12) the weights favour a scale with little
       variance, signal or not. Here a scale without domains has the cost 0, others less.
@@ -186,7 +186,7 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         check_n_domains(self.n_domains, n_obs=n_obs)
         params = (self.params or ClusteringParams()).for_domains(self.n_domains)
         check_int("random_state", self.random_state, minimum=0)
-        walk = None if connectivities is None else normalised_adjacency(connectivities, n_obs)
+        adjacency = None if connectivities is None else normalised_adjacency(connectivities, n_obs)
         # One thread: the sums are then the same bits whatever the machine offers.
         with threadpool_limits(1):
             self._factors = factorise(scales, params)
@@ -205,7 +205,7 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             self.start_objectives_ = np.array([history[-1] for history in histories])
             best = int(self.start_objectives_.argmin())
             descend(sample, states[best], histories[best], params, n_iter=params.max_iter)
-            self._settle(blocks, sample, states[best], histories[best], walk)
+            self._settle(blocks, sample, states[best], histories[best], adjacency)
         if not self.converged_:
             msg = (
                 f"The clustering did not converge in {params.max_iter} iterations "
@@ -243,7 +243,7 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         params = self.params or ClusteringParams()
         blocks = [*self.specific_, self.common_]
         rows = self._sample(len(self.labels_))
-        walk = (
+        adjacency = (
             None
             if connectivities is None
             else normalised_adjacency(connectivities, len(self.labels_))
@@ -260,9 +260,9 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             best = int(np.argmin([history[-1] for history in histories]))
             if histories[0][-1] - histories[best][-1] > params.tol:
                 other = copy(self)
-                other._settle(blocks, sample, states[best], histories[best], walk)
+                other._settle(blocks, sample, states[best], histories[best], adjacency)
                 if other.objective_[-1] < self.objective_[-1]:
-                    self.__dict__.update(other.__dict__)
+                    self.__dict__.m_step(other.__dict__)
         return self
 
     def _sample(self, n_obs: int) -> slice | NDArray[np.intp]:
@@ -278,20 +278,20 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         sample: list[Array],
         state: State,
         objective: list[float],
-        walk: sparse.csr_matrix | None,
+        adjacency: sparse.csr_matrix | None,
     ) -> None:
         """Descend from a state of the sample to the end, on all observations, and keep it."""
         params = self.params or ClusteringParams()
         if len(sample[-1]) < len(blocks[-1]):
-            state = State.settled(blocks, state, params)
+            state = State.from_sample(blocks, state, params)
             objective = [state.objective(params)]
         converged = descend(blocks, state, objective, params, n_iter=params.max_iter)
-        if walk is not None and params.smoothness > 0:
-            state.walk = walk
+        if adjacency is not None and params.smoothness > 0:
+            state.adjacency = adjacency
             objective.append(state.objective(params))
             converged = descend(blocks, state, objective, params, n_iter=params.max_iter)
-        self.labels_ = filled_labels(state.memberships)
-        self.memberships_ = state.memberships
+        self.labels_ = filled_labels(state.responsibilities)
+        self.responsibilities_ = state.responsibilities
         self.common_ = blocks[-1]
         self.specific_ = blocks[:-1]
         self.centers_ = [block.centers for block in state.mixtures]
@@ -321,17 +321,17 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         The clustering itself.
         """
         self.labels_ = np.argsort(order, kind="stable")[self.labels_]
-        self.memberships_ = self.memberships_[:, order]
+        self.responsibilities_ = self.responsibilities_[:, order]
         self.centers_ = [centers[order] for centers in self.centers_]
         return self
 
-    def predict_memberships(
+    def predict_proba(
         self,
         embeddings: Sequence[NDArray[Any]],
         *,
         connectivities: sparse.spmatrix | None = None,
     ) -> Array:
-        """Memberships of other observations in the domains that were found.
+        """Responsibilities of other observations in the domains that were found.
 
         Parameters
         ----------
@@ -371,14 +371,14 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
                     strict=True,
                 )
             )
-            memberships: Array = special.softmax(-cost, axis=1)
+            responsibilities: Array = special.softmax(-cost, axis=1)
             if connectivities is not None and params.smoothness > 0:
-                walk = normalised_adjacency(connectivities, len(memberships))
+                adjacency = normalised_adjacency(connectivities, len(responsibilities))
                 for _ in range(params.max_iter):
-                    before = memberships
-                    memberships = special.softmax(
-                        params.smoothness * propagated(walk, before) - cost, axis=1
+                    before = responsibilities
+                    responsibilities = special.softmax(
+                        params.smoothness * propagate(adjacency, before) - cost, axis=1
                     )
-                    if np.abs(memberships - before).mean() <= params.tol:
+                    if np.abs(responsibilities - before).mean() <= params.tol:
                         break
-        return memberships
+        return responsibilities

@@ -20,7 +20,7 @@ Array = NDArray[np.float64]
 # The covariance leans on a round one, of the mean variance of a direction, with the weight of so
 # many observations, or of so large a share of them if that is more.
 _PRIOR, _FLOOR = 10, 1e-3
-# Steps over which the domains are smooth. Even: the matrix of the walk is then positive
+# Steps over which the domains are smooth. Even: that power of the adjacency is then positive
 # semi-definite, which the descent rests on.
 _HOPS = 4
 # Hierarchical clusterings start from a sample of this size, so that starts are linear in n_obs.
@@ -36,10 +36,12 @@ class Mixture:
     floor: float
     null: float
 
-    def update(self, block: Array, memberships: Array, distances: Array, freedom: float) -> None:
+    def m_step(
+        self, block: Array, responsibilities: Array, distances: Array, freedom: float
+    ) -> None:
         """Majorise the logarithm at the current distances; its minimum is a weighted mean."""
         n_obs, width = block.shape
-        pull = memberships * (freedom + width) / (freedom + distances)
+        pull = responsibilities * (freedom + width) / (freedom + distances)
         mass = pull.sum(axis=0)
         # A domain without any mass keeps its centre.
         self.centers = np.where(
@@ -49,9 +51,9 @@ class Mixture:
         scatter -= (self.centers * mass[:, None]).T @ self.centers
         self.covariance = scatter / n_obs + self.floor * np.eye(width)
 
-    def term(self, memberships: Array, cost: Array) -> float:
-        """Mean cost of the memberships, above that of a single domain."""
-        return float(np.sum(memberships * cost) / len(cost) + self.penalty() - self.null)
+    def term(self, responsibilities: Array, cost: Array) -> float:
+        """Mean cost of the responsibilities, above that of a single domain."""
+        return float(np.sum(responsibilities * cost) / len(cost) + self.penalty() - self.null)
 
     def penalty(self) -> float:
         """Keep every direction's variance above the floor: ½ floor tr Σ⁻¹."""
@@ -62,13 +64,13 @@ class Mixture:
 class State:
     """All unknowns of the objective, and the distances, costs and terms that go with them."""
 
-    memberships: Array  # U
+    responsibilities: Array  # U
     mixtures: list[Mixture]  # V, Σ of the specific representations and, last, the common
     weights: Array  # α
     distances: list[Array] = field(init=False)
     costs: list[Array] = field(init=False)
     terms: Array = field(init=False)  # cost of each scale above that of a single domain
-    walk: sparse.csr_matrix | None = None
+    adjacency: sparse.csr_matrix | None = None
 
     @classmethod
     def start(
@@ -80,44 +82,46 @@ class State:
         params: ClusteringParams,
     ) -> State:
         """Start from labels: their means, the scatter around these, equal weights."""
-        memberships = np.eye(n_domains)[labels]
+        responsibilities = np.eye(n_domains)[labels]
         mixtures = []
         for block, null in zip(blocks, nulls, strict=True):
             covariance, floor = _total(block)
             width = block.shape[1]
             mixture = Mixture(np.zeros((n_domains, width)), covariance, floor, null)
             # At this distance, the mean under a normal distribution, everybody counts as one.
-            mixture.update(block, memberships, np.full_like(memberships, width), params.freedom)
+            mixture.m_step(
+                block, responsibilities, np.full_like(responsibilities, width), params.freedom
+            )
             mixtures.append(mixture)
         weights = np.full(len(blocks), 1 / len(blocks))
-        state = cls(memberships, mixtures, weights)
-        state.measure(blocks, params)
-        state.appraise()
-        state.reweigh(params)
+        state = cls(responsibilities, mixtures, weights)
+        state.update_costs(blocks, params)
+        state.update_terms()
+        state.update_weights(params)
         return state
 
     @classmethod
-    def settled(cls, blocks: list[Array], sample: State, params: ClusteringParams) -> State:
+    def from_sample(cls, blocks: list[Array], sample: State, params: ClusteringParams) -> State:
         """Start from what was found on a sample of the observations."""
         mixtures = [
             replace(mixture, floor=_total(block)[1], null=null_cost(block, params))
             for block, mixture in zip(blocks, sample.mixtures, strict=True)
         ]
         state = cls(np.empty(0), mixtures, sample.weights)
-        state.measure(blocks, params)
-        state.memberships = state.expected()
-        state.appraise()
+        state.update_costs(blocks, params)
+        state.responsibilities = state.e_step()
+        state.update_terms()
         return state
 
-    def expected(self, pull: Array | float = 0.0) -> Array:
-        """Memberships that the costs ask for, and a pull towards domains."""
+    def e_step(self, pull: Array | float = 0.0) -> Array:
+        """Responsibilities that the costs ask for, and a pull towards domains."""
         score = pull - sum(
             weight * cost for weight, cost in zip(self.weights, self.costs, strict=True)
         )
-        memberships: Array = special.softmax(score, axis=1)
-        return memberships
+        responsibilities: Array = special.softmax(score, axis=1)
+        return responsibilities
 
-    def measure(self, blocks: list[Array], params: ClusteringParams) -> None:
+    def update_costs(self, blocks: list[Array], params: ClusteringParams) -> None:
         """Distances and costs at the current centres and covariances."""
         self.distances = [
             squared_distances(block, mixture.centers, mixture.covariance)
@@ -128,27 +132,29 @@ class State:
             for distances, mixture in zip(self.distances, self.mixtures, strict=True)
         ]
 
-    def appraise(self) -> None:
-        """Terms of the current memberships and costs."""
+    def update_terms(self) -> None:
+        """Terms of the current responsibilities and costs."""
         self.terms = np.array(
             [
-                mixture.term(self.memberships, cost)
+                mixture.term(self.responsibilities, cost)
                 for mixture, cost in zip(self.mixtures, self.costs, strict=True)
             ]
         )
 
-    def reweigh(self, params: ClusteringParams) -> None:
+    def update_weights(self, params: ClusteringParams) -> None:
         """α ∝ exp(-term / δ), the paper's update."""
         self.weights = special.softmax(-self.terms / params.entropy)
 
     def objective(self, params: ClusteringParams) -> float:
         """The objective, per observation."""
-        entropy = np.sum(special.entr(self.memberships)) / len(self.memberships)
+        entropy = np.sum(special.entr(self.responsibilities)) / len(self.responsibilities)
         value = self.weights @ self.terms - entropy
         value -= params.entropy * np.sum(special.entr(self.weights))
-        if self.walk is not None:
-            agreement = np.sum(self.memberships * propagated(self.walk, self.memberships))
-            value -= 0.5 * params.smoothness * agreement / len(self.memberships)
+        if self.adjacency is not None:
+            agreement = np.sum(
+                self.responsibilities * propagate(self.adjacency, self.responsibilities)
+            )
+            value -= 0.5 * params.smoothness * agreement / len(self.responsibilities)
         return float(value)
 
 
@@ -177,17 +183,17 @@ def descend(
     *,
     n_iter: int,
 ) -> bool:
-    """Update the unknowns in turn, and the history, until the objective settles; whether it did."""
+    """Update the unknowns in turn, and the history, until the objective converges; whether it did."""
     for _ in range(n_iter):
         pull: Array | float = 0.0
-        if state.walk is not None:  # linear bound of the convex term at the current memberships
-            pull = params.smoothness * propagated(state.walk, state.memberships)
-        state.memberships = state.expected(pull)
+        if state.adjacency is not None:  # linear bound of the convex term
+            pull = params.smoothness * propagate(state.adjacency, state.responsibilities)
+        state.responsibilities = state.e_step(pull)
         for block, mixture, distances in zip(blocks, state.mixtures, state.distances, strict=True):
-            mixture.update(block, state.memberships, distances, params.freedom)
-        state.measure(blocks, params)
-        state.appraise()
-        state.reweigh(params)
+            mixture.m_step(block, state.responsibilities, distances, params.freedom)
+        state.update_costs(blocks, params)
+        state.update_terms()
+        state.update_weights(params)
         objective.append(state.objective(params))
         if objective[-2] - objective[-1] <= params.tol:
             return True
@@ -223,15 +229,17 @@ def _total(block: Array) -> tuple[Array, float]:
 
 def null_cost(block: Array, params: ClusteringParams) -> float:
     """Least cost of the representation with a single domain."""
-    memberships = np.ones((len(block), 1))
+    responsibilities = np.ones((len(block), 1))
     mixture = Mixture(block.mean(axis=0)[None], *_total(block), 0.0)
     terms = [np.inf]
     for _ in range(params.max_iter):
         distances = squared_distances(block, mixture.centers, mixture.covariance)
-        terms.append(mixture.term(memberships, robust_cost(distances, mixture.covariance, params)))
+        terms.append(
+            mixture.term(responsibilities, robust_cost(distances, mixture.covariance, params))
+        )
         if terms[-2] - terms[-1] <= params.tol:
             break
-        mixture.update(block, memberships, distances, params.freedom)
+        mixture.m_step(block, responsibilities, distances, params.freedom)
     return terms[-1]
 
 
@@ -247,11 +255,11 @@ def normalised_adjacency(connectivities: sparse.spmatrix, n_obs: int) -> sparse.
     return sparse.csr_matrix(root @ links @ root)
 
 
-def propagated(walk: sparse.csr_matrix, memberships: Array) -> Array:
-    """Memberships after the whole walk."""
+def propagate(adjacency: sparse.csr_matrix, responsibilities: Array) -> Array:
+    """Mean responsibilities of the neighbours up to `_HOPS` steps away."""
     for _ in range(_HOPS):
-        memberships = walk @ memberships
-    return memberships
+        responsibilities = adjacency @ responsibilities
+    return responsibilities
 
 
 def initial_labels(common: Array, n_domains: int, start: int, seed: int) -> NDArray[np.intp]:
@@ -277,13 +285,13 @@ def initial_labels(common: Array, n_domains: int, start: int, seed: int) -> NDAr
         return np.asarray(KMeans(n_domains, n_init=1, random_state=seed).fit_predict(view))
 
 
-def filled_labels(memberships: Array) -> NDArray[np.intp]:
-    """Domain of the largest membership; an empty one takes the row that loses least."""
-    labels: NDArray[np.intp] = memberships.argmax(axis=1)
+def filled_labels(responsibilities: Array) -> NDArray[np.intp]:
+    """Domain of the largest responsibility; an empty one takes the row that loses least."""
+    labels: NDArray[np.intp] = responsibilities.argmax(axis=1)
     rows = np.arange(len(labels))
-    sizes = np.bincount(labels, minlength=memberships.shape[1])
+    sizes = np.bincount(labels, minlength=responsibilities.shape[1])
     for empty in np.flatnonzero(sizes == 0):
-        regret = memberships[rows, labels] - memberships[:, empty]
+        regret = responsibilities[rows, labels] - responsibilities[:, empty]
         regret[sizes[labels] == 1] = np.inf
         moved = regret.argmin()
         sizes[labels[moved]] -= 1
