@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import fields
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +12,7 @@ from sklearn.base import clone
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.metrics import adjusted_rand_score
+from sklearn.utils.estimator_checks import parametrize_with_checks
 from tests import reference
 
 from m2st import ClusteringParams, MultiScaleClustering
@@ -64,7 +68,7 @@ def started(
 @pytest.mark.parametrize("seed", range(3))
 def test_recovers_planted_domains(seed: int) -> None:
     scales, truth = blobs(seed)
-    found = MultiScaleClustering(4, QUICK, random_state=seed).fit(scales)
+    found = MultiScaleClustering.from_params(4, QUICK, random_state=seed).fit(scales)
     assert adjusted_rand_score(truth, found.labels_) > 0.95
 
 
@@ -76,7 +80,7 @@ def test_scales_complete_each_other() -> None:
         np.outer(part, [2.0, 0, 0]) + 0.2 * rng.normal(size=(200, 3))
         for part in (truth % 2 - 0.5, truth // 2 - 0.5)
     ]
-    found = MultiScaleClustering(4, QUICK).fit(scales).labels_
+    found = MultiScaleClustering.from_params(4, QUICK).fit(scales).labels_
     assert adjusted_rand_score(truth, found) > 0.95
 
 
@@ -108,7 +112,7 @@ def test_common_representation_is_as_wide_as_there_are_domains(
 ) -> None:
     scales = [np.random.default_rng(0).normal(size=(60, 20))]
     params = ClusteringParams(common_dim=set_to, n_init=1)
-    found = MultiScaleClustering(n_domains, params).fit(scales)
+    found = MultiScaleClustering.from_params(n_domains, params).fit(scales)
     assert found.common_.shape == (60, width)
 
 
@@ -117,7 +121,7 @@ def test_a_scale_of_noise_gets_no_weight() -> None:
     rng = np.random.default_rng(1)
     scales.append(100 * rng.normal(size=(200, 8)))
     params = ClusteringParams(common_dim=4, specific_dim=4)
-    found = MultiScaleClustering(4, params).fit(scales)
+    found = MultiScaleClustering.from_params(4, params).fit(scales)
     assert adjusted_rand_score(truth, found.labels_) > 0.95
     assert found.scale_weights_[2] < 0.05
 
@@ -210,7 +214,7 @@ def test_weights_are_at_their_minimum_given_the_others() -> None:
 def test_a_single_domain_costs_nothing() -> None:
     """So that a scale's term is what the domains explain of it."""
     scales, _ = blobs(0)
-    found = MultiScaleClustering(1, ClusteringParams(n_init=1, tol=1e-10)).fit(scales)
+    found = MultiScaleClustering.from_params(1, ClusteringParams(n_init=1, tol=1e-10)).fit(scales)
     uniform = -QUICK.entropy * np.log(len(found.scale_weights_))
     assert found.objective_[-1] == pytest.approx(uniform, abs=1e-3)
 
@@ -242,9 +246,9 @@ def test_streamed_and_whole_embeddings_give_the_same(monkeypatch: pytest.MonkeyP
 
 def test_starts_on_a_sample_lead_to_the_same_domains(monkeypatch: pytest.MonkeyPatch) -> None:
     scales, truth = blobs(2, n_obs=600, noise=0.6)
-    whole = MultiScaleClustering(4, QUICK).fit(scales, connectivities=ring(600))
+    whole = MultiScaleClustering.from_params(4, QUICK).fit(scales, connectivities=ring(600))
     monkeypatch.setattr("m2st._clustering._estimator._START_SAMPLE", 150)
-    found = MultiScaleClustering(4, QUICK).fit(scales, connectivities=ring(600))
+    found = MultiScaleClustering.from_params(4, QUICK).fit(scales, connectivities=ring(600))
     assert found.start_objectives_.shape == (3,)
     assert (np.diff(found.objective_) <= 1e-9).all()
     assert found.objective_[-1] == pytest.approx(whole.objective_[-1], abs=1e-3)
@@ -265,10 +269,8 @@ def test_smoothness_removes_single_labels() -> None:
     smooth = MultiScaleClustering(2).fit(scales, connectivities=ring(200)).labels_
     assert boundaries(smooth) < boundaries(rough)
     assert adjusted_rand_score(truth, smooth) >= adjusted_rand_score(truth, rough)
-    off = ClusteringParams(smoothness=0)
-    np.testing.assert_array_equal(
-        MultiScaleClustering(2, off).fit(scales, connectivities=ring(200)).labels_, rough
-    )
+    off = MultiScaleClustering(2, smoothness=0).fit(scales, connectivities=ring(200))
+    np.testing.assert_array_equal(off.labels_, rough)
 
 
 def test_the_walk_is_symmetric_positive_and_blind_to_weights() -> None:
@@ -299,12 +301,12 @@ def test_exactly_n_domains_come_out(n_domains: int) -> None:
     rng = np.random.default_rng(0)
     # Only three distinct observations: most domains start empty.
     scales = [np.repeat(rng.normal(size=(3, 4)), 4, axis=0)]
-    labels = MultiScaleClustering(n_domains, QUICK).fit(scales).labels_
+    labels = MultiScaleClustering.from_params(n_domains, QUICK).fit(scales).labels_
     assert set(labels.tolist()) == set(range(n_domains))
 
 
 def test_constant_embeddings_do_not_break() -> None:
-    found = MultiScaleClustering(2, QUICK).fit([np.ones((10, 3)), np.zeros((10, 2))])
+    found = MultiScaleClustering.from_params(2, QUICK).fit([np.ones((10, 3)), np.zeros((10, 2))])
     assert set(found.labels_.tolist()) == {0, 1}
     assert np.isfinite(found.objective_).all()
 
@@ -313,7 +315,7 @@ def test_domains_are_numbered_by_size_and_match_their_centres() -> None:
     rng = np.random.default_rng(0)
     truth = np.repeat([0, 1, 2], [20, 50, 130])
     scales = [6 * np.eye(3)[truth] + 0.1 * rng.normal(size=(200, 3))]
-    found = MultiScaleClustering(3, QUICK).fit(scales)
+    found = MultiScaleClustering.from_params(3, QUICK).fit(scales)
     assert np.bincount(found.labels_).tolist() == [130, 50, 20]
     distance = ((found.common_[:, None] - found.centers_[-1][None]) ** 2).sum(axis=2)
     np.testing.assert_array_equal(distance.argmin(axis=1), found.labels_)
@@ -322,8 +324,8 @@ def test_domains_are_numbered_by_size_and_match_their_centres() -> None:
 
 def test_unit_and_offset_of_a_scale_do_not_matter() -> None:
     scales, _ = blobs(0)
-    one = MultiScaleClustering(4, QUICK).fit(scales).labels_
-    other = MultiScaleClustering(4, QUICK).fit([1e6 * scales[0] + 5, scales[1]]).labels_
+    one = MultiScaleClustering.from_params(4, QUICK).fit(scales).labels_
+    other = MultiScaleClustering.from_params(4, QUICK).fit([1e6 * scales[0] + 5, scales[1]]).labels_
     assert adjusted_rand_score(one, other) == pytest.approx(1)
 
 
@@ -331,9 +333,9 @@ def test_permuting_observations_permutes_labels(rng: np.random.Generator) -> Non
     scales, _ = blobs(0)
     order = rng.permutation(200)
     graph = ring(200)
-    one = MultiScaleClustering(4, QUICK).fit(scales, connectivities=graph).labels_
+    one = MultiScaleClustering.from_params(4, QUICK).fit(scales, connectivities=graph).labels_
     other = (
-        MultiScaleClustering(4, QUICK)
+        MultiScaleClustering.from_params(4, QUICK)
         .fit([scale[order] for scale in scales], connectivities=graph[order][:, order])
         .labels_
     )
@@ -342,7 +344,7 @@ def test_permuting_observations_permutes_labels(rng: np.random.Generator) -> Non
 
 def test_other_observations_get_the_domains_of_the_first() -> None:
     scales, truth = blobs(0)
-    found = MultiScaleClustering(4, QUICK).fit([scale[:150] for scale in scales])
+    found = MultiScaleClustering.from_params(4, QUICK).fit([scale[:150] for scale in scales])
     responsibilities = found.predict_proba([scale[150:] for scale in scales])
     both = np.r_[found.labels_, responsibilities.argmax(axis=1)]
     assert adjusted_rand_score(truth, both) > 0.95
@@ -352,10 +354,10 @@ def test_other_observations_get_the_domains_of_the_first() -> None:
     np.testing.assert_allclose(smooth.sum(axis=1), 1)
     with pytest.raises(ValueError, match=r"Expected embeddings of widths \[10, 6\], found \[6\]"):
         found.predict_proba(scales[1:])
-    with pytest.raises(NotFittedError, match="Run `fit` first"):
+    with pytest.raises(NotFittedError, match="is not fitted yet"):
         MultiScaleClustering(4).predict_proba(scales)
-    with pytest.raises(NotFittedError, match="Run `fit` first"):
-        MultiScaleClustering(4).improve([])
+    with pytest.raises(NotFittedError, match="is not fitted yet"):
+        MultiScaleClustering(4).refit([])
 
 
 def test_best_start_is_kept_and_seeds_repeat() -> None:
@@ -374,7 +376,7 @@ def test_entropy_spreads_the_weights() -> None:
     scales[1] = np.random.default_rng(1).normal(size=scales[1].shape)
     spread = [
         np.ptp(
-            MultiScaleClustering(4, ClusteringParams(entropy=entropy, n_init=2))
+            MultiScaleClustering.from_params(4, ClusteringParams(entropy=entropy, n_init=2))
             .fit(scales)
             .scale_weights_
         )
@@ -391,37 +393,59 @@ def test_a_better_start_improves_and_a_worse_one_changes_nothing(
     graph = ring(400)
     mistaken = np.where(truth == 1, 0, truth)
     mistaken[np.flatnonzero(truth == 2)[::2]] = 1
-    best = MultiScaleClustering(4, QUICK).fit(scales, connectivities=graph)
+    best = MultiScaleClustering.from_params(4, QUICK).fit(scales, connectivities=graph)
     with monkeypatch.context() as patch:
         patch.setattr("m2st._clustering._estimator.initial_labels", lambda *_: mistaken)
-        found = MultiScaleClustering(4, QUICK).fit(scales, connectivities=graph)
+        found = MultiScaleClustering.from_params(4, QUICK).fit(scales, connectivities=graph)
     assert adjusted_rand_score(truth, found.labels_) < 0.8
     before = found.objective_[-1]
     kept = found.labels_
-    found.improve([mistaken, np.arange(400) % 2], connectivities=graph)
+    found.refit([mistaken, np.arange(400) % 2], connectivities=graph)
     assert found.labels_ is kept
-    assert found.improve([mistaken, truth], connectivities=graph) is found
+    assert found.refit([mistaken, truth], connectivities=graph) is found
     assert found.objective_[-1] < before
     assert found.objective_[-1] == pytest.approx(best.objective_[-1], abs=1e-3)
     assert (np.diff(found.objective_) <= 1e-9).all()
     assert adjusted_rand_score(truth, found.labels_) > 0.98
 
 
-def test_scikit_learn_manners() -> None:
-    estimator = MultiScaleClustering(3, QUICK, random_state=7)
+def test_every_setting_is_a_parameter() -> None:
+    estimator = MultiScaleClustering.from_params(3, QUICK, random_state=7)
+    assert {field.name for field in fields(ClusteringParams)} == set(estimator.get_params()) - {
+        "n_domains",
+        "random_state",
+    }
+    assert estimator.n_init == QUICK.n_init
     twin = clone(estimator)
     assert twin.get_params() == estimator.get_params()
-    assert estimator.set_params(n_domains=2).n_domains == 2
+    assert estimator.set_params(n_domains=2, smoothness=1).smoothness == 1
     scales, _ = blobs(0)
     assert not hasattr(twin, "labels_")
     np.testing.assert_array_equal(twin.fit_predict(scales), twin.labels_)
+    assert twin.n_features_in_ == 16
+    with pytest.raises(ValueError, match="Expected `n_init` to be at least 1, found 0"):
+        MultiScaleClustering(2, n_init=0).fit(scales)
+
+
+def test_a_single_array_is_one_scale() -> None:
+    scales, _ = blobs(0)
+    one = MultiScaleClustering(4, n_init=3).fit(scales[0])
+    other = MultiScaleClustering(4, n_init=3).fit(scales[:1])
+    np.testing.assert_array_equal(one.labels_, other.labels_)
+    np.testing.assert_array_equal(one.predict(scales[0]), other.predict(scales[:1]))
+    assert one.n_features_in_ == 10
+    with pytest.raises(ValueError, match="X has 6 features"):
+        one.predict(scales[1])
+
+
+@parametrize_with_checks([MultiScaleClustering(3, n_init=2)])
+def test_scikit_learn_checks(estimator: MultiScaleClustering, check: Callable[..., None]) -> None:
+    check(estimator)
 
 
 def test_warns_when_not_converged() -> None:
     with pytest.warns(ConvergenceWarning, match="did not converge in 1 iterations"):
-        MultiScaleClustering(4, ClusteringParams(max_iter=1, short_iter=1, n_init=1)).fit(
-            blobs(0, noise=2)[0]
-        )
+        MultiScaleClustering(4, max_iter=1, short_iter=1, n_init=1).fit(blobs(0, noise=2)[0])
 
 
 def test_better_than_the_published_update_rule() -> None:
@@ -429,7 +453,7 @@ def test_better_than_the_published_update_rule() -> None:
     scores = []
     for seed in range(3):
         scales, truth = blobs(seed, n_obs=120, noise=0.8)
-        ours = MultiScaleClustering(4, QUICK, random_state=seed).fit(scales).labels_
+        ours = MultiScaleClustering.from_params(4, QUICK, random_state=seed).fit(scales).labels_
         published = reference.published_clustering(
             scales, 4, specific_dim=4, n_iter=20, random_state=seed
         )

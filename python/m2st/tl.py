@@ -523,7 +523,7 @@ def _cluster_members(
 
     seeds = _member_seeds(random_state, len(members))
     fits: list[MultiScaleClustering] = Parallel(n_jobs=_processes(n_jobs), prefer="processes")(
-        _delayed(MultiScaleClustering(n_domains, params, random_state=seed).fit)(
+        _delayed(MultiScaleClustering.from_params(n_domains, params, random_state=seed).fit)(
             scales, connectivities=adjacency
         )
         for seed, scales in zip(seeds, members, strict=True)
@@ -545,7 +545,7 @@ def _improve_members(
             break
         before = [fit.objective_[-1] for fit in fits]
         fits = Parallel(n_jobs=_processes(n_jobs), prefer="processes")(
-            _delayed(fit.improve)(starts, connectivities=adjacency) for fit in fits
+            _delayed(fit.refit)(starts, connectivities=adjacency) for fit in fits
         )
         improved = [
             fit for fit, value in zip(fits, before, strict=True) if fit.objective_[-1] < value

@@ -139,9 +139,9 @@ def consensus(responsibilities: Sequence[NDArray[Any]]) -> Consensus:
 
     Notes
     -----
-    The correspondence is the assignment of domains that maximises the shared responsibility (Hungarian
-    method), to the member that agrees most with the others and then, until nothing moves, to the
-    mean.
+    The correspondence is the assignment of domains that maximises the shared responsibility
+    (Hungarian method), to the member that agrees most with the others and then, until nothing
+    moves, to the mean.
 
     Members differ from each other as runs with other seeds do, so that the mean responsibility of a
     domain is close to the share of runs that choose it (``benchmarks/reliability.md``).

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from copy import copy
+from dataclasses import asdict, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse, special
 from sklearn.base import BaseEstimator, ClusterMixin
-from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.validation import check_is_fitted, validate_data
 from threadpoolctl import threadpool_limits
 
 from m2st._checks import check_int, check_n_domains
@@ -30,6 +31,7 @@ from m2st._clustering._representation import check_embeddings, factorise
 from m2st._params import ClusteringParams
 
 Array = NDArray[np.float64]
+Embeddings = Sequence[NDArray[Any]] | NDArray[Any]
 
 # Starts are compared, and the best is followed to its end, on no more observations than this. It is
 # then close to where all of them lead.
@@ -58,7 +60,7 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
 
     by updates of one block of unknowns after the other, none of which raises it. :math:`\rho_m^0`
     is the same for a single domain, so that a scale counts by how much the domains explain of it;
-    :math:`S` is the fourth power of the normalised adjacency, with self-loops, of the spatial graph.
+    :math:`S` is the fourth power of the normalised adjacency of the spatial graph with self-loops.
 
     It assumes domains that differ in their centres and share the shape of the scatter around them.
 
@@ -66,8 +68,8 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     ----------
     n_domains
         Number of domains C; exactly as many come out.
-    params
-        Weights of the terms and control of the optimisation; None takes the defaults.
+    common_dim, specific_dim, entropy, freedom, smoothness, n_init, short_iter, max_iter, tol
+        Weights of the terms and control of the optimisation: see `ClusteringParams`.
     random_state
         Seed of the starts.
 
@@ -95,6 +97,8 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         Iterations of the best start, in all.
     converged_
         Whether the descent ended by tolerance.
+    n_features_in_
+        Columns of all embeddings together.
 
     Notes
     -----
@@ -106,8 +110,8 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
       domains.
     * **Heavy tails.** Distances grow with the logarithm (a t distribution), so that outlying
       observations neither pull centres nor take a domain for themselves.
-    * **Responsibilities with an entropy** instead of one-hot columns: the limit of many small steps is
-      the same labels, from far fewer poor local minima.
+    * **Responsibilities with an entropy** instead of one-hot columns: the limit of many small steps
+      is the same labels, from far fewer poor local minima.
     * **Scale weights by what the domains explain.** In (12) the weights favour a scale with little
       variance, signal or not. Here a scale without domains has the cost 0, others less.
     * **Smoothness in space** enters once the best start has settled; earlier it would keep the
@@ -140,20 +144,66 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     True
     """
 
+    labels_: NDArray[np.intp]
+    responsibilities_: Array
+    common_: Array
+    specific_: list[Array]
+    centers_: list[Array]
+    covariances_: list[Array]
+    scale_weights_: Array
+    objective_: Array
+    start_objectives_: Array
+    n_iter_: int
+    converged_: bool
+    n_features_in_: int
+
     def __init__(
         self,
         n_domains: int,
-        params: ClusteringParams | None = None,
         *,
+        common_dim: int | None = ClusteringParams.common_dim,
+        specific_dim: int = ClusteringParams.specific_dim,
+        entropy: float = ClusteringParams.entropy,
+        freedom: float = ClusteringParams.freedom,
+        smoothness: float = ClusteringParams.smoothness,
+        n_init: int = ClusteringParams.n_init,
+        short_iter: int = ClusteringParams.short_iter,
+        max_iter: int = ClusteringParams.max_iter,
+        tol: float = ClusteringParams.tol,
         random_state: int = 0,
     ) -> None:
         self.n_domains = n_domains
-        self.params = params
+        self.common_dim = common_dim
+        self.specific_dim = specific_dim
+        self.entropy = entropy
+        self.freedom = freedom
+        self.smoothness = smoothness
+        self.n_init = n_init
+        self.short_iter = short_iter
+        self.max_iter = max_iter
+        self.tol = tol
         self.random_state = random_state
+
+    @classmethod
+    def from_params(
+        cls, n_domains: int, params: ClusteringParams, *, random_state: int = 0
+    ) -> MultiScaleClustering:
+        """Make an estimator with the settings of `m2st.tl.cluster`.
+
+        Parameters
+        ----------
+        n_domains
+            Number of domains.
+        params
+            Settings by name.
+        random_state
+            Seed of the starts.
+        """
+        return cls(n_domains, **asdict(params), random_state=random_state)
 
     def fit(
         self,
-        embeddings: Sequence[NDArray[Any]],
+        X: Embeddings,
         y: None = None,
         *,
         connectivities: sparse.spmatrix | None = None,
@@ -162,29 +212,35 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
 
         Parameters
         ----------
-        embeddings
-            One array of shape (n_obs, d_m) per scale, finite.
+        X
+            Embeddings: one array of shape (n_obs, d_m) per scale, finite. A single array is one
+            scale.
         y
             Not used; here by scikit-learn's convention.
         connectivities
             Symmetric spatial graph of shape (n_obs, n_obs), weights ignored; without it the domains
             need not be smooth.
 
+        Returns
+        -------
+        The estimator itself.
+
         Raises
         ------
         ValueError
             If embeddings are missing, not finite, of unequal length, or fewer than `n_domains`; if
-            the graph does not fit.
+            a setting is out of its range; if the graph does not fit.
 
         Warns
         -----
         ConvergenceWarning
             If the descent reached `max_iter`.
         """
-        scales = check_embeddings(embeddings)
+        check_int("n_domains", self.n_domains, minimum=1)
+        scales = self._scales(X, reset=True)
         n_obs = len(scales[0])
         check_n_domains(self.n_domains, n_obs=n_obs)
-        params = (self.params or ClusteringParams()).for_domains(self.n_domains)
+        params = self._params().for_domains(self.n_domains)
         check_int("random_state", self.random_state, minimum=0)
         adjacency = None if connectivities is None else normalised_adjacency(connectivities, n_obs)
         # One thread: the sums are then the same bits whatever the machine offers.
@@ -202,10 +258,14 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             states, histories = descents(
                 sample, starts, self.n_domains, params, n_iter=params.short_iter
             )
-            self.start_objectives_ = np.array([history[-1] for history in histories])
-            best = int(self.start_objectives_.argmin())
+            start_objectives = [history[-1] for history in histories]
+            best = int(np.argmin(start_objectives))
             descend(sample, states[best], histories[best], params, n_iter=params.max_iter)
-            self._settle(blocks, sample, states[best], histories[best], adjacency)
+            state, objective, converged = self._finish(
+                blocks, sample, states[best], histories[best], adjacency
+            )
+        self.start_objectives_ = np.array(start_objectives)
+        self._keep(blocks, state, objective, converged=converged)
         if not self.converged_:
             msg = (
                 f"The clustering did not converge in {params.max_iter} iterations "
@@ -214,17 +274,17 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             warnings.warn(msg, ConvergenceWarning, stacklevel=2)
         return self
 
-    def improve(
+    def refit(
         self,
-        starts: Sequence[NDArray[np.intp]],
+        init_labels: Sequence[NDArray[np.intp]],
         *,
         connectivities: sparse.spmatrix | None = None,
     ) -> MultiScaleClustering:
-        """Start once more from other labels, in place; what has the lowest objective stays.
+        """Start once more from given labels, in place; what has the lowest objective stays.
 
         Parameters
         ----------
-        starts
+        init_labels
             Labels 0 to C - 1 of shape (n_obs,) each, such as those of clusterings of other
             embeddings of the same observations: an optimum that they found and this one missed.
         connectivities
@@ -232,111 +292,74 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
 
         Returns
         -------
-        The clustering itself.
+        The estimator itself.
 
         Raises
         ------
         NotFittedError
             If `fit` has not run.
         """
-        self._check_fitted()
-        params = self.params or ClusteringParams()
+        check_is_fitted(self)
+        params = self._params()
         blocks = [*self.specific_, self.common_]
-        rows = self._sample(len(self.labels_))
-        adjacency = (
-            None
-            if connectivities is None
-            else normalised_adjacency(connectivities, len(self.labels_))
-        )
+        n_obs = len(self.labels_)
+        rows = self._sample(n_obs)
+        adjacency = None if connectivities is None else normalised_adjacency(connectivities, n_obs)
         with threadpool_limits(1):
             sample = [block[rows] for block in blocks]
             states, histories = descents(
                 sample,
-                [labels[rows] for labels in (self.labels_, *starts)],
+                [labels[rows] for labels in (self.labels_, *init_labels)],
                 self.n_domains,
                 params,
                 n_iter=params.max_iter,
             )
             best = int(np.argmin([history[-1] for history in histories]))
             if histories[0][-1] - histories[best][-1] > params.tol:
-                other = copy(self)
-                other._settle(blocks, sample, states[best], histories[best], adjacency)
-                if other.objective_[-1] < self.objective_[-1]:
-                    self.__dict__.m_step(other.__dict__)
+                state, objective, converged = self._finish(
+                    blocks, sample, states[best], histories[best], adjacency
+                )
+                if objective[-1] < self.objective_[-1]:
+                    self._keep(blocks, state, objective, converged=converged)
         return self
 
-    def _sample(self, n_obs: int) -> slice | NDArray[np.intp]:
-        """Observations on which starts are compared."""
-        if n_obs <= _START_SAMPLE:
-            return slice(None)
-        rng = np.random.default_rng(self.random_state)
-        return np.sort(rng.choice(n_obs, _START_SAMPLE, replace=False))
-
-    def _settle(
-        self,
-        blocks: list[Array],
-        sample: list[Array],
-        state: State,
-        objective: list[float],
-        adjacency: sparse.csr_matrix | None,
-    ) -> None:
-        """Descend from a state of the sample to the end, on all observations, and keep it."""
-        params = self.params or ClusteringParams()
-        if len(sample[-1]) < len(blocks[-1]):
-            state = State.from_sample(blocks, state, params)
-            objective = [state.objective(params)]
-        converged = descend(blocks, state, objective, params, n_iter=params.max_iter)
-        if adjacency is not None and params.smoothness > 0:
-            state.adjacency = adjacency
-            objective.append(state.objective(params))
-            converged = descend(blocks, state, objective, params, n_iter=params.max_iter)
-        self.labels_ = filled_labels(state.responsibilities)
-        self.responsibilities_ = state.responsibilities
-        self.common_ = blocks[-1]
-        self.specific_ = blocks[:-1]
-        self.centers_ = [block.centers for block in state.mixtures]
-        self.covariances_ = [block.covariance for block in state.mixtures]
-        self.scale_weights_ = state.weights
-        self.objective_ = np.array(objective)
-        self.n_iter_ = len(objective) - 1
-        self.converged_ = converged
-        sizes = np.bincount(self.labels_, minlength=self.n_domains)
-        self.reorder(np.argsort(-sizes, kind="stable"))
-
-    def _check_fitted(self) -> None:
-        if not hasattr(self, "_factors"):
-            msg = "Expected a fitted clustering. Run `fit` first."
-            raise NotFittedError(msg)
-
-    def reorder(self, order: NDArray[np.intp]) -> MultiScaleClustering:
-        """Number the domains anew, in place.
+    def predict(
+        self, X: Embeddings, *, connectivities: sparse.spmatrix | None = None
+    ) -> NDArray[np.intp]:
+        """Domains of other observations, among those that were found.
 
         Parameters
         ----------
-        order
-            For each new number the present one, shape (n_domains,).
+        X
+            Their embeddings, from the model of the fitted ones, as in `fit`.
+        connectivities
+            Their spatial graph, as in `fit`.
 
         Returns
         -------
-        The clustering itself.
+        Labels 0 to C - 1, shape (n_obs,); some domains may be empty.
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` has not run.
+        ValueError
+            If the embeddings do not fit those of `fit`.
         """
-        self.labels_ = np.argsort(order, kind="stable")[self.labels_]
-        self.responsibilities_ = self.responsibilities_[:, order]
-        self.centers_ = [centers[order] for centers in self.centers_]
-        return self
+        labels: NDArray[np.intp] = self.predict_proba(X, connectivities=connectivities).argmax(
+            axis=1
+        )
+        return labels
 
     def predict_proba(
-        self,
-        embeddings: Sequence[NDArray[Any]],
-        *,
-        connectivities: sparse.spmatrix | None = None,
+        self, X: Embeddings, *, connectivities: sparse.spmatrix | None = None
     ) -> Array:
-        """Responsibilities of other observations in the domains that were found.
+        """Responsibilities of the domains for other observations.
 
         Parameters
         ----------
-        embeddings
-            One array of shape (n_obs, d_m) per scale, from the model of the fitted ones.
+        X
+            Their embeddings, from the model of the fitted ones, as in `fit`.
         connectivities
             Their spatial graph, as in `fit`.
 
@@ -351,9 +374,9 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         ValueError
             If the embeddings do not fit those of `fit`.
         """
-        self._check_fitted()
-        params = self.params or ClusteringParams()
-        scales = check_embeddings(embeddings)
+        check_is_fitted(self)
+        params = self._params()
+        scales = self._scales(X, reset=False)
         widths = [scale.shape[1] for scale in scales]
         expected = [len(mean) for mean in self._factors.means]
         if widths != expected:
@@ -382,3 +405,87 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
                     if np.abs(responsibilities - before).mean() <= params.tol:
                         break
         return responsibilities
+
+    def reorder(self, order: NDArray[np.intp]) -> MultiScaleClustering:
+        """Number the domains anew, in place.
+
+        Parameters
+        ----------
+        order
+            For each new number the present one, shape (n_domains,).
+
+        Returns
+        -------
+        The estimator itself.
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` has not run.
+        """
+        check_is_fitted(self)
+        self.labels_ = np.argsort(order, kind="stable")[self.labels_]
+        self.responsibilities_ = self.responsibilities_[:, order]
+        self.centers_ = [centers[order] for centers in self.centers_]
+        return self
+
+    def _params(self) -> ClusteringParams:
+        """The settings, checked."""
+        return ClusteringParams(
+            **{one.name: getattr(self, one.name) for one in fields(ClusteringParams)}
+        )
+
+    def _scales(self, X: Embeddings, *, reset: bool) -> list[NDArray[Any]]:
+        """Embeddings as a list of arrays; a single array is checked as scikit-learn does."""
+        if isinstance(X, list | tuple) and all(np.ndim(scale) == 2 for scale in X):
+            scales = check_embeddings(X)
+            if reset:
+                self.n_features_in_ = sum(scale.shape[1] for scale in scales)
+            return scales
+        n_least = self.n_domains if reset else 1
+        kinds = [np.float64, np.float32]
+        return [validate_data(self, X, reset=reset, dtype=kinds, ensure_min_samples=n_least)]
+
+    def _sample(self, n_obs: int) -> slice | NDArray[np.intp]:
+        """Observations on which starts are compared."""
+        if n_obs <= _START_SAMPLE:
+            return slice(None)
+        rng = np.random.default_rng(self.random_state)
+        return np.sort(rng.choice(n_obs, _START_SAMPLE, replace=False))
+
+    def _finish(
+        self,
+        blocks: list[Array],
+        sample: list[Array],
+        state: State,
+        objective: list[float],
+        adjacency: sparse.csr_matrix | None,
+    ) -> tuple[State, list[float], bool]:
+        """Descend from a state of the sample to the end, on all observations."""
+        params = self._params()
+        if len(sample[-1]) < len(blocks[-1]):
+            state = State.from_sample(blocks, state, params)
+            objective = [state.objective(params)]
+        converged = descend(blocks, state, objective, params, n_iter=params.max_iter)
+        if adjacency is not None and params.smoothness > 0:
+            state.adjacency = adjacency
+            objective.append(state.objective(params))
+            converged = descend(blocks, state, objective, params, n_iter=params.max_iter)
+        return state, objective, converged
+
+    def _keep(
+        self, blocks: list[Array], state: State, objective: list[float], *, converged: bool
+    ) -> None:
+        """Write a solution to the attributes, domains by decreasing size."""
+        self.labels_ = filled_labels(state.responsibilities)
+        self.responsibilities_ = state.responsibilities
+        self.common_ = blocks[-1]
+        self.specific_ = blocks[:-1]
+        self.centers_ = [mixture.centers for mixture in state.mixtures]
+        self.covariances_ = [mixture.covariance for mixture in state.mixtures]
+        self.scale_weights_ = state.weights
+        self.objective_ = np.array(objective)
+        self.n_iter_ = len(objective) - 1
+        self.converged_ = converged
+        sizes = np.bincount(self.labels_, minlength=self.n_domains)
+        self.reorder(np.argsort(-sizes, kind="stable"))

@@ -183,7 +183,7 @@ def descend(
     *,
     n_iter: int,
 ) -> bool:
-    """Update the unknowns in turn, and the history, until the objective converges; whether it did."""
+    """Update the unknowns in turn, and the history; whether the objective converged."""
     for _ in range(n_iter):
         pull: Array | float = 0.0
         if state.adjacency is not None:  # linear bound of the convex term
