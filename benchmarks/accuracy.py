@@ -34,6 +34,7 @@ from tests.reference import published_clustering
 
 import m2st
 from benchmarks.data import CHOSEN_ON, FILES, Case, load, role
+from benchmarks.stamp import born, stamp
 from m2st._clustering import consensus
 from m2st._graph import smooth
 from m2st._keys import FEATURES, SINGLE
@@ -210,7 +211,7 @@ def run_all(runs: pd.DataFrame) -> pd.DataFrame:
                 scored = case.truth.notna().to_numpy()
                 for row, found in method(case, case.adata.copy(), seed).items():
                     score = m2st.metrics.ari(case.truth[scored], found[scored])
-                    runs.loc[len(runs)] = [name, row, seed, round(score, 4)]
+                    runs.loc[len(runs)] = [name, row, seed, round(score, 4), stamp()]
                     print(f"{name:24}{row:34}{seed}  {score:.3f}", flush=True)
                 runs.to_csv(RUNS, index=False)
     return runs
@@ -234,7 +235,8 @@ def prepare(case: Case) -> Case:
 def report(runs: pd.DataFrame) -> str:
     """The tables in Markdown."""
     parts = [
-        f"ARI, mean ± sd over seeds, number of domains given, m2ST {m2st.__version__}. Defaults "
+        born(runs["made"]),
+        "ARI, mean ± sd over seeds, number of domains given. Defaults "
         "were chosen on the sets marked *choice* and on simulations. *Oracle*: published by the "
         "authors of m2ST, a maximum over settings that used the annotation. Averages are over four "
         "steps on the graph: of principal components as everybody has them, for *our clustering* "
@@ -245,7 +247,7 @@ def report(runs: pd.DataFrame) -> str:
         table(runs, ["m2ST", *ROWS[N_BASELINES + 1 :]]),
     ]
     if PEERS.exists():
-        peers = pd.read_csv(PEERS)
+        peers = pd.read_csv(PEERS).drop(columns="made")
         both = pd.concat([runs[runs["method"] == "m2ST"], peers], ignore_index=True)
         parts += [
             "Other methods on the same counts, by their own documented recipes, number of domains "
@@ -291,7 +293,7 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="run everything again")
     parser.add_argument("--table", action="store_true", help="print finished rows only")
     arguments = parser.parse_args()
-    runs = pd.DataFrame(columns=["data", "method", "seed", "ari"])
+    runs = pd.DataFrame(columns=["data", "method", "seed", "ari", "made"])
     if RUNS.exists() and not arguments.fresh:
         runs = pd.read_csv(RUNS)
     # The data have isolated spots and shared coordinates; the package says so each time.

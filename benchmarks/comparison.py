@@ -22,6 +22,7 @@ import anndata
 import pandas as pd
 
 from benchmarks.data import FILES, folder, role
+from benchmarks.stamp import born, stamp
 
 RUNS = Path(__file__).parents[1] / "rpackage" / "vignettes" / "comparison.csv"
 REPORT = Path(__file__).with_suffix(".md")
@@ -40,6 +41,7 @@ def run(name: str, seeds: list[int], iterations: int | None) -> pd.DataFrame:
     table = compare_methods(adata, n_domains, truth="domain", seeds=seeds, options=options).table
     table.insert(0, "data", name)
     table["settings"] = ""
+    table["made"] = stamp()
     if iterations is not None:
         table.loc[table["method"] == "BayesSpace", "settings"] = f"nrep = {iterations}"
     return table
@@ -48,6 +50,8 @@ def run(name: str, seeds: list[int], iterations: int | None) -> pd.DataFrame:
 def report(runs: pd.DataFrame) -> str:
     """The table for reading: mean over seeds, and their range where there are several."""
     lines = [
+        born(runs["made"]),
+        "",
         "m2ST, BayesSpace, Seurat and BANKSY on the same counts, the number of domains given, each "
         "by its own documentation and in a process of its own on one thread. ARI, NMI and purity "
         "over the annotated spots: higher is better. CHAOS and PAS over all: lower is smoother. "

@@ -25,6 +25,7 @@ import pandas as pd
 from scipy import sparse
 
 from benchmarks.data import folder
+from benchmarks.stamp import born, stamp
 from m2st import interop
 from m2st.interop import _embedded as r
 
@@ -75,7 +76,7 @@ def rows(path: Path) -> Iterator[tuple[str, str, str]]:
 
 def table() -> None:
     """Print what is carried from every object."""
-    print("# What the converters carry\n")
+    print(f"# What the converters carry\n\n{born([stamp()])}\n")
     print("| object | slot | fate | why |\n|---|---|---|---|")
     for path in sorted((folder() / "robjects").iterdir()):
         for slot, fate, why in rows(path):

@@ -45,9 +45,10 @@ import scipy.sparse as sp
 from sklearn.metrics import adjusted_rand_score
 
 from benchmarks.data import FILES, Case, folder, load
+from benchmarks.stamp import stamp
 
 RUNS = Path(__file__).parent / "peers.csv"
-COLUMNS = ["data", "method", "seed", "ari", "seconds", "version", "note"]
+COLUMNS = ["data", "method", "seed", "ari", "seconds", "version", "note", "made"]
 
 Labels = np.ndarray
 Found = dict[str, Labels]  # a row of the table each
@@ -393,14 +394,14 @@ def run_one(method: str, case: Case, seed: int) -> None:
         found = peer.run(case, seed)
     except Exception as error:  # a peer that fails is a result too
         note = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        save([case.name, method, str(seed), "", "", peer.version(), note])
+        save([case.name, method, str(seed), "", "", peer.version(), note, stamp()])
         return
     seconds = f"{time.perf_counter() - started:.0f}"
     for name, labels in found.items():
         score = f"{adjusted_rand_score(case.truth[scored], labels[scored]):.4f}"
         n_found = len(np.unique(labels))
         note = "" if n_found == case.n_domains else f"{n_found} domains for {case.n_domains}"
-        save([case.name, name, str(seed), score, seconds, peer.version(), note])
+        save([case.name, name, str(seed), score, seconds, peer.version(), note, stamp()])
 
 
 def main() -> None:

@@ -32,6 +32,7 @@ from scipy.optimize import linear_sum_assignment
 import m2st
 from benchmarks.accuracy import prepare
 from benchmarks.data import CHOSEN_ON, load, role
+from benchmarks.stamp import born, stamp
 from m2st._keys import FEATURES
 
 SETS = (*CHOSEN_ON, "dlpfc_151672", "starmap_mpfc_BZ14", "osmfish", "her2st_H1")
@@ -210,7 +211,7 @@ def main() -> None:
     texts = dict(part.split("\n", 1) for part in kept.split("## ")[1:])
     for title, (run, what) in PARTS.items():
         if wanted in (None, title):
-            texts[title] = f"\n{what}\n\n" + "\n".join(run()) + "\n"
+            texts[title] = f"\n{born([stamp()])}\n\n{what}\n\n" + "\n".join(run()) + "\n"
             ordered = [f"## {name}\n{texts[name].rstrip()}\n" for name in PARTS if name in texts]
             path.write_text("\n".join(ordered), encoding="utf-8")
 

@@ -20,11 +20,14 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import anndata
 import numpy as np
 import pandas as pd
 from scipy import sparse
+
+from benchmarks.stamp import born, stamp
 
 HERE = Path(__file__).parent
 RUNS, TABLE, PICTURE = HERE / "scale.csv", HERE / "scale.md", HERE / "scale.svg"
@@ -102,7 +105,7 @@ def memory(process: object) -> int:
     return total
 
 
-def measure(n_obs: int) -> dict[str, float]:
+def measure(n_obs: int) -> dict[str, Any]:
     """Time and memory of one size, in a process of its own."""
     import psutil
 
@@ -123,7 +126,8 @@ def measure(n_obs: int) -> dict[str, float]:
             msg = f"The run on {n_obs} observations ended with exit code {running.returncode}."
             raise RuntimeError(msg)
         total = time.perf_counter() - started
-    return {"n_obs": n_obs, "seconds": total, "gib": peak / 2**30} | json.loads(text)
+    found = {"n_obs": n_obs, "seconds": total, "gib": peak / 2**30} | json.loads(text)
+    return found | {"made": stamp()}
 
 
 def exponent(runs: pd.DataFrame, column: str) -> float:
@@ -135,6 +139,8 @@ def exponent(runs: pd.DataFrame, column: str) -> float:
 def report(runs: pd.DataFrame) -> str:
     """The table, and the exponents."""
     lines = [
+        born(runs["made"]),
+        "",
         "A whole default run (five members, ten at 1,000) on two cores, "
         f"{N_JOBS} jobs of one thread each, of a simulated section with {N_GENES} genes and the "
         "six neighbours of a triangulation; `python -m benchmarks.scale`.",

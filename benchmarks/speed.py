@@ -44,6 +44,7 @@ from torch_geometric.nn import GATConv
 import m2st
 from benchmarks.data import Case, load
 from benchmarks.peers import METHODS, log_normalized, stagate_graph
+from benchmarks.stamp import born, stamp
 from m2st._attention import Edges
 from m2st._keys import FEATURES
 from m2st._training import train
@@ -260,7 +261,7 @@ def whole(case: Case) -> None:
 
 
 def write(name: str, table: list[str]) -> None:
-    text = "\n".join(table) + "\n"
+    text = "\n".join([born([stamp()]), "", *table]) + "\n"
     (HERE / name).write_text(text, encoding="utf-8")
     print(text)
 
