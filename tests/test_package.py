@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "python" / "m2st"
 
 # A module may import those of its own layer's list only, at the top or inside a function.
-BASE = {"_keys", "_checks", "_params", "_patches", "_simd"}
+BASE = {"_keys", "_checks", "_params", "_patches", "_simd", "_kernels"}
 CORE = {"_attention", "_autoencoder", "_training", "_clustering", "_graph"}
 SHELL = {"pp", "tl", "pl", "io", "datasets", "metrics"}
 MAY_IMPORT = {
@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "_params": {"_checks"},
     "_patches": set(),
     "_simd": set(),
+    "_kernels": {"_simd"},
     "_attention": BASE,
     "_autoencoder": BASE | {"_attention"},
     "_training": BASE | {"_attention", "_autoencoder"},
