@@ -1,6 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -11,8 +15,13 @@ from hypothesis import strategies as st
 from scipy import sparse
 from tests import reference
 
-from m2st._attention import Edges, GraphAttention, _reference, attend
+import m2st
+from m2st import _fused
+from m2st._attention import GraphAttention, _loops, _reference, attend, loops
+from m2st._edges import Edges
+from m2st._params import AutoencoderParams
 from m2st._simd import LANES, exp, load, store
+from m2st._training import TrainingResult, train
 
 
 def random_graph(n_obs: int, density: float, seed: int) -> sparse.csr_matrix:
@@ -39,11 +48,11 @@ def test_edges_by_hand() -> None:
     assert edges.row.tolist() == [0, 1, 2, 3]
     assert edges.count.tolist() == [1] * 8
     assert edges.edge_index.tolist() == [[0, 1, 0, 1, 2, 1, 2, 3], [0, 0, 1, 1, 1, 2, 2, 3]]
+    indptr, position, target = edges.by_source
     for j in range(4):
-        own = edges.reverse[edges.reverse_indptr[j] : edges.reverse_indptr[j + 1]]
-        assert set(edges.source[own].tolist()) == {j}
-    assert sorted(edges.reverse.tolist()) == list(range(8))
-    assert edges.receiver.tolist() == edges.edge_index[1][edges.reverse.long()].tolist()
+        assert set(edges.source[position[indptr[j] : indptr[j + 1]]].tolist()) == {j}
+    assert sorted(position.tolist()) == list(range(8))
+    assert target.tolist() == edges.edge_index[1][position].tolist()
 
 
 def test_edges_from_the_hidden_by_hand() -> None:
@@ -66,7 +75,7 @@ def test_edges_from_the_hidden_by_hand() -> None:
     assert found.row.tolist() == [1, 2, 4]
     assert found.indptr.tolist() == [0, 3, 6, 7]
     assert found.source.tolist() == [0, 1, 2, 1, 2, 3, 4]
-    assert found.reverse_indptr.tolist() == [0, 1, 3, 5, 6, 7]
+    assert found.by_source[0].tolist() == [0, 1, 3, 5, 6, 7]
 
 
 def test_edges_do_not_change_the_graph() -> None:
@@ -221,7 +230,7 @@ def test_inference_holds_the_attention_of_a_chunk_at_a_time(
     gat, x = layer(4, 6, 3), torch.linspace(-1, 1, 120).view(30, 4)
     with torch.no_grad():
         whole = gat(x, edges)
-        monkeypatch.setattr("m2st._attention._CHUNK", 7)
+        monkeypatch.setattr("m2st._fused._CHUNK", 7)
         np.testing.assert_array_equal(gat(x, edges), whole)
 
 
@@ -278,3 +287,81 @@ def test_large_logits_do_not_overflow(scale: float) -> None:
         # Equal features: attention of any shape returns them all alike.
         expected = (x @ gat.lin.weight.T).detach()
         torch.testing.assert_close(gat(x, edges).detach(), expected, rtol=1e-5, atol=0.0)
+
+
+def embedded(device: str = "cpu") -> TrainingResult:
+    features = np.random.default_rng(1).normal(size=(60, 6)).astype(np.float32)
+    params = AutoencoderParams(n_members=1, n_epochs=3)
+    return train(features, random_graph(60, 0.1, 0), params, device=device)
+
+
+def assert_close(found: TrainingResult, expected: TrainingResult) -> None:
+    for ours, theirs in zip(found.embeddings, expected.embeddings, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-3 * np.abs(theirs).max())
+
+
+@pytest.fixture
+def anew() -> Iterator[None]:
+    """The loops are tried out anew, and once more for the tests that follow."""
+    _loops.cache_clear()
+    yield
+    _loops.cache_clear()
+
+
+def test_the_reference_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    fused = embedded()
+    assert fused.attention == "fused"
+    monkeypatch.setenv("M2ST_ATTENTION", "reference")
+    assert loops() == (None, "M2ST_ATTENTION asks for it")
+    reference = embedded()
+    assert reference.attention == "reference"
+    assert_close(reference, fused)
+
+
+@pytest.mark.usefixtures("anew")
+def test_the_reference_takes_over_where_the_loops_cannot_be_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fused = embedded()
+    _loops.cache_clear()
+    monkeypatch.delattr(m2st, "_fused", raising=False)
+    monkeypatch.setitem(sys.modules, "m2st._fused", None)
+    with pytest.warns(
+        UserWarning, match="do not work here.*takes over.*M2ST_ATTENTION=ref"
+    ) as said:
+        reference = embedded()
+    assert said[0].filename == __file__
+    assert_close(reference, fused)
+    embedded()  # says it once: a second warning would be an error
+    monkeypatch.setenv("M2ST_ATTENTION", "fused")
+    with pytest.raises(ImportError, match=r"Expected compiled loops that work.*Unset the variable"):
+        embedded()
+
+
+@pytest.mark.usefixtures("anew")
+def test_the_reference_takes_over_where_the_loops_are_wrong(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    right = _fused.sums
+    monkeypatch.setattr(_fused, "sums", lambda *args, **named: 1.01 * right(*args, **named))
+    with pytest.warns(UserWarning, match="wrong by 1% on a small graph"):
+        assert loops().module is None
+
+
+def test_what_computes_attention_is_one_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("M2ST_ATTENTION", "fast")
+    with pytest.raises(ValueError, match="Expected `M2ST_ATTENTION` to be one of 'fused', 'ref"):
+        embedded()
+
+
+def test_torch_geometric_leaves_nothing_behind(tmp_path: Path) -> None:
+    code = (
+        "import os; before = dict(os.environ); import m2st._attention as a;"
+        "a.GraphAttention(3, 4, n_heads=1, negative_slope=0.2, attention_dropout=0.0);"
+        "assert before == dict(os.environ)"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "TORCHINDUCTOR_CACHE_DIR"}
+    for folder in (tmp_path, tmp_path / "missing"):
+        places = {**environment, "TMPDIR": str(folder)}
+        subprocess.run([sys.executable, "-c", code], check=True, env=places)
+    assert list(tmp_path.iterdir()) == []

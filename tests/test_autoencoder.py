@@ -10,8 +10,8 @@ from scipy import sparse
 from tests import reference
 
 from m2st import AutoencoderParams, MaskedGraphAutoencoder
-from m2st._attention import Edges
-from m2st._autoencoder import one_thread
+from m2st._autoencoder import own_torch
+from m2st._edges import Edges
 
 SMALL = AutoencoderParams(scale_dims=(8, 4), hidden_dim=8, n_heads=2, n_epochs=5)
 
@@ -250,8 +250,8 @@ def test_transform_keeps_the_mode(model: MaskedGraphAutoencoder, rng: np.random.
     assert model.training
 
 
-def test_one_thread_restores() -> None:
+def test_own_torch_restores() -> None:
     before = torch.get_num_threads()
-    with one_thread():
+    with own_torch():
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == before

@@ -9,6 +9,8 @@ import inspect
 import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from types import ModuleType
 
@@ -21,8 +23,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "python" / "m2st"
 
 # A module may import those of its own layer's list only, at the top or inside a function.
-BASE = {"_keys", "_checks", "_params", "_patches", "_simd", "_kernels"}
-CORE = {"_attention", "_autoencoder", "_training", "_clustering", "_graph"}
+BASE = {"_keys", "_checks", "_params", "_patches", "_simd", "_compile", "_kernels"}
+CORE = {"_edges", "_fused", "_attention", "_autoencoder", "_training", "_clustering", "_graph"}
 SHELL = {"pp", "tl", "pl", "io", "datasets", "metrics"}
 MAY_IMPORT = {
     "_keys": set(),
@@ -30,10 +32,13 @@ MAY_IMPORT = {
     "_params": {"_checks"},
     "_patches": set(),
     "_simd": set(),
-    "_kernels": {"_simd"},
-    "_attention": BASE,
-    "_autoencoder": BASE | {"_attention"},
-    "_training": BASE | {"_attention", "_autoencoder"},
+    "_compile": set(),
+    "_kernels": {"_compile", "_simd"},
+    "_edges": {"_kernels"},
+    "_fused": {"_edges", "_kernels", "_simd"},
+    "_attention": BASE | {"_edges", "_fused"},
+    "_autoencoder": BASE | {"_attention", "_edges"},
+    "_training": BASE | {"_attention", "_autoencoder", "_edges"},
     "_clustering": BASE,
     "_graph": BASE,
     "interop": BASE,
@@ -88,8 +93,31 @@ def test_only_the_shell_knows_anndata_and_only_the_core_torch() -> None:
     for path, room in ROOMS.items():
         if room in CORE | BASE:
             assert not packages(path) & {"anndata", "scanpy"}, path
-        if room not in {"_attention", "_autoencoder", "_training", "bridge"}:
+        if room not in {"_edges", "_fused", "_attention", "_autoencoder", "_training", "bridge"}:
             assert "torch" not in packages(path), path
+
+
+def test_what_is_imported_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    required = [*project["dependencies"], *(one for extra in extras.values() for one in extra)]
+    declared = {re.split(r"[^\w.-]", one)[0].lower() for one in required}
+    found = set()
+    for path in FILES:
+        for node in ast.walk(ast.parse((PACKAGE / path).read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                found.add((node.module or "").split(".")[0])
+    # BANKSY is compared with, not built on: whoever wants it is told what to install.
+    found -= {"m2st", "banksy", "banksy_utils", *sys.stdlib_module_names}
+    providers = packages_distributions()
+    missing = {
+        name
+        for name in found
+        if not declared & {one.lower() for one in (name, *providers.get(name, []))}
+    }
+    assert missing == set()
 
 
 def test_import_is_light_and_changes_nothing() -> None:

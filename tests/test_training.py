@@ -16,7 +16,7 @@ from sklearn.metrics import adjusted_rand_score
 from tests.test_autoencoder import ring
 
 from m2st import AutoencoderParams, MultiScaleClustering
-from m2st._attention import Edges
+from m2st._edges import Edges
 from m2st._training import _Run, choose_device, train
 
 PARAMS = AutoencoderParams(

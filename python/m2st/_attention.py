@@ -2,291 +2,138 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from functools import cached_property, lru_cache
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 from torch.nn import functional
 
-from m2st import _kernels
-from m2st._kernels import GROUP
-from m2st._simd import LANES
+from m2st._checks import check_choice, warn
+from m2st._edges import Edges
 
-with warnings.catch_warnings():
-    # It asks for torch.jit.script, of which newer versions of torch warn.
-    warnings.simplefilter("ignore", FutureWarning)
+
+@contextlib.contextmanager
+def _as_found() -> Iterator[None]:
+    """Import what torch-geometric imports, and leave environment, folders and filters as found.
+
+    Once imported, `torch._dynamo` makes a folder for what `torch.compile` compiles, in the folder
+    for temporary files, and names it in the environment. Nothing is compiled so here; a folder that
+    is there already needs no making, nor a place for temporary files.
+    """
+    name = "TORCHINDUCTOR_CACHE_DIR"
+    before = os.environ.get(name)
+    os.environ.setdefault(name, str(Path(torch.__file__).parent))
+    try:
+        with warnings.catch_warnings():
+            # It asks for torch.jit.script, of which newer versions of torch warn.
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+with _as_found():
+    import torch._dynamo
     from torch_geometric.nn import GATConv
 
-# Targets whose attention is held at a time where no gradient is asked for.
-_CHUNK = 1 << 15
+SWITCH = "M2ST_ATTENTION"
+"""Variable of the environment that chooses how attention is computed on a CPU: by the compiled
+loops (``fused``) or by torch-geometric (``reference``). Without it the loops are used if they work.
+"""
 
 
-@dataclass(frozen=True, eq=False)
-class Edges:
-    """Who sends to whom: edges from rows of a feature matrix to targets.
+class Loops(NamedTuple):
+    """`m2st._fused`, or None where torch-geometric takes its place, and why."""
 
-    Target t is the observation with the features ``row[t]`` and receives from the rows
-    ``source[indptr[t] : indptr[t + 1]]``; an edge of `count` c stands for c edges from equal rows.
-    The edges of row j, by position in `source`, are
-    ``reverse[reverse_indptr[j] : reverse_indptr[j + 1]]``, and `receiver` holds their targets.
-    Counts are float32, all else is int32.
+    module: ModuleType | None
+    reason: str
+
+
+def loops() -> Loops:
+    """How attention is computed on a CPU.
+
+    Returns
+    -------
+    `Loops`, tried out on a small graph when first asked for.
+
+    Raises
+    ------
+    ValueError
+        If the variable ``M2ST_ATTENTION`` is neither ``fused`` nor ``reference``.
+    ImportError
+        If it is ``fused`` and the compiled loops do not work here.
+
+    Warns
+    -----
+    UserWarning
+        If they do not work, and torch-geometric takes over; once.
     """
-
-    row: Tensor
-    indptr: Tensor
-    source: Tensor
-    count: Tensor
-    reverse_indptr: Tensor
-    reverse: Tensor
-    receiver: Tensor
-
-    @classmethod
-    def from_adjacency(cls, adjacency: sparse.spmatrix) -> Edges:
-        """Edges of a sparse graph of shape (n_obs, n_obs), weights ignored, self-loops added.
-
-        Observations are rows and targets.
-        """
-        n_obs = adjacency.shape[0]
-        pattern = sparse.csr_array(adjacency, copy=True)
-        pattern.data = np.ones_like(pattern.data, dtype=np.float32)
-        pattern.setdiag(1)
-        pattern.sum_duplicates()
-        pattern.sort_indices()
-        indptr, source = pattern.indptr.astype(np.int32), pattern.indices.astype(np.int32)
-        row = np.arange(n_obs, dtype=np.int32)
-        count = np.ones(len(source), dtype=np.float32)
-        return cls._from_arrays(row, indptr, source, count, n_obs)
-
-    @classmethod
-    def _from_arrays(
-        cls,
-        row: NDArray[np.int32],
-        indptr: NDArray[np.int32],
-        source: NDArray[np.int32],
-        count: NDArray[np.float32],
-        n_rows: int,
-    ) -> Edges:
-        arrays = (row, indptr, source, count, *_kernels.reverse(indptr, source, n_rows))
-        return cls(*(torch.from_numpy(array) for array in arrays))
-
-    def hide(self, hidden: Tensor, targets: Tensor) -> Edges:
-        """The edges to some targets when all hidden observations have one row of features.
-
-        Parameters
-        ----------
-        hidden, targets
-            Which observations are hidden, and which are targets; boolean, of shape (n_obs,), on the
-            CPU.
-
-        Returns
-        -------
-        Edges whose rows are the observations that are not hidden, in order, and last the one row of
-        all hidden ones, with one edge from there per target. Targets keep their order.
-        """
-        flags = hidden.numpy()
-        return self._toward(targets, flags, len(flags) - int(flags.sum()) + 1)
-
-    def only(self, targets: Tensor) -> Edges:
-        """The edges to some targets, a boolean of shape (n_obs,); rows stay as they are."""
-        return self._toward(targets, np.zeros(len(targets), dtype=bool), len(targets))
-
-    def _toward(self, targets: Tensor, hidden: NDArray[np.bool_], n_rows: int) -> Edges:
-        """The edges to some targets, those from hidden observations from the last of all rows."""
-        row, indptr, source, count = _kernels.hide(
-            self.indptr.numpy(), self.source.numpy(), hidden, targets.numpy()
-        )
-        return Edges._from_arrays(row, indptr, source, count, n_rows)
-
-    @property
-    def n_targets(self) -> int:
-        """Number of targets."""
-        return len(self.row)
-
-    @cached_property
-    def arrays(self) -> list[NDArray[Any]]:
-        """`row`, `indptr`, `source` and `count`, on the CPU."""
-        return [part.numpy() for part in (self.row, self.indptr, self.source, self.count)]
-
-    @cached_property
-    def reverse_arrays(self) -> list[NDArray[Any]]:
-        """`reverse_indptr`, `reverse` and `receiver`, on the CPU."""
-        return [part.numpy() for part in (self.reverse_indptr, self.reverse, self.receiver)]
-
-    @cached_property
-    def edge_index(self) -> Tensor:
-        """The edges as torch-geometric's list, int64, those that a count stands for one by one."""
-        counts = self.count.to(torch.int64)
-        degrees = torch.diff(self.indptr.to(torch.int64))
-        targets = torch.arange(len(self.row), device=self.row.device).repeat_interleave(degrees)
-        return torch.stack([self.source.to(torch.int64), targets]).repeat_interleave(counts, dim=1)
-
-    def to(self, device: torch.device) -> Edges:
-        """The same edges on `device`."""
-        return Edges(*(getattr(self, field.name).to(device) for field in fields(self)))
-
-
-class _Layout(NamedTuple):
-    """Where the heads of all layers stand in a row of features, `width` numbers.
-
-    A head takes whole vectors, and the row whole groups of them; `head` says whose each vector is.
-    The logits of a row are those of its heads as sources and then as targets, whole vectors of each
-    that begin `padded` apart. The attention of an edge takes `pitch` numbers.
-    """
-
-    width: int
-    n_heads: int
-    head: NDArray[np.int32]
-    padded: int
-    pitch: int
-
-
-_Shapes = tuple[tuple[int, int], ...]  # heads and channels of each layer
+    return _loops(os.environ.get(SWITCH, ""))
 
 
 @lru_cache
-def _lay_out(shapes: _Shapes) -> _Layout:
-    """Layout of layers side by side."""
-    vectors = [-(-channels // LANES) for heads, channels in shapes for _ in range(heads)]
-    n_heads = len(vectors)
-    width = -(-sum(vectors) * LANES // GROUP) * GROUP
-    head = np.full(width // LANES, n_heads - 1, dtype=np.int32)
-    head[: sum(vectors)] = np.repeat(np.arange(n_heads), vectors)
-    padded = -(-n_heads // LANES) * LANES
-    return _Layout(width, n_heads, head, padded, n_heads if n_heads <= LANES else padded)
+def _loops(wish: str) -> Loops:
+    if wish:
+        check_choice(SWITCH, wish, ("fused", "reference"))
+    if wish == "reference":
+        return Loops(None, f"{SWITCH} asks for it")
+    try:
+        from m2st import _fused
 
-
-def _pad(rows: Tensor, shapes: _Shapes, width: int) -> Tensor:
-    """Rows as the layers give them, with the padding of the layout."""
-    if rows.shape[1] == width:
-        return rows
-    parts = torch.split(rows, [heads * channels for heads, channels in shapes], dim=1)
-    padded = [
-        functional.pad(part.reshape(len(part), *shape), (0, -shape[1] % LANES)).flatten(1)
-        for part, shape in zip(parts, shapes, strict=True)
-    ]
-    together = torch.cat(padded, dim=1)
-    return functional.pad(together, (0, width - together.shape[1]))
-
-
-def _unpad(rows: Tensor, shapes: _Shapes) -> Tensor:
-    """Inverse of `_pad`."""
-    widths = [heads * -(-channels // LANES) * LANES for heads, channels in shapes]
-    if rows.shape[1] == sum(heads * channels for heads, channels in shapes):
-        return rows
-    parts = torch.split(rows[:, : sum(widths)], widths, dim=1)
-    return torch.cat(
-        [
-            part.reshape(len(part), heads, part.shape[1] // heads)[:, :, :channels].flatten(1)
-            for part, (heads, channels) in zip(parts, shapes, strict=True)
-        ],
-        dim=1,
-    )
-
-
-def _flat(tensor: Tensor) -> NDArray[Any]:
-    """All numbers of a contiguous tensor."""
-    array: NDArray[Any] = tensor.numpy().ravel()
-    return array
-
-
-class _Rows(NamedTuple):
-    """What the edges work on.
-
-    Rows of features; in rows of the same layout, the attention vectors by source and by target and
-    the bias; and the logits, which `_score` gives.
-    """
-
-    layout: _Layout
-    h: Tensor
-    vectors: Tensor
-    logits: Tensor
-
-    @classmethod
-    def of(cls, layout: _Layout, h: Tensor, vectors: Tensor) -> _Rows:
-        logits = h.new_empty(len(h) * 2 * layout.padded + LANES)
-        _kernels.score(_flat(h), _flat(vectors), layout, _flat(logits))
-        return cls(layout, h, vectors, logits)
-
-    def attend(
-        self, edges: Edges, slope: float, first: int, last: int, out: Tensor, dropout: float = 0.0
-    ) -> tuple[Tensor, Tensor]:
-        """Write the outputs of the targets from `first` to before `last`.
-
-        Returns the attention of their edges, before and after dropout.
-        """
-        row, indptr, source, count = edges.arrays
-        n_edges = int(indptr[last]) - int(indptr[first])
-        attention = self.h.new_empty(n_edges * self.layout.pitch + LANES)
-        graph = (row, indptr, source, count, first, last)
-        _kernels.weigh(_flat(self.logits), self.layout, slope, *graph, _flat(attention))
-        weights = functional.dropout(attention, dropout) if dropout else attention
-        rows = (_flat(self.h), self.layout, _flat(weights), _flat(self.vectors[2]))
-        _kernels.aggregate(*rows, indptr, source, first, last, _flat(out))
-        return attention, weights
-
-
-class _FusedAttention(torch.autograd.Function):
-    """Attention and aggregation, without a tensor of edge features."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        h: Tensor,
-        vectors: Tensor,
-        layout: _Layout,
-        edges: Edges,
-        slope: float,
-        dropout: float,
-    ) -> Tensor:
-        rows = _Rows.of(layout, h, vectors)
-        out = h.new_empty(edges.n_targets, layout.width)
-        attention = rows.attend(edges, slope, 0, edges.n_targets, out, dropout)
-        ctx.save_for_backward(out, h, vectors, rows.logits, *attention)
-        ctx.layout, ctx.edges, ctx.slope = layout, edges, slope
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        *kept, attention, weights = ctx.saved_tensors
-        found = _kernels.backward(
-            *(_flat(part) for part in (grad.contiguous(), *kept)),
-            *(ctx.layout, ctx.slope, _flat(attention), _flat(weights)),
-            *(ctx.edges.arrays[0], *ctx.edges.reverse_arrays),
+        _try_out(_fused)
+    except Exception as error:  # numba's or LLVM's own: whatever it is, there is another way
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200].rstrip('.')}"
+        if wish == "fused":
+            msg = (
+                f"Expected compiled loops that work, as {SWITCH}=fused asks for, found {reason}. "
+                "Unset the variable to compute without them, or install a version of numba that "
+                "m2ST is tested with: `pip install --force-reinstall m2st`."
+            )
+            raise ImportError(msg) from error
+        warn(
+            f"The compiled loops of the attention layer do not work here ({reason}). "
+            "torch-geometric's layer takes over: the same up to rounding, but slower. Install a "
+            f"version of numba that m2ST is tested with, or set {SWITCH}=reference to say no more."
         )
-        of_rows = (torch.from_numpy(array).view(-1, ctx.layout.width) for array in found)
-        return *of_rows, None, None, None, None
+        return Loops(None, reason)
+    return Loops(_fused, "")
 
 
-def _sums(
-    layers: Sequence[GraphAttention],
-    h: Tensor,
-    vectors: Sequence[Tensor],
-    edges: Edges,
-    shapes: _Shapes,
-) -> Tensor:
-    """Sums of rows of features by attention: by layer, its vectors as sources, targets, biases."""
-    layout = _lay_out(shapes)
-    together = torch.cat(list(vectors), dim=1).view(3, h.shape[1])
-    h, together = (_pad(part, shapes, layout.width).contiguous() for part in (h, together))
-    slope = layers[0].negative_slope
-    dropout = layers[0].dropout if layers[0].training else 0.0
-    if torch.is_grad_enabled() or dropout:
-        out: Tensor = _FusedAttention.apply(  # type: ignore[no-untyped-call]
-            h, together, layout, edges, slope, dropout
-        )
-    else:
-        out = h.new_empty(edges.n_targets, layout.width)
-        rows = _Rows.of(layout, h, together)
-        for first in range(0, edges.n_targets, _CHUNK):
-            rows.attend(edges, slope, first, min(first + _CHUNK, edges.n_targets), out)
-    return _unpad(out, shapes)
+def _try_out(fused: ModuleType) -> None:
+    """Compare outputs and gradients of the compiled loops with plain sums, on a path of three."""
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        numbers = torch.linspace(-1, 1, 6 * 32, dtype=torch.float32, device="cpu").sin()
+        rows = numbers.view(6, 32)
+        leaves = [part.clone().requires_grad_() for part in (rows[:3], rows[3:])]
+        h, (source, target, bias) = leaves
+        path = sparse.csr_array(np.diag([1.0, 1.0], 1) + np.diag([1.0, 1.0], -1))
+        last, everybody = torch.tensor([[0, 0, 1], [1, 1, 1]], dtype=torch.bool, device="cpu")
+        edges = Edges.from_adjacency(path).hide(last, everybody)  # one hidden row changes nothing
+        found = fused.sums(h, [*leaves[1][:, None]], edges, ((1, 32),), slope=0.2)
+        logits = functional.leaky_relu((h @ target)[:, None] + h @ source, 0.2)
+        apart = torch.tensor([[0, 0, 1], [0, 0, 0], [1, 0, 0]], dtype=torch.bool, device="cpu")
+        expected = logits.masked_fill(apart, -torch.inf).softmax(dim=1) @ h + bias
+        for ours, theirs in zip(
+            (found, *torch.autograd.grad(found.square().sum(), leaves)),
+            (expected, *torch.autograd.grad(expected.square().sum(), leaves)),
+            strict=True,
+        ):
+            error = float((ours - theirs).detach().abs().max() / theirs.detach().abs().max())
+            if not error < 1e-4:
+                msg = f"they are wrong by {error:.0%} on a small graph."
+                raise ArithmeticError(msg)
 
 
 def attend(
@@ -309,8 +156,11 @@ def attend(
     -------
     Shape (n_targets, sum of the widths of the outputs).
     """
-    if x.device.type != "cpu":
+    fused = loops().module if x.device.type == "cpu" else None
+    if fused is None:
         return _reference(layers, x, edges, token)
+    first = layers[0]
+    slope, dropout = first.negative_slope, first.dropout if first.training else 0.0
     rows = x if token is None else torch.cat([x, token[None]])
     weights = [layer.lin.weight for layer in layers]
     sources = [layer.att_src.flatten(1) for layer in layers]
@@ -322,8 +172,8 @@ def attend(
         pairs = zip(sources + targets, weights * 2, strict=True)
         vectors = [*(vector @ weight for vector, weight in pairs), rows.new_zeros(1, sum(inputs))]
         shapes = tuple((1, width) for width in inputs)
-        sums = torch.split(_sums(layers, rows, vectors, edges, shapes), inputs, dim=1)
-        parts = zip(sums, layers, strict=True)
+        sums = fused.sums(rows, vectors, edges, shapes, slope=slope, dropout=dropout)
+        parts = zip(torch.split(sums, inputs, dim=1), layers, strict=True)
         mapped = [functional.linear(part, layer.lin.weight, layer.bias) for part, layer in parts]
         return torch.cat(mapped, dim=1)
     if own:
@@ -333,7 +183,8 @@ def attend(
         h = functional.linear(rows, torch.cat(weights))
     vectors = sources + targets + [layer.bias[None] for layer in layers]
     shapes = tuple((layer.heads, layer.out_channels) for layer in layers)
-    return _sums(layers, h, vectors, edges, shapes)
+    out: Tensor = fused.sums(h, vectors, edges, shapes, slope=slope, dropout=dropout)
+    return out
 
 
 def _reference(
@@ -381,7 +232,8 @@ class GraphAttention(GATConv):  # type: ignore[misc]
     Parameters, initialisation and, away from the CPU, the computation are torch-geometric's. On the
     CPU the same numbers come from fused passes over the edges in compressed form, one forward and
     one backward, whose memory does not grow with edges × width and whose result does not depend on
-    the number of threads. Without gradients no attention is kept.
+    the number of threads. Without gradients no attention is kept. Where these do not work, or the
+    variable ``M2ST_ATTENTION`` is ``reference``, the computation is torch-geometric's here, too.
     """
 
     def __init__(
@@ -401,6 +253,9 @@ class GraphAttention(GATConv):  # type: ignore[misc]
             dropout=attention_dropout,
             add_self_loops=False,
         )
+
+    def _set_jittable_templates(self, raise_on_error: bool = False) -> None:  # noqa: FBT001, FBT002
+        """Write no code for this class: torch-geometric would leave it in the temporary folder."""
 
     def forward(self, x: Tensor, edges: Edges, token: Tensor | None = None) -> Tensor:
         """Outputs of all targets."""

@@ -18,25 +18,41 @@ from scipy import sparse
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 
-from m2st._attention import Edges, GraphAttention, attend
+from m2st._attention import GraphAttention, attend, loops
 from m2st._checks import check_adjacency, check_features
+from m2st._edges import Edges
 from m2st._params import AutoencoderParams
 from m2st._patches import Patchwork
 
 
 @contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Run torch on one thread, so that sums are the same bits on any machine load or size.
+def own_torch() -> Iterator[None]:
+    """Set torch as results here need it, whatever the session has set; all is put back after.
 
-    Several runs side by side use the cores better than one run on several threads, which on graphs
-    of a few thousand observations is slower than on one.
+    One thread, so that sums are the same bits on any machine load or size: several runs side by
+    side use the cores better than one run on several threads, which on graphs of a few thousand
+    observations is slower than on one. Single precision in all its digits, the CPU for what names
+    no device, and gradients, also where the caller works without them.
     """
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with contextlib.ExitStack() as after:
+        after.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(1)
+        # A default of the whole process: others' threads see it, so only where it is another one.
+        if torch.get_default_dtype() != torch.float32:
+            after.callback(torch.set_default_dtype, torch.get_default_dtype())
+            torch.set_default_dtype(torch.float32)
+        if torch.get_default_device().type != "cpu":
+            after.enter_context(torch.device("cpu"))
+        matmul = getattr(torch.backends.mkldnn, "matmul", None)  # since torch 2.9
+        if matmul is not None and matmul.fp32_precision not in {"none", "ieee"}:
+            after.callback(setattr, matmul, "fp32_precision", matmul.fp32_precision)
+            matmul.fp32_precision = "ieee"
+        after.enter_context(torch.autocast("cpu", enabled=False))
+        if torch.cuda.is_available():
+            after.enter_context(torch.autocast("cuda", enabled=False))
+        after.enter_context(torch.inference_mode(mode=False))
+        after.enter_context(torch.enable_grad())
         yield
-    finally:
-        torch.set_num_threads(n_threads)
 
 
 def process() -> tuple[int, int]:
@@ -106,6 +122,7 @@ class MaskedGraphAutoencoder(nn.Module):
 
     feature_scale: Tensor
 
+    @own_torch()
     def __init__(self, n_features: int, params: AutoencoderParams | None = None) -> None:
         super().__init__()
         self.n_features = n_features
@@ -180,7 +197,8 @@ class MaskedGraphAutoencoder(nn.Module):
         tokens = torch.cat(list(self.remask_tokens))
         decoders = [cast("GraphAttention", decoder) for decoder in self.decoders]
         dropout = self.params.feature_dropout or self.params.attention_dropout
-        if x.device.type == "cpu" and not (self.training and dropout):
+        fused = x.device.type == "cpu" and loops().module is not None
+        if fused and not (self.training and dropout):
             # The masked are all alike: one row and one edge stand for those around a target.
             everybody, visible = torch.ones_like(masked), ~masked
             to_all = edges.hide(masked, everybody)
@@ -243,6 +261,7 @@ class MaskedGraphAutoencoder(nn.Module):
             raise ValueError(msg)
         return self.embed(features, Patchwork.of(adjacency, self.params.batch_size))
 
+    @own_torch()
     @torch.no_grad()
     def embed(self, features: NDArray[np.float32], graph: Patchwork) -> list[NDArray[np.float32]]:
         """`transform` on what has been checked and divided already."""
@@ -253,20 +272,19 @@ class MaskedGraphAutoencoder(nn.Module):
         embeddings = [torch.zeros(len(features), width) for width in self.params.scale_dims]
         was_training = self.training
         self.eval()
-        with one_thread():
-            for nodes in batches[rank::n_processes] if shared else batches:
-                reached = graph.surroundings(nodes, 1 + self.params.n_layers)
-                edges = Edges.from_adjacency(graph.between(reached)).to(device)
-                x = torch.from_numpy(features[graph.order[reached]]).to(device)
-                inside = torch.from_numpy(np.searchsorted(reached, nodes)).to(device)
-                rows = torch.from_numpy(graph.order[nodes])
-                for whole, part in zip(
-                    embeddings, self.encode(x / self.feature_scale, edges), strict=True
-                ):
-                    whole[rows] = part[inside].cpu()
-            if shared:
-                for whole in embeddings:
-                    distributed.all_reduce(whole)
+        for nodes in batches[rank::n_processes] if shared else batches:
+            reached = graph.surroundings(nodes, 1 + self.params.n_layers)
+            edges = Edges.from_adjacency(graph.between(reached)).to(device)
+            x = torch.from_numpy(features[graph.order[reached]]).to(device)
+            inside = torch.from_numpy(np.searchsorted(reached, nodes)).to(device)
+            rows = torch.from_numpy(graph.order[nodes])
+            for whole, part in zip(
+                embeddings, self.encode(x / self.feature_scale, edges), strict=True
+            ):
+                whole[rows] = part[inside].cpu()
+        if shared:
+            for whole in embeddings:
+                distributed.all_reduce(whole)
         self.train(was_training)
         return [whole.numpy() for whole in embeddings]
 
@@ -282,6 +300,7 @@ class MaskedGraphAutoencoder(nn.Module):
         write_tensors(Path(path), self.state_dict(), header)
 
     @classmethod
+    @own_torch()
     def load(cls, path: str | Path) -> MaskedGraphAutoencoder:
         """Read a model that `save` wrote.
 

@@ -6,11 +6,9 @@ Edges are those of `m2st._attention.Edges`; rows of features are flat, in the la
 
 from __future__ import annotations
 
-from typing import Any
-
-import numba
 import numpy as np
 
+from m2st._compile import compiled, inlined
 from m2st._simd import (
     LANES,
     add,
@@ -31,12 +29,8 @@ from m2st._simd import (
 # Rows are padded to whole groups of vectors, as many as have their sums in registers at a time.
 GROUP = 4 * LANES
 
-# Numbers are divided as numpy does, without a check for 0.
-_compiled: Any = numba.njit(cache=True, error_model="numpy")
-_inlined: Any = numba.njit(cache=True, error_model="numpy", inline="always")
 
-
-@_compiled
+@compiled
 def reverse(indptr, source, n_rows):  # type: ignore[no-untyped-def]
     """Edges by source, in order of their targets."""
     starts = np.zeros(n_rows + 1, np.int32)
@@ -54,7 +48,7 @@ def reverse(indptr, source, n_rows):  # type: ignore[no-untyped-def]
     return starts, reverse, receiver
 
 
-@_compiled
+@compiled
 def hide(indptr, source, hidden, targets):  # type: ignore[no-untyped-def]
     """Arrays of `Edges.hide`."""
     n_obs = len(hidden)
@@ -94,20 +88,20 @@ def hide(indptr, source, hidden, targets):  # type: ignore[no-untyped-def]
 # looks at. Arrays by head therefore end in as many unused numbers.
 
 
-@_inlined
+@inlined
 def _four(head, f):  # type: ignore[no-untyped-def]
     """Heads of the vectors of a group."""
     v = f // LANES
     return head[v], head[v + 1], head[v + 2], head[v + 3]
 
 
-@_inlined
+@inlined
 def _add_joined(sums, place, folded, zero):  # type: ignore[no-untyped-def]
     """Add the sums of what was folded twice; where there are less than four, zeros follow."""
     store(sums, place, add(load(sums, place), join(folded, zero)))
 
 
-@_inlined
+@inlined
 def _add_totals(sums, to, heads, v0, v1, v2, v3):  # type: ignore[no-untyped-def]
     """Add the numbers in the vectors of a group to the sums of their heads."""
     k, k1, k2, k3 = heads
@@ -125,7 +119,7 @@ def _add_totals(sums, to, heads, v0, v1, v2, v3):  # type: ignore[no-untyped-def
         _add_joined(sums, to + k3, fold(fold(v3, zero), zero), zero)
 
 
-@_compiled
+@compiled
 def score(h, vectors, layout, logits):  # type: ignore[no-untyped-def]
     """Logits of all rows: scalar products of their heads and the attention vectors."""
     width, _, head, padded, _ = layout
@@ -144,7 +138,7 @@ def score(h, vectors, layout, logits):  # type: ignore[no-untyped-def]
                 _add_totals(logits, (2 * j + side) * padded, heads, v0, v1, v2, v3)
 
 
-@_compiled
+@compiled
 def weigh(  # type: ignore[no-untyped-def]
     logits, layout, slope, row, indptr, source, count, first, last, attention
 ):
@@ -181,12 +175,12 @@ def weigh(  # type: ignore[no-untyped-def]
                 store(attention, to + e * pitch + k, weight)
 
 
-@_inlined
+@inlined
 def _add_scaled(vector, weights, place, rows, start):  # type: ignore[no-untyped-def]
     return add(vector, multiply(spread(weights, number(weights, place)), load(rows, start)))
 
 
-@_compiled
+@compiled
 def aggregate(  # type: ignore[no-untyped-def]
     h, layout, weights, bias, indptr, source, first, last, out
 ):
@@ -211,7 +205,7 @@ def aggregate(  # type: ignore[no-untyped-def]
             store(out, place + f3, sum3)
 
 
-@_compiled
+@compiled
 def backward(  # type: ignore[no-untyped-def]
     grad,
     out,
@@ -280,7 +274,7 @@ def backward(  # type: ignore[no-untyped-def]
     return grad_h, grad_vectors
 
 
-@_compiled
+@compiled
 def _means(grad, out, vectors, layout, grad_vectors):  # type: ignore[no-untyped-def]
     """Per target the mean of the derivatives by its weights; also the gradient of the bias.
 
@@ -314,7 +308,7 @@ def _means(grad, out, vectors, layout, grad_vectors):  # type: ignore[no-untyped
     return mean
 
 
-@_compiled
+@compiled
 def _through_logits(  # type: ignore[no-untyped-def]
     grad_logits, h, vectors, layout, grad_h, grad_vectors
 ):

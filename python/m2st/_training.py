@@ -20,15 +20,16 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from m2st._attention import Edges
+from m2st._attention import loops
 from m2st._autoencoder import (
     MaskedGraphAutoencoder,
-    one_thread,
+    own_torch,
     process,
     read_tensors,
     write_tensors,
 )
 from m2st._checks import check_adjacency, check_features, check_int
+from m2st._edges import Edges
 from m2st._params import AutoencoderParams
 from m2st._patches import PIECES_PER_BATCH, Patchwork
 
@@ -55,6 +56,8 @@ class TrainingResult:
         ``"interrupted"`` by the keyboard or the callback: usable, but trained for less.
     device
         Where it was trained.
+    attention
+        ``"fused"`` or ``"reference"``: how attention was computed.
     """
 
     model: MaskedGraphAutoencoder
@@ -62,6 +65,7 @@ class TrainingResult:
     loss: NDArray[np.float64]
     stopped: Stopped
     device: str
+    attention: str
 
 
 def choose_device(device: str = "auto") -> torch.device:
@@ -96,11 +100,24 @@ def among_processes() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch inside the context; the caller's random streams are left as found."""
-    devices = [torch.cuda.current_device()] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)  # noqa: TID251
+    """Seed torch inside the context; the caller's random streams are left as found.
+
+    Those of the CPU and of `device`: `torch.manual_seed` would also reach those of all others.
+    """
+    streams: list[Any] = [torch.default_generator]
+    if device.type == "cuda":
+        index = torch.empty(0, device=device).device.index
+        streams.append(torch.cuda.default_generators[index])
+    elif device.type == "mps":
+        streams.append(torch.mps._get_default_mps_generator())
+    before = [stream.get_state() for stream in streams]
+    for stream in streams:
+        stream.manual_seed(seed)
+    try:
         yield
+    finally:
+        for stream, state in zip(streams, before, strict=True):
+            stream.set_state(state)
 
 
 def train(
@@ -160,8 +177,11 @@ def train(
     check_int("random_state", random_state, minimum=0)
     check_int("checkpoint_every", checkpoint_every, minimum=1)
     where = choose_device(device)
+    attention = "reference"
+    if where.type == "cpu" and loops().module is not None:
+        attention = "fused"
     path = None if checkpoint is None else Path(checkpoint)
-    with one_thread(), _seeded(random_state, where):
+    with own_torch(), _seeded(random_state, where):
         run = _Run(features, adjacency, params, random_state, where)
         if path is not None and path.exists():
             run.restore(path)
@@ -203,6 +223,7 @@ def train(
         loss=np.array(run.loss),
         stopped=stopped,
         device=str(where),
+        attention=attention,
     )
 
 
@@ -324,7 +345,7 @@ class _Run:
         tensors["loss"] = torch.tensor(self.loss, dtype=torch.float64)
         tensors["random"] = torch.get_rng_state()
         if self.device.type == "cuda":
-            tensors["random_cuda"] = torch.cuda.get_rng_state()
+            tensors["random_cuda"] = torch.cuda.get_rng_state(self.device)
         write_tensors(path, tensors, {"fingerprint": self.fingerprint})
 
     def restore(self, path: Path) -> None:
@@ -348,4 +369,4 @@ class _Run:
         self.loss = tensors["loss"].tolist()
         torch.set_rng_state(tensors["random"])
         if self.device.type == "cuda":
-            torch.cuda.set_rng_state(tensors["random_cuda"])
+            torch.cuda.set_rng_state(tensors["random_cuda"], self.device)

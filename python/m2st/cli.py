@@ -311,17 +311,34 @@ def report_command(
 
 @app.command()
 def info(debug: Debug = False) -> None:
-    """Show versions, the device that would be used, and whether R is there."""
+    """Show versions, the device and the attention that would be used, and whether R is there."""
     with _one_line_errors(debug=debug, quiet=False):
         from m2st._training import choose_device
 
-        rows = {name: version(name) for name in ("m2st", "torch", "torch-geometric", "scanpy")}
+        names = ("m2st", "torch", "torch-geometric", "numba", "scanpy")
+        rows = {name: version(name) for name in names}
         rows |= {
             "python": f"{platform.python_version()} ({sys.executable})",
             "device": str(choose_device()),
+            "attention": _attention(),
             "R": shutil.which("R") or "not found",
         }
         _say("\n".join(f"{name:<17}{value}" for name, value in rows.items()), quiet=False)
+
+
+def _attention() -> str:
+    """How attention is computed on a CPU here, and where what is compiled for it is kept."""
+    from m2st._attention import loops
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what is said here
+        reason = loops().reason
+    if reason:
+        return f"reference, by torch-geometric: {reason}"
+    from m2st._compile import cache_folder
+
+    folder = cache_folder()
+    return f"fused, compiled code {'is not kept' if folder is None else f'in {folder}'}"
 
 
 @contextlib.contextmanager

@@ -100,9 +100,9 @@ def embed(
     ``obsm["X_m2st_scale<m>"]``, float32 of shape (n_obs, E·d_m), for each scale m from 1: the
     members side by side.
     ``uns["m2st"]["n_members"]``: E.
-    ``uns["m2st"]["embed"]``: parameters, seed, features used, device, versions, loss of each member
-    and epoch (NaN after its end), and how the training ended. A clustering from earlier embeddings
-    is removed.
+    ``uns["m2st"]["embed"]``: parameters, seed, features used, device, how attention was computed,
+    versions, loss of each member and epoch (NaN after its end), and how the training ended. A
+    clustering from earlier embeddings is removed.
 
     Raises
     ------
@@ -155,6 +155,7 @@ def embed(
         "use_rep": use_rep,
         "random_state": random_state,
         "device": results[0].device,
+        "attention": results[0].attention,
         "n_unplaced": int((~placed).sum()),
         "loss": _padded([result.loss for result in results]),
         "stopped": next(e for e in ("interrupted", "finished", "settled") if e in endings),
