@@ -54,6 +54,7 @@ runBayesSpaceFor.SummarizedExperiment <- function(
     x, k, array = NULL, platform = NULL, label = "bayesspace_domain", assay.type = "counts",
     sample_id = NULL, seed = 0L, nrep = 50000L, burn.in = 1000L, ...
 ) {
+    checkName(label, "label")
     columns <- SummarizedExperiment::colData(x)
     input <- c(expressionSE(x, assay.type, NULL, NULL), list(
         array = latticeColumns(columns, array, "colData(x)"), sample = sampleSE(x, sample_id),
@@ -72,6 +73,11 @@ runBayesSpaceFor.Seurat <- function(
     layer = "counts", sample.by = NULL, seed = 0L, nrep = 50000L, burn.in = 1000L, ...
 ) {
     loadClasses(x)
+    checkName(label, "label")
+    if (label %in% names(x)) {
+        stopM2ST("Expected `label` to be no name of an assay, reduction, graph or image, found '",
+            label, "'. Choose another one.")
+    }
     input <- expressionSeurat(x, resolveAssay(x, assay), layer, NULL, NULL)
     lattice <- latticeSeurat(x, array)
     input$array <- lattice$array

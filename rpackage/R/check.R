@@ -108,7 +108,20 @@ checkExpression <- function(x, what, normalized) {
     x
 }
 
+# A damaged sparse matrix ends the process in compiled code; its own check finds what is wrong.
+checkSparse <- function(x, what) {
+    if (is(x, "sparseMatrix")) {
+        tryCatch(methods::validObject(x), error = function(e) {
+            reason <- sub("^invalid class .* object: ", "", conditionMessage(e))
+            stopM2ST("Expected a valid sparse matrix in ", what, ", found a damaged one (", reason,
+                "). Read the data again, or build the matrix with Matrix::sparseMatrix().")
+        })
+    }
+    x
+}
+
 asExpression <- function(x, what) {
+    checkSparse(x, what)
     if (is.matrix(x)) {
         if (!is.numeric(x) && !is.logical(x)) {
             stopM2ST("Expected numbers in ", what, ", found ", typeof(x), ".")
@@ -133,12 +146,8 @@ asExpression <- function(x, what) {
 
 # Coordinates as a numeric matrix in the order of the spots; matched by name where there are names.
 checkCoords <- function(coords, names, n) {
-    if (is.data.frame(coords)) {
-        automatic <- is.integer(attr(coords, "row.names"))
-        coords <- as.matrix(coords)
-        if (automatic) {
-            rownames(coords) <- NULL
-        }
+    if (is.data.frame(coords) || is(coords, "DataFrame")) {
+        coords <- frameAsCoords(as.data.frame(coords), names)
     }
     if (!is.matrix(coords) || !is.numeric(coords) || !ncol(coords) %in% 2:3) {
         stopM2ST("Expected coordinates as a numeric matrix with a row for each spot and 2 or 3 ",
@@ -162,9 +171,41 @@ checkCoords <- function(coords, names, n) {
     coords
 }
 
+# Numbers of a data frame such as GetTissueCoordinates() returns, in which a column of texts holds the
+# names of the spots, and others than coordinates may stand beside them.
+frameAsCoords <- function(frame, names) {
+    rows <- if (.row_names_info(frame) > 0L) rownames(frame)
+    texts <- vapply(frame, function(column) is.character(column) || is.factor(column), logical(1L))
+    known <- c("cell", "cells", "cell_id", "barcode", "barcodes")
+    for (column in names(frame)[texts]) {
+        values <- as.character(frame[[column]])
+        if (any(values %in% names) || (is.null(names) && tolower(column) %in% known)) {
+            rows <- values
+        }
+    }
+    numbers <- frame[vapply(frame, is.numeric, logical(1L))]
+    usual <- usualColumns(names(numbers))
+    if (length(usual) && !(ncol(numbers) == 3L && "z" %in% tolower(names(numbers)))) {
+        numbers <- numbers[usual]
+    }
+    if (!ncol(numbers) %in% 2:3) {
+        stopM2ST("Expected 2 or 3 columns of numbers in the data frame of coordinates, found ",
+            ncol(numbers), " (columns: ", quoted(names(frame)), "). Choose those with the ",
+            "coordinates.")
+    }
+    coords <- as.matrix(numbers)
+    rownames(coords) <- rows
+    coords
+}
+
 matchRows <- function(coords, names) {
     rows <- rownames(coords)
     named <- !is.null(rows) && !is.null(names)
+    # Numbers of the rows of a data frame, not names of spots.
+    if (named && all(grepl("^[0-9]+$", rows)) && !any(rows %in% names)) {
+        rownames(coords) <- NULL
+        return(coords)
+    }
     if (!named || identical(rows, names) || anyDuplicated(names) || anyDuplicated(rows)) {
         return(coords)
     }

@@ -114,7 +114,6 @@ compareMethods.Seurat <- function(
         expressionSeurat(x, resolveAssay(x, assay), layer, NULL, NULL),
         placeSeurat(x, image, coords, sample.by)
     )
-    input$inside <- input$inside & input$measured
     input$array <- latticeSeurat(x, array)$array
     truth <- if (!is.null(truth)) labelColumn(as.list(x[[]]), truth, "meta.data")
     compareAll(input, k, truth, methods, seed, options, verbose)
@@ -127,6 +126,7 @@ compareMethods.matrix <- function(
     options = list(), coords, array = NULL, sample = NULL, verbose = interactive(), ...
 ) {
     checkNoMore(...)
+    checkSparse(x, "`x`")
     if (!is.null(truth) && length(truth) != ncol(x)) {
         stopM2ST("Expected an annotation of each of ", ncol(x), " spots in `truth`, found ",
             length(truth), ".")

@@ -14,13 +14,15 @@
 #'
 #' The Python package computes the same numbers (`m2st.metrics`).
 #'
-#' @param x A data frame with a row for each spot, a Seurat object, or a SummarizedExperiment or
-#'   an object of a class that extends it.
-#' @param truth Name of the column with the reference labels.
+#' @param x A data frame with a row for each spot, a Seurat object, a SummarizedExperiment or
+#'   an object of a class that extends it, or what [runM2ST()] returns of a matrix.
+#' @param truth Name of the column with the reference labels; for the result of a matrix a label for
+#'   each spot.
 #' @param labels Names of the columns to compare; `NULL` takes those whose names start with
 #'   `"m2st_domain"`.
 #' @param metrics Which of the three to compute.
-#' @param by Name of a column of groups, such as sections, to compare one by one.
+#' @param by Name of a column of groups, such as sections, to compare one by one; in the result of a
+#'   matrix the sections are called `"sample"`.
 #' @param ... Nothing.
 #' @return A data frame with a row for each column of labels and each group: `label`, `group`
 #'   (with `by`), `n` spots compared, `n_missing` left out, `n_domains` among those compared, and
@@ -45,8 +47,8 @@ compareDomains <- function(
 compareDomains.default <- function(
     x, truth, labels = NULL, metrics = c("ARI", "NMI", "purity"), by = NULL, ...
 ) {
-    stopM2ST("Expected a data frame, a Seurat object or a SummarizedExperiment, found ",
-        class(x)[1L], ".")
+    stopM2ST("Expected a data frame, a Seurat object, a SummarizedExperiment or the result of ",
+        "runM2ST() on a matrix, found ", class(x)[1L], ".")
 }
 
 #' @rdname compareDomains
@@ -56,6 +58,17 @@ compareDomains.data.frame <- function(
 ) {
     checkNoMore(...)
     compareColumns(as.list(x), "x", truth, labels, metrics, by)
+}
+
+#' @rdname compareDomains
+#' @export
+compareDomains.m2st <- function(
+    x, truth, labels = NULL, metrics = c("ARI", "NMI", "purity"), by = NULL, ...
+) {
+    checkNoMore(...)
+    columns <- columnsM2ST(x)
+    columns$truth <- labelsM2ST(x, truth, "truth")
+    compareColumns(columns, "the result", "truth", labels, metrics, by)
 }
 
 #' @rdname compareDomains

@@ -16,6 +16,30 @@ newM2ST <- function(result, spots) {
     structure(result[intersect(order, names(result))], class = "m2st")
 }
 
+# What of the result of a matrix has a value for each spot, as columns.
+columnsM2ST <- function(x) {
+    if (is.null(x$domain) && is.null(x$domains)) {
+        stopM2ST("Found no domains in the result. Call clusterM2ST(x, k = ...) first.")
+    }
+    columns <- list(m2st_domain = x$domain, m2st_confidence = x$confidence, sample = x$sample)
+    c(Filter(length, columns), as.list(x$domains))
+}
+
+# A label for each spot, by the spots' names where both have some.
+labelsM2ST <- function(x, labels, argument) {
+    spots <- rownames(x$scales[[1L]])
+    if (length(labels) != nrow(x$scales[[1L]])) {
+        stopM2ST("Expected a label for each of ", nrow(x$scales[[1L]]), " spots in `", argument,
+            "`, found ", if (length(labels) == 1L) shorten(labels) else length(labels),
+            ". The result of a matrix holds no columns to name.")
+    }
+    if (!is.null(names(labels)) && !is.null(spots) && setequal(names(labels), spots) &&
+            !anyDuplicated(spots)) {
+        labels <- labels[match(spots, names(labels))]
+    }
+    asLabels(unname(labels))
+}
+
 #' @export
 print.m2st <- function(x, ...) {
     widths <- vapply(x$scales, ncol, integer(1L))

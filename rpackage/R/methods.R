@@ -19,19 +19,27 @@
 #'
 #' Where coordinates come from, unless `coords` is given: of a SpatialExperiment
 #' `spatialCoords(x)`; of a Seurat object its images, else columns of `meta.data`; of other
-#' objects columns of `colData(x)`. Columns are looked for by their usual names: `imagerow` and
-#' `imagecol`, `array_row` and `array_col`, `row` and `col`, `x` and `y`.
+#' objects columns of `colData(x)`. Before columns an embedding named after coordinates counts, such as
+#' the reducedDim or reduction `spatial` of converted objects. Columns are looked for by their usual
+#' names, such as `imagerow` and `imagecol`, `x_centroid` and `y_centroid` (Xenium), `center_x` and
+#' `center_y` (MERSCOPE), `CenterX_global_px` and `CenterY_global_px` (CosMx), `sdimx` and `sdimy`
+#' (Giotto), `array_row` and `array_col`, `x` and `y`.
 #'
 #' With an `SCTAssay` as default assay, Seurat's corrected counts are passed over for the assay
-#' that they were made from.
+#' that they were made from; a sketch is passed over for the assay that holds more of the cells. Where
+#' rows are of several types by 10x's names, those of type "Gene Expression" are used.
+#'
+#' What will be written is tried before the work, so that no result is lost for the sake of a name.
 #'
 #' The same `seed` gives the same labels and embeddings as in Python, to the bit, on a CPU.
 #'
 #' @param x,object A matrix or sparse matrix of counts (genes in rows, spots in columns), a
 #'   SummarizedExperiment, SingleCellExperiment or SpatialExperiment, or a Seurat object of
 #'   version 3 to 5.
-#' @param coords Coordinates: a matrix with a row for each spot and 2 or 3 columns, or the names
-#'   of such columns of `colData(x)` or `meta.data`. Any unit. Give array indices as (row, column).
+#' @param coords Coordinates: a matrix or data frame with a row for each spot and 2 or 3 columns, or
+#'   the names of such columns of `colData(x)` or `meta.data`. Any unit. Give array indices as (row,
+#'   column). Rows are matched by their names, or by a column of names such as `cell`, as of
+#'   `GetTissueCoordinates()`.
 #' @param k Number of domains; `NULL` for embeddings only.
 #' @param sample Section of each spot, or `NULL` for one section.
 #' @param normalized The values are already normalised and on a log scale.
@@ -40,7 +48,8 @@
 #' @param params Settings made by [m2stParams()].
 #' @param seed,seed.use Seed of all stages. R's own random numbers are left alone.
 #' @param device `"auto"`, `"cpu"`, `"cuda"`, or another name that torch knows.
-#' @param verbose Report progress by messages.
+#' @param verbose `TRUE` reports by messages what was chosen, and progress; `FALSE` says nothing, but
+#'   still warns. `NULL` leaves progress out where R is not used interactively.
 #' @param assay.type Name of the assay with counts.
 #' @param dimred,reduction Name of ready features to use in place of the counts, such as `"PCA"`. Of
 #'   more than `n_pcs` columns it takes so many components of spots and of their surroundings
@@ -122,15 +131,18 @@ runM2ST.default <- function(x, ...) {
 #' @export
 runM2ST.matrix <- function(
     x, coords, k, sample = NULL, normalized = FALSE, n_pcs = NULL, params = m2stParams(), seed = 0L,
-    device = "auto", verbose = interactive(), ...
+    device = "auto", verbose = NULL, ...
 ) {
     checkNoMore(...)
+    checkSparse(x, "`x`")
     input <- list(
         counts = x, what = "`x`", coords = coords, sample = sample, names = colnames(x),
         inside = rep(TRUE, ncol(x))
     )
-    result <- computeDomains(input, k, params, seed, device, normalized, n_pcs, verbose)
-    newM2ST(result, colnames(x))
+    write <- function(result) newM2ST(result, colnames(x))
+    hushed(verbose, computeDomains(
+        input, k, params, seed, device, normalized, n_pcs, verbose, write
+    ))
 }
 
 #' @rdname runM2ST
@@ -146,15 +158,19 @@ runM2ST.dgCMatrix <- runM2ST.matrix
 runM2ST.SummarizedExperiment <- function(
     x, k, coords = NULL, assay.type = "counts", dimred = NULL, sample_id = NULL,
     subset.row = NULL, normalized = FALSE, n_pcs = NULL, name = "M2ST", label = "m2st_domain",
-    params = m2stParams(), seed = 0L, device = "auto", verbose = interactive(), ...
+    params = m2stParams(), seed = 0L, device = "auto", verbose = NULL, ...
 ) {
     checkNoMore(...)
     checkSpots(ncol(x))
-    input <- c(
-        expressionSE(x, assay.type, dimred, subset.row), placeSE(x, coords, sample_id)
-    )
-    result <- computeDomains(input, k, params, seed, device, normalized, n_pcs, verbose)
-    writeSE(x, result, name, label)
+    checkName(name, "name")
+    checkName(label, "label")
+    write <- function(result) writeSE(x, result, name, label)
+    hushed(verbose, {
+        input <- c(
+            expressionSE(x, assay.type, dimred, subset.row), placeSE(x, coords, sample_id)
+        )
+        computeDomains(input, k, params, seed, device, normalized, n_pcs, verbose, write)
+    })
 }
 
 #' @rdname runM2ST
@@ -183,17 +199,27 @@ RunM2ST.Seurat <- function(
     checkNoMore(...)
     loadClasses(object)
     checkSpots(ncol(object))
-    assay <- resolveAssay(object, assay)
-    input <- c(
-        expressionSeurat(object, assay, layer, features, reduction),
-        placeSeurat(object, image, coords, sample.by)
-    )
-    input$inside <- input$inside & input$measured
-    result <- computeDomains(input, k, params, seed.use, device, normalized, n_pcs, verbose)
-    object <- writeSeurat(
-        object, result, reduction.name, reduction.key, cluster.name, set.ident, assay
-    )
-    SeuratObject::LogSeuratCommand(object)
+    checkNamesSeurat(object, cluster.name, reduction.name, reduction.key)
+    call <- sys.call()
+    known <- setdiff(names(formals()), c("object", "..."))
+    hushed(verbose, {
+        assay <- resolveAssay(object, assay)
+        input <- c(
+            expressionSeurat(object, assay, layer, features, reduction),
+            placeSeurat(object, image, coords, sample.by)
+        )
+        checkHasK(k)
+        arguments <- mget(known)
+        computeDomains(
+            input, k, params, seed.use, device, normalized, n_pcs, verbose,
+            write = function(result) {
+                object <- writeSeurat(
+                    object, result, reduction.name, reduction.key, cluster.name, set.ident, assay
+                )
+                logRun(object, call, arguments, assay)
+            }
+        )
+    })
 }
 
 #' Domains for other numbers, from the embeddings at hand
@@ -233,7 +259,7 @@ clusterM2ST.default <- function(x, k, ...) {
 
 #' @rdname clusterM2ST
 #' @export
-clusterM2ST.m2st <- function(x, k, params = m2stParams(), seed = 0L, ...) {
+clusterM2ST.m2st <- function(x, k, params = m2stParams(), seed = 0L, verbose = NULL, ...) {
     checkNoMore(...)
     spots <- rownames(x$scales[[1L]])
     input <- c(x, list(inside = rep(TRUE, nrow(x$scales[[1L]]))))
@@ -257,19 +283,23 @@ clusterM2ST.m2st <- function(x, k, params = m2stParams(), seed = 0L, ...) {
 #' @export
 clusterM2ST.SingleCellExperiment <- function(
     x, k, coords = NULL, sample_id = NULL, name = "M2ST", label = "m2st_domain",
-    params = m2stParams(), seed = 0L, ...
+    params = m2stParams(), seed = 0L, verbose = NULL, ...
 ) {
     checkNoMore(...)
-    input <- c(
-        list(scales = scalesSE(x, name), record = S4Vectors::metadata(x)$m2st),
-        placeSE(x, coords, sample_id)
-    )
-    results <- computeClusters(input, k, params, seed)
-    suffix <- clusterSuffix(k)
-    for (i in seq_along(k)) {
-        x <- writeClusterSE(x, results[[i]], paste0(name, suffix[i]), label, suffix[i])
-    }
-    x
+    checkName(name, "name")
+    checkName(label, "label")
+    hushed(verbose, {
+        input <- c(
+            list(scales = scalesSE(x, name), record = S4Vectors::metadata(x)$m2st),
+            placeSE(x, coords, sample_id)
+        )
+        results <- computeClusters(input, k, params, seed)
+        suffix <- clusterSuffix(k)
+        for (i in seq_along(k)) {
+            x <- writeClusterSE(x, results[[i]], paste0(name, suffix[i]), label, suffix[i])
+        }
+        x
+    })
 }
 
 #' @rdname clusterM2ST
@@ -286,23 +316,26 @@ clusterM2ST.SpatialExperiment <- function(x, k, coords = NULL, ...) {
 clusterM2ST.Seurat <- function(
     x, k, image = NULL, coords = NULL, sample.by = NULL, reduction.name = "m2st",
     reduction.key = keyOf(reduction.name), cluster.name = "m2st_domain",
-    set.ident = length(k) == 1L, seed.use = 0L, params = m2stParams(), ...
+    set.ident = length(k) == 1L, seed.use = 0L, params = m2stParams(), verbose = NULL, ...
 ) {
     checkNoMore(...)
     loadClasses(x)
-    input <- c(
-        list(scales = scalesSeurat(x, reduction.name), record = SeuratObject::Misc(x, "m2st")),
-        placeSeurat(x, image, coords, sample.by)
-    )
-    input$inside <- input$inside & measuredSeurat(x, reduction.name)
-    results <- computeClusters(input, k, params, seed.use)
-    suffix <- clusterSuffix(k)
-    for (i in seq_along(k)) {
-        x <- writeClusterSeurat(
-            x, results[[i]], paste0(reduction.name, clusterSuffix(k, ".")[i]),
-            sub("_$", paste0(toupper(gsub("_", "", suffix[i])), "_"), reduction.key),
-            cluster.name, set.ident, suffix[i]
+    checkNamesSeurat(x, cluster.name, reduction.name, reduction.key)
+    hushed(verbose, {
+        input <- c(
+            list(scales = scalesSeurat(x, reduction.name), record = SeuratObject::Misc(x, "m2st")),
+            placeSeurat(x, image, coords, sample.by)
         )
-    }
-    x
+        input$measured <- measuredSeurat(x, reduction.name)
+        results <- computeClusters(input, k, params, seed.use)
+        suffix <- clusterSuffix(k)
+        for (i in seq_along(k)) {
+            x <- writeClusterSeurat(
+                x, results[[i]], paste0(reduction.name, clusterSuffix(k, ".")[i]),
+                sub("_$", paste0(toupper(gsub("_", "", suffix[i])), "_"), reduction.key),
+                cluster.name, set.ident, suffix[i]
+            )
+        }
+        x
+    })
 }

@@ -17,10 +17,11 @@
 #' One section keeps its coordinates, so that layers can be added; several are each shifted and
 #' scaled to a panel.
 #'
-#' @param x A SummarizedExperiment or an object of a class that extends it, a Seurat object, or a
-#'   data frame with columns of labels and of coordinates.
+#' @param x A SummarizedExperiment or an object of a class that extends it, a Seurat object, a
+#'   data frame with columns of labels and of coordinates, or what [runM2ST()] returns of a matrix.
 #' @param label Name of the column with the domains.
-#' @param truth Name of a column with a reference to draw as well.
+#' @param truth Name of a column with a reference to draw as well; for the result of a matrix a label
+#'   for each spot.
 #' @param confidence Name of a column of numbers from 0 to 1, such as `"m2st_confidence"`: the
 #'   lower, the paler a spot is drawn.
 #' @param sample.by Name of the column that names the section; `NULL` takes what [runM2ST()]
@@ -46,8 +47,8 @@ plotDomains <- function(
 plotDomains.default <- function(
     x, label = "m2st_domain", truth = NULL, confidence = NULL, sample.by = NULL, ...
 ) {
-    stopM2ST("Expected a Seurat object, a SummarizedExperiment or a data frame with coordinates, ",
-        "found ", class(x)[1L], ".")
+    stopM2ST("Expected a Seurat object, a SummarizedExperiment, a data frame with coordinates or the ",
+        "result of runM2ST() on a matrix, found ", class(x)[1L], ".")
 }
 
 #' @rdname plotDomains
@@ -64,6 +65,23 @@ plotDomains.data.frame <- function(
     }
     coords <- orientColumns(checkCoords(coords, NULL, nrow(x)))
     drawDomains(as.list(x), "x", coords, NULL, label, truth, confidence, sample.by)
+}
+
+#' @rdname plotDomains
+#' @export
+plotDomains.m2st <- function(
+    x, label = "m2st_domain", truth = NULL, confidence = NULL, sample.by = NULL, ...
+) {
+    checkNoMore(...)
+    columns <- columnsM2ST(x)
+    if (!is.null(truth)) {
+        columns$truth <- labelsM2ST(x, truth, "truth")
+        truth <- "truth"
+    }
+    drawDomains(
+        columns, "the result", orientColumns(x$coords), x$sample, label, truth, confidence,
+        sample.by
+    )
 }
 
 #' @rdname plotDomains

@@ -128,8 +128,10 @@ shownSE <- function(x, label, columns, coords, sample.by, assay.type) {
     shown$record <- reportRecord(S4Vectors::metadata(x)$m2st, label)
     if (isTRUE(assay.type %in% SummarizedExperiment::assayNames(x))) {
         found <- expressionSE(x, assay.type, NULL, NULL)
+        if (is.null(rownames(found$counts))) {
+            rownames(found$counts) <- rownames(x)
+        }
         shown$counts <- checkExpression(found$counts, found$what, TRUE)
-        rownames(shown$counts) <- rownames(x)
     }
     shown
 }
@@ -176,7 +178,7 @@ pixelsSeurat <- function(image) {
 imagesSPE <- function(x) {
     present <- SpatialExperiment::imgData(x)
     held <- vapply(present$data, methods::.hasSlot, logical(1L), name = "image")
-    present <- present[held, ]
+    present <- present[held, , drop = FALSE]
     first <- which(!duplicated(present$sample_id))
     images <- lapply(first, function(row) {
         raster <- as.matrix(methods::slot(present$data[[row]], "image"))

@@ -1,9 +1,13 @@
-# Input of all methods: `coords`, `sample` (or NULL), `inside` (logical) and `names` of the spots.
-# With it, `counts` (genes x spots) or `features` (spots x columns) and `what` they are called in
+# Input of all methods: `coords`, `sample` (or NULL), `inside` (logical) and `names` of the spots;
+# `measured` (logical), if an assay has not all of them; `candidates`, columns that may name sections;
+# `chosen`, if the user asked for some sections only. With it, `counts` (genes x spots) or `features` (spots x columns) and `what` they are called in
 # messages; or `scales`, embeddings at hand (spots x columns), and the `record` of their run.
 
-# Domains (unless k is NULL) and embeddings of all spots, in their order.
-computeDomains <- function(input, k, params, seed, device, normalized, n_pcs, verbose) {
+# Domains (unless k is NULL) and embeddings of all spots, in their order. `write` puts a result into
+# the user's object: it is tried before the work.
+computeDomains <- function(
+    input, k, params, seed, device, normalized, n_pcs, verbose, write = identity
+) {
     n <- length(input$inside)
     checkSpots(n)
     params <- checkParams(params)
@@ -13,13 +17,13 @@ computeDomains <- function(input, k, params, seed, device, normalized, n_pcs, ve
         input$counts <- checkExpression(input$counts, input$what, normalized)
     }
     input <- checkPlace(input)
+    checkNoPlaces(input)
     placed <- input$placed
     k <- checkK(k, sum(placed))
+    tryWriting(write, n, k)
+    sayUnplaced(input)
     checkSpots(sum(placed))
-    if (!all(placed)) {
-        say(sum(!placed), " of ", n, " spots have no coordinates or lie outside the tissue: ",
-            "their domain is NA.")
-    }
+    verbose <- if (is.null(verbose)) interactive() else isTRUE(verbose)
     kept <- keepPlaced(input)
     request <- c(
         expressionRequest(kept), placeRequest(kept),
@@ -35,13 +39,88 @@ computeDomains <- function(input, k, params, seed, device, normalized, n_pcs, ve
     result <- readAnswer(answer, placed)
     result$coords <- input$coords
     result$sample <- input$sample
-    result
+    hushed(FALSE, write(result))
+}
+
+# Writes a stand-in of the result, so that what cannot be written fails before hours of work, and what
+# writing has to say is said before them.
+tryWriting <- function(write, n, k) {
+    column <- matrix(seq_len(n) / n, n, 1L)
+    standIn <- list(scales = list(column), record = list(), coords = cbind(column, column))
+    if (!is.null(k)) {
+        standIn$domain <- factor(rep(1L, n), levels = seq_len(k))
+        standIn$confidence <- rep(1, n)
+        standIn$embedding <- column
+    }
+    suppressWarnings(tryCatch(write(standIn), error = function(e) {
+        stopM2ST("The result could not be written: ", conditionMessage(e))
+    }))
+    invisible()
+}
+
+# Says how many spots get no domain, and why; warns where it is all of a section.
+sayUnplaced <- function(input) {
+    placed <- input$placed
+    if (all(placed)) {
+        return(invisible())
+    }
+    missing <- rowSums(!is.finite(input$coords)) > 0L
+    measured <- if (is.null(input$measured)) rep(TRUE, length(placed)) else input$measured
+    counts <- c(
+        sum(!measured), sum(measured & !input$inside), sum(measured & input$inside & missing)
+    )
+    reasons <- c(
+        paste("are not in", input$what), "lie outside the tissue", "have no coordinates"
+    )
+    say(sum(!placed), " of ", length(placed), " spots get no domain (NA): ",
+        toString(paste(counts, reasons)[counts > 0L]), ".")
+    if (isTRUE(input$chosen)) {
+        return(invisible())
+    }
+    lost <- lostSections(input$candidates, placed)
+    if (length(lost)) {
+        warning("No spot of ", lost, " has a place in the tissue: its domain is NA throughout. ",
+            "Check its coordinates or its image.", call. = FALSE)
+    }
+}
+
+# Sections by the first column that may name them and has some without any placed spot.
+lostSections <- function(candidates, placed) {
+    for (name in names(candidates)) {
+        values <- as.character(candidates[[name]])
+        lost <- setdiff(values[!placed], c(values[placed], NA))
+        if (length(lost)) {
+            return(paste0(quoted(utils::head(lost, 5L)), " (column '", name, "')"))
+        }
+    }
+}
+
+# Coordinates are no features: of 2 or 3 columns, are they all a linear function of the coordinates?
+checkNoPlaces <- function(input) {
+    features <- input$features
+    if (is.null(features) || !ncol(features) %in% 2:3) {
+        return(invisible())
+    }
+    use <- input$placed & rowSums(!is.finite(features)) == 0L
+    values <- scale(features[use, , drop = FALSE])
+    explained <- qr(cbind(1, input$coords[use, , drop = FALSE]))
+    if (all(is.finite(values)) && all(abs(qr.resid(explained, values)) < 1e-3)) {
+        stopPlaces(input$what)
+    }
+}
+
+stopPlaces <- function(what) {
+    stopM2ST("Expected features of the spots, found their coordinates in ", what, ". Leave it out ",
+        "to use the counts: coordinates are taken besides them.")
 }
 
 # The input with coordinates and sections checked, and which spots are `placed`.
 checkPlace <- function(input) {
     input$coords <- checkCoords(input$coords, input$names, length(input$inside))
     input$placed <- input$inside & rowSums(!is.finite(input$coords)) == 0L
+    if (!is.null(input$measured)) {
+        input$placed <- input$placed & input$measured
+    }
     input$sample <- checkSample(input$sample, input$placed)
     input
 }

@@ -19,16 +19,17 @@ loadClasses <- function(object) {
     }
 }
 
-# The assay to use: of an SCTAssay that is only the default, the one it was made from.
+# The assay to use: of an SCTAssay that is only the default, the one it was made from; of a sketch,
+# the one that holds more of the cells.
 resolveAssay <- function(object, assay) {
     present <- SeuratObject::Assays(object)
     if (!is.null(assay)) {
-        if (!assay %in% present) {
-            stopM2ST("Expected an assay '", assay, "', found ", quoted(present), ".")
+        if (!isTRUE(assay %in% present)) {
+            stopM2ST("Expected an assay ", quoted(assay), ", found ", quoted(present), ".")
         }
         return(assay)
     }
-    default <- SeuratObject::DefaultAssay(object)
+    default <- wholeAssay(object, SeuratObject::DefaultAssay(object))
     if (!inherits(object[[default]], "SCTAssay")) {
         return(default)
     }
@@ -46,22 +47,45 @@ resolveAssay <- function(object, assay) {
     raw[1L]
 }
 
+# SketchData() makes a sample of the cells the default assay: its graph would be full of holes.
+wholeAssay <- function(object, default) {
+    present <- setdiff(SeuratObject::Assays(object), default)
+    held <- ncol(object[[default]])
+    cells <- length(colnames(object))
+    sizes <- vapply(present, function(name) as.integer(ncol(object[[name]])), integer(1L))
+    if (held == cells || max(0L, sizes) <= held) {
+        return(default)
+    }
+    fuller <- present[which.max(sizes)]
+    say("The default assay '", default, "' holds ", held, " of ", cells, " cells: using '", fuller,
+        "', which holds ", max(sizes), ". Pass assay = \"", default, "\" for these cells only.")
+    fuller
+}
+
 # Expression with a column for each cell of the object; `measured` tells which the assay has.
 expressionSeurat <- function(object, assay, layer, features, reduction) {
     cells <- colnames(object)
     if (!is.null(reduction)) {
-        if (!reduction %in% SeuratObject::Reductions(object)) {
-            stopM2ST("Expected a reduction '", reduction, "', found ",
+        if (!isTRUE(reduction %in% SeuratObject::Reductions(object))) {
+            stopM2ST("Expected a reduction ", quoted(reduction), ", found ",
                 quoted(SeuratObject::Reductions(object)), ". To use the counts, leave ",
                 "`reduction` out.")
         }
         values <- SeuratObject::Embeddings(object, reduction)
+        what <- paste0("reduction '", reduction, "'")
+        if (namesPlaces(reduction) && ncol(values) <= 3L) {
+            stopPlaces(what)
+        }
         return(list(
             features = values[match(cells, rownames(values)), , drop = FALSE],
-            what = paste0("reduction '", reduction, "'"), measured = cells %in% rownames(values)
+            what = what, measured = cells %in% rownames(values)
         ))
     }
-    counts <- countsSeurat(object[[assay]], assay, layer)
+    what <- paste0("layer '", layer, "' of assay '", assay, "'")
+    counts <- checkSparse(countsSeurat(object[[assay]], assay, layer), what)
+    if (is.null(features)) {
+        features <- geneRows(featureTypes(object[[assay]], rownames(counts)), what, "features")
+    }
     if (!is.null(features)) {
         counts <- chooseGenes(counts, features)
     }
@@ -71,8 +95,13 @@ expressionSeurat <- function(object, assay, layer, features, reduction) {
     if (!identical(found, seq_len(ncol(counts)))) {
         counts <- counts[, found, drop = FALSE]
     }
-    list(counts = counts, what = paste0("layer '", layer, "' of assay '", assay, "'"),
-        measured = measured)
+    list(counts = counts, what = what, measured = measured)
+}
+
+# What the assay knows of the rows.
+featureTypes <- function(assay, rows) {
+    known <- tryCatch(assay[[]], error = function(e) NULL)
+    if (is.data.frame(known) && identical(rownames(known), rows)) known
 }
 
 countsSeurat <- function(assay, name, layer) {
@@ -82,8 +111,8 @@ countsSeurat <- function(assay, name, layer) {
         SeuratObject::GetAssayData(assay, slot = layer)
     }
     if (is.null(counts) || nrow(counts) == 0L || ncol(counts) == 0L) {
-        stopM2ST("The assay '", name, "' has no '", layer, "'. Name an assay with raw counts: ",
-            "assay = ...")
+        stopM2ST("The assay '", name, "' has no '", layer, "'. Name an assay with raw counts, ",
+            "assay = ..., or the layer that holds them, layer = ...")
     }
     counts
 }
@@ -105,11 +134,19 @@ countsSeurat5 <- function(assay, layer) {
 placeSeurat <- function(object, image, coords, sample.by) {
     cells <- colnames(object)
     images <- imagesSeurat(object, image)
-    place <- list(names = cells, inside = rep(TRUE, length(cells)))
-    if (is.matrix(coords) || is.data.frame(coords)) {
+    place <- list(
+        names = cells, inside = rep(TRUE, length(cells)), chosen = !is.null(image),
+        candidates = sectionColumns(object[[]])
+    )
+    if (is.null(coords) && length(images) == 0L) {
+        coords <- reducedPlace(object)
+    }
+    if (isTable(coords)) {
         place$coords <- coords
     } else if (is.null(coords) && length(images)) {
-        place <- c(place["names"], placeImages(object, images))
+        found <- placeImages(object, images)
+        place$chosen <- place$chosen || found$strange
+        place[c("coords", "inside", "sample")] <- found[c("coords", "inside", "sample")]
     } else {
         if (is.null(coords)) {
             coords <- findColumns(names(object[[]]), "meta.data")
@@ -118,13 +155,26 @@ placeSeurat <- function(object, image, coords, sample.by) {
         place$inside <- insideTissue(object[[]])
     }
     if (!is.null(sample.by)) {
-        if (!sample.by %in% names(object[[]])) {
-            stopM2ST("Expected a column '", sample.by, "' in meta.data, found ",
+        if (!isTRUE(sample.by %in% names(object[[]]))) {
+            stopM2ST("Expected a column ", quoted(sample.by), " in meta.data, found ",
                 quoted(names(object[[]])), ".")
         }
         place$sample <- oneOrMore(as.character(object[[]][[sample.by]]))
     }
     place
+}
+
+# Coordinates that a converted object keeps as a reduction, for all cells; NULL if there are none.
+reducedPlace <- function(object) {
+    for (name in Filter(namesPlaces, SeuratObject::Reductions(object))) {
+        values <- SeuratObject::Embeddings(object, name)
+        if (ncol(values) %in% 2:3) {
+            say("Coordinates: reduction '", name, "'.")
+            values <- values[match(colnames(object), rownames(values)), , drop = FALSE]
+            rownames(values) <- NULL
+            return(values)
+        }
+    }
 }
 
 # Coordinates as (right, down) and section of every cell, and the images that they are from.
@@ -154,9 +204,15 @@ placeImages <- function(object, images) {
     coords <- matrix(NA_real_, length(cells), 2L)
     inside <- rep(TRUE, length(cells))
     sample <- rep(NA_character_, length(cells))
+    strange <- theirs <- NULL
     for (image in images) {
         found <- imageCoords(object[[image]], image)
         at <- match(rownames(found), cells)
+        if (all(is.na(at))) {
+            strange <- c(strange, image)
+            theirs <- rownames(found)[1L]
+            next
+        }
         found <- found[!is.na(at), , drop = FALSE]
         at <- at[!is.na(at)]
         twice <- sum(!is.na(sample[at]))
@@ -168,8 +224,20 @@ placeImages <- function(object, images) {
         inside[at] <- found$inside
         sample[at] <- image
     }
+    if (length(strange)) {
+        text <- paste0(
+            if (length(strange) > 1L) "Images " else "Image ", quoted(strange), ": found no cell of ",
+            "the object; its names are like '", theirs, "', the object's like '",
+            cells[utils::head(c(which(is.na(sample)), 1L), 1L)], "'. Give both the same names, for ",
+            "example with RenameCells()."
+        )
+        if (length(strange) == length(images)) {
+            stopM2ST(text)
+        }
+        warning(text, call. = FALSE)
+    }
     list(
-        coords = coords, inside = inside,
+        coords = coords, inside = inside, strange = length(strange) > 0L,
         sample = if (length(images) > 1L) sample
     )
 }
@@ -232,9 +300,42 @@ writeSeurat <- function(object, result, name, key, label, set.ident, assay) {
 }
 
 staleReductions <- function(object, name) {
-    present <- as.character(SeuratObject::Reductions(object))
-    known <- startsWith(present, paste0(name, ".scale")) | startsWith(present, paste0(name, ".k"))
-    present[present == name | known]
+    staleNames(as.character(SeuratObject::Reductions(object)), name, ".")
+}
+
+# What a Seurat object calls by one name only, and the key that it takes.
+checkNamesSeurat <- function(object, label, name, key) {
+    checkName(label, "cluster.name")
+    checkName(name, "reduction.name")
+    checkName(key, "reduction.key")
+    reductions <- setdiff(as.character(SeuratObject::Reductions(object)), staleReductions(object, name))
+    others <- setdiff(names(object), as.character(SeuratObject::Reductions(object)))
+    if (label %in% c(others, reductions)) {
+        stopM2ST("Expected `cluster.name` to be no name of an assay, reduction, graph or image, ",
+            "found '", label, "'. Choose another one.")
+    }
+    if (name %in% others) {
+        stopM2ST("Expected `reduction.name` to be no name of an assay, graph or image, found '",
+            name, "'. Choose another one.")
+    }
+    if (!grepl("^[[:alnum:]]+_$", key)) {
+        stopM2ST("Expected `reduction.key` of letters and digits with an underscore at the end, ",
+            "found '", key, "'. Leave it out, or pass such as \"M2ST_\".")
+    }
+}
+
+# The call for the log of commands, without what is large in it.
+logRun <- function(object, call, arguments, assay) {
+    call[] <- lapply(call, function(part) {
+        if (is.language(part) || (is.atomic(part) && length(part) < 10L)) part else as.name("...")
+    })
+    command <- methods::new(
+        methods::getClass("SeuratCommand", where = asNamespace("SeuratObject")),
+        name = paste0("RunM2ST.", assay), time.stamp = Sys.time(), assay.used = assay,
+        call.string = paste(deparse(call), collapse = " "), params = arguments
+    )
+    object[[methods::slot(command, "name")]] <- command
+    object
 }
 
 writeClusterSeurat <- function(

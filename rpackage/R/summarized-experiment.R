@@ -1,10 +1,39 @@
 # Reading from and writing to Bioconductor's containers.
 
-# Names under which coordinates are usually kept, best first.
+# Names under which coordinates are usually kept, best first, in upper or lower case: of Visium,
+# Xenium, MERSCOPE, CosMx, Giotto, Slide-seq, and of others.
 coordinateColumns <- list(
     c("imagerow", "imagecol"), c("pxl_row_in_fullres", "pxl_col_in_fullres"),
+    c("x_centroid", "y_centroid"), c("center_x", "center_y"), c("centroid_x", "centroid_y"),
+    c("x_slide_mm", "y_slide_mm"), c("CenterX_global_px", "CenterY_global_px"),
+    c("x_global_px", "y_global_px"), c("sdimx", "sdimy"), c("xcoord", "ycoord"),
+    c("x_coord", "y_coord"), c("coord_x", "coord_y"), c("spatial_x", "spatial_y"),
+    c("spatial_1", "spatial_2"), c("x_location", "y_location"),
     c("array_row", "array_col"), c("row", "col"), c("x", "y"), c("x", "y", "z")
 )
+
+# These start anew in each field of view, so that cells of different ones would lie over each other.
+localColumns <- list(
+    c("CenterX_local_px", "CenterY_local_px"), c("x_FOV_px", "y_FOV_px"),
+    c("x_local_px", "y_local_px")
+)
+
+# The first usual columns as they are spelt in `present`; NULL if there are none.
+usualColumns <- function(present, candidates = coordinateColumns) {
+    for (candidate in candidates) {
+        at <- match(tolower(candidate), tolower(present))
+        at <- ifelse(candidate %in% present, match(candidate, present), at)
+        if (!anyNA(at)) {
+            return(present[at])
+        }
+    }
+}
+
+# Whether an embedding's name says that it holds coordinates: "spatial", "X_spatial", "coords", ...
+namesPlaces <- function(name) {
+    grepl("^(x_)?((spatial|tissue|cell)?[._]?(coord|coords|coordinates|positions?)|spatial|xy)_?$",
+        name, ignore.case = TRUE)
+}
 
 expressionSE <- function(x, assay.type, dimred, subset.row) {
     if (!is.null(dimred)) {
@@ -15,21 +44,45 @@ expressionSE <- function(x, assay.type, dimred, subset.row) {
         stopM2ST("The object has no expression values: its list of assays is empty. Load the ",
             "object with its counts", otherwiseReduced(x), ".")
     }
-    if (!assay.type %in% present) {
-        stopM2ST("Expected an assay '", assay.type, "', found ", quoted(present),
-            ". Name the one with raw counts: assay.type = ...", otherwiseReduced(x), ".")
+    if (!isTRUE(assay.type %in% present)) {
+        stopM2ST("Expected an assay ", quoted(assay.type), ", found ", quoted(present),
+            if (length(present) == 1L) {
+                paste0(". If it holds raw counts, pass assay.type = \"", present, "\"")
+            } else {
+                ". Name the one with raw counts: assay.type = ..."
+            }, otherwiseReduced(x), ".")
     }
     counts <- SummarizedExperiment::assay(x, assay.type, withDimnames = FALSE)
+    what <- paste0("assay '", assay.type, "'")
+    checkSparse(counts, what)
+    if (is.null(subset.row)) {
+        subset.row <- geneRows(SummarizedExperiment::rowData(x), what, "subset.row")
+    }
     if (!is.null(subset.row)) {
         rownames(counts) <- rownames(x)
         counts <- chooseGenes(counts, subset.row)
     }
-    list(counts = counts, what = paste0("assay '", assay.type, "'"))
+    list(counts = counts, what = what)
+}
+
+# Rows of genes, where the rows are of several types by 10x's names of these; else NULL.
+geneRows <- function(rows, what, argument) {
+    for (column in as.list(rows)) {
+        types <- if (is.character(column) || is.factor(column)) as.character(column)
+        genes <- which(types == "Gene Expression")
+        if (length(genes) && length(genes) < length(types)) {
+            others <- unique(types[-genes])
+            say("Using the ", length(genes), " rows of type 'Gene Expression' of ", what, ", not ",
+                "the ", length(types) - length(genes), " others (", quoted(others), "). Choose ",
+                "rows with `", argument, "`.")
+            return(genes)
+        }
+    }
 }
 
 otherwiseReduced <- function(x) {
     reduced <- if (is(x, "SingleCellExperiment")) SingleCellExperiment::reducedDimNames(x)
-    reduced <- grep("^M2ST", reduced, value = TRUE, invert = TRUE)
+    reduced <- reduced[!grepl("^M2ST", reduced) & !namesPlaces(reduced)]
     if (length(reduced)) {
         paste0(", or use ready features (", quoted(reduced), ") with dimred = \"", reduced[1L],
             "\"")
@@ -38,11 +91,15 @@ otherwiseReduced <- function(x) {
 
 reducedSE <- function(x, dimred) {
     present <- if (is(x, "SingleCellExperiment")) SingleCellExperiment::reducedDimNames(x)
-    if (!dimred %in% present) {
-        stopM2ST("Expected a reducedDim '", dimred, "', found ", quoted(present), ". To ",
+    if (!isTRUE(dimred %in% present)) {
+        stopM2ST("Expected a reducedDim ", quoted(dimred), ", found ", quoted(present), ". To ",
             "use the counts, leave `dimred` out.")
     }
-    as.matrix(SingleCellExperiment::reducedDim(x, dimred, withDimnames = FALSE))
+    values <- as.matrix(SingleCellExperiment::reducedDim(x, dimred, withDimnames = FALSE))
+    if (namesPlaces(dimred) && ncol(values) <= 3L) {
+        stopPlaces(paste0("reducedDim '", dimred, "'"))
+    }
+    values
 }
 
 chooseGenes <- function(counts, genes) {
@@ -55,20 +112,26 @@ chooseGenes <- function(counts, genes) {
 }
 
 placeSE <- function(x, coords, sample_id) {
+    columns <- SummarizedExperiment::colData(x)
     list(
         coords = coordsSE(x, coords), sample = sampleSE(x, sample_id), names = colnames(x),
-        inside = insideTissue(SummarizedExperiment::colData(x))
+        inside = insideTissue(columns), candidates = sectionColumns(columns)
     )
 }
 
 coordsSE <- function(x, coords) {
-    if (is.matrix(coords) || is.data.frame(coords)) {
+    if (isTable(coords)) {
         return(coords)
     }
     columns <- SummarizedExperiment::colData(x)
-    if (is.null(coords) && is(x, "SingleCellExperiment") &&
-            "spatial" %in% SingleCellExperiment::reducedDimNames(x)) {
-        return(as.matrix(SingleCellExperiment::reducedDim(x, "spatial", withDimnames = FALSE)))
+    if (is.null(coords) && is(x, "SingleCellExperiment")) {
+        for (name in Filter(namesPlaces, SingleCellExperiment::reducedDimNames(x))) {
+            values <- as.matrix(SingleCellExperiment::reducedDim(x, name, withDimnames = FALSE))
+            if (ncol(values) %in% 2:3) {
+                say("Coordinates: reducedDim '", name, "'.")
+                return(values)
+            }
+        }
     }
     if (is.null(coords)) {
         coords <- findColumns(names(columns), "colData(x)")
@@ -76,16 +139,41 @@ coordsSE <- function(x, coords) {
     columnsAsCoords(columns, coords, "colData(x)")
 }
 
+isTable <- function(coords) {
+    is.matrix(coords) || is.data.frame(coords) || is(coords, "DataFrame")
+}
+
 findColumns <- function(present, where) {
-    for (candidate in coordinateColumns) {
-        if (all(candidate %in% present)) {
-            say("Coordinates: columns ", quoted(candidate), " of ", where, ".")
-            return(candidate)
-        }
+    found <- usualColumns(present)
+    if (length(found)) {
+        say("Coordinates: columns ", quoted(found), " of ", where, ".")
+        return(found)
+    }
+    local <- usualColumns(present, localColumns)
+    if (length(local)) {
+        stopM2ST("Found no coordinates: ", quoted(local), " of ", where, " start anew in each ",
+            "field of view. Add the global coordinates, and name them: coords = ...")
     }
     stopM2ST("Found no coordinates: ", where, " has none of the usual columns (",
         paste(vapply(coordinateColumns, paste, character(1L), collapse = "/"), collapse = ", "),
         "). Name the columns, or give a matrix: coords = ...")
+}
+
+# Columns that are the section by their names, where they tell spots apart; the more certain ones
+# first.
+sectionColumns <- function(columns) {
+    known <- c(
+        "sample_id", "sample_name", "sample", "section", "section_id", "slice", "slide",
+        "library_id", "orig.ident", "capture_area", "slide_id", "slice_id", "donor", "batch",
+        "fov", "region"
+    )
+    at <- match(known, tolower(names(columns)))
+    columns <- as.list(columns)[at[!is.na(at)]]
+    Filter(function(values) {
+        labels <- is.factor(values) || is.character(values) || is.numeric(values)
+        n <- if (labels) length(unique(stats::na.omit(values))) else 0L
+        n > 1L && n <= length(values) / 10
+    }, columns)
 }
 
 columnsAsCoords <- function(columns, coords, where) {
@@ -93,8 +181,18 @@ columnsAsCoords <- function(columns, coords, where) {
         stopM2ST("Expected `coords` to be a matrix or names of columns of ", where, ", found ",
             shorten(coords), ". Columns: ", quoted(names(columns)), ".")
     }
-    found <- lapply(coords, function(column) as.numeric(as.character(columns[[column]])))
+    found <- lapply(coords, function(column) columnAsNumbers(columns[[column]], column, where))
     matrix(unlist(found), ncol = length(coords), dimnames = list(NULL, coords))
+}
+
+columnAsNumbers <- function(values, name, where) {
+    numbers <- suppressWarnings(as.numeric(as.character(values)))
+    bad <- which(is.na(numbers) & !is.na(values) & !values %in% c("", "NA", "NaN"))
+    if (length(bad)) {
+        stopM2ST("Expected coordinates in the column '", name, "' of ", where, ", found ",
+            quoted(values[bad[1L]]), ". Name the columns with the coordinates: coords = ...")
+    }
+    numbers
 }
 
 coordsSPE <- function(x) {
@@ -103,11 +201,10 @@ coordsSPE <- function(x) {
         rownames(coords) <- NULL
         return(coords)
     }
-    present <- names(SummarizedExperiment::colData(x))
-    usable <- Filter(function(candidate) all(candidate %in% present), coordinateColumns)
+    usable <- usualColumns(names(SummarizedExperiment::colData(x)))
     advice <- if (length(usable)) {
-        paste0("colData(x) has ", quoted(usable[[1L]]), ": if these are the positions, pass ",
-            "coords = c(", paste0("\"", usable[[1L]], "\"", collapse = ", "), ")")
+        paste0("colData(x) has ", quoted(usable), ": if these are the positions, pass ",
+            "coords = c(", paste0("\"", usable, "\"", collapse = ", "), ")")
     } else {
         "Give them: coords = a matrix with a row for each spot"
     }
@@ -136,7 +233,14 @@ insideTissue <- function(columns) {
     if (is.null(inside)) {
         return(rep(TRUE, nrow(columns)))
     }
-    !(as.character(inside) %in% c("0", "FALSE"))
+    values <- tolower(trimws(as.character(inside)))
+    no <- values %in% c("0", "0.0", "false", "f", "no")
+    known <- no | is.na(values) | values %in% c("1", "1.0", "true", "t", "yes", "", "na")
+    if (!all(known)) {
+        stopM2ST("Expected TRUE and FALSE, or 1 and 0, in the column 'in_tissue', found ",
+            quoted(inside[!known][1L]), ". Recode or remove the column.")
+    }
+    !no
 }
 
 writeSE <- function(x, result, name, label) {
@@ -145,9 +249,7 @@ writeSE <- function(x, result, name, label) {
         say("A SummarizedExperiment cannot hold embeddings: returning a SingleCellExperiment.")
         x <- as(x, "SingleCellExperiment")
     }
-    stale <- grep(paste0("^", name, "(_scale[0-9]+|_k[0-9]+)?$"),
-        SingleCellExperiment::reducedDimNames(x), value = TRUE)
-    for (old in stale) {
+    for (old in staleNames(SingleCellExperiment::reducedDimNames(x), name, "_")) {
         SingleCellExperiment::reducedDim(x, old) <- NULL
     }
     columns <- SummarizedExperiment::colData(x)
@@ -181,9 +283,24 @@ confidenceName <- function(label, suffix) {
     paste0(sub("_domain$", "", label), "_confidence", suffix)
 }
 
+# Embeddings of an earlier run under this name, and no others.
+staleNames <- function(present, name, separator) {
+    own <- startsWith(present, name)
+    rest <- substring(present, nchar(name) + 1L)
+    ours <- grepl(paste0("^([", separator, "](scale|k)[0-9]+)?$"), rest)
+    present[own & ours]
+}
+
 # Which columns hold results for several numbers of domains.
 staleColumns <- function(present, label) {
-    grepl(paste0("^(", label, "|", confidenceName(label, ""), ")_k[0-9]+$"), present)
+    stem <- sub("_k[0-9]+$", "", present)
+    stem != present & stem %in% c(label, confidenceName(label, ""))
+}
+
+checkName <- function(value, argument) {
+    if (!is.character(value) || length(value) != 1L || is.na(value) || !nzchar(value)) {
+        stopM2ST("Expected `", argument, "` to be one name, found ", shorten(value), ".")
+    }
 }
 
 # The record with the clustering of a result, under a name of its own if there are several.

@@ -54,7 +54,7 @@ test_that("spots without coordinates stay, with NA and one message", {
     coords[c(3, 50), 1] <- NA
     expect_message(
         result <- withFake(runM2ST(toyCounts(), coords, k = 2)),
-        "2 of 120 spots have no coordinates"
+        "2 of 120 spots get no domain (NA): 2 have no coordinates.", fixed = TRUE
     )
     expect_identical(unname(which(is.na(result$domain))), c(3L, 50L))
     expect_identical(unname(which(is.na(result$confidence))), c(3L, 50L))

@@ -69,8 +69,8 @@ test_that("Seurat 5 with a FOV: SFE_seu_vz_toy.rds", {
     object <- realObject("SFE_seu_vz_toy.rds")
     skip_if_no_m2st()
     expect_message(
-        result <- runM2ST(object, k = 4, params = quick(), device = "cpu", verbose = FALSE),
-        "12 of 1058 spots have no coordinates"
+        result <- runM2ST(object, k = 4, params = quick(), device = "cpu"),
+        "12 of 1058 spots get no domain .NA.: 12 have no coordinates"
     )
     expectSeurat(result, 4)
 })

@@ -138,6 +138,13 @@ test_that("a Seurat object is sent with the image below its spots", {
     expect_length(asked(object, coords = unname(at))$images, 0L)
 })
 
+test_that("a SpatialExperiment without an image has a page without one", {
+    useSpatialExperiment()
+    x <- withFake(runM2ST(toySPE(), k = 2))
+    expect_identical(dim(SpatialExperiment::imgData(x)), 0:1)
+    expect_length(asked(x)$images, 0L)
+})
+
 test_that("what is missing or wrong is named", {
     page <- tempfile(fileext = ".html")
     expect_error(reportM2ST(1:3, page), "that runM2ST\\(\\) returned, found integer")

@@ -207,8 +207,10 @@ test_that("what is missing is named", {
 })
 
 test_that("a reduction and chosen genes can be used", {
-    object <- quiet(RunM2ST(toySeurat(), k = 2))
-    quiet(RunM2ST(object, k = 2, reduction = "m2st", reduction.name = "other"))
+    object <- toySeurat()
+    values <- matrix(sin(1:240), 120, dimnames = list(colnames(object), c("PC_1", "PC_2")))
+    object[["pca"]] <- SeuratObject::CreateDimReducObject(values, key = "PC_", assay = "RNA")
+    quiet(RunM2ST(object, k = 2, reduction = "pca"))
     expect_identical(fake$request$shape, c(120L, 2L))
     expect_length(fake$request$features, 8L * 240L)
     quiet(RunM2ST(object, k = 2, features = c("gene1", "gene4")))
