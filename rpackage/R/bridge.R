@@ -3,7 +3,15 @@
 
 callPython <- function(what, request, callback) {
     # Here Python starts, if there is one and it has the package.
-    ask <- tryCatch(state$module[[what]], error = explainMissing)
+    ask <- tryCatch(
+        {
+            if (is.null(state$module)) {
+                state$module <- reticulate::import("m2st.bridge")
+            }
+            state$module[[what]]
+        },
+        error = explainMissing
+    )
     ask(request, callback)
 }
 

@@ -17,7 +17,8 @@
 #'   `m2stInfo`: `available`, `python`, `chosen_by`, `versions` (`NA` where missing), `missing`,
 #'   and `fix`, the command that mends it. `m2stSetup()` makes a virtual environment, installs the
 #'   Python package there and returns the path of its Python, invisibly; nothing else in this
-#'   package installs anything.
+#'   package installs anything. On Linux without a GPU of NVIDIA's it takes PyTorch's build for the
+#'   CPU.
 #' @examples
 #' m2stAvailable()
 #' m2stInfo()
@@ -52,12 +53,7 @@ m2stInfo <- function() {
                 reticulate = format(packageVersion("reticulate"))
             ),
             missing = missing,
-            # Nothing is installed into a Python that nobody chose.
-            fix = if (length(missing) == 0L) {
-                NA_character_
-            } else {
-                fixCommand(if (chosen_by != ownOrder) config$python)
-            }
+            fix = if (length(missing)) fixMissing(config$python, chosen_by) else NA_character_
         ),
         class = "m2stInfo"
     )
@@ -79,7 +75,7 @@ m2stSetup <- function(envname = "r-m2st", packages = "m2st", python = NULL) {
         if (!reticulate::virtualenv_exists(envname)) {
             reticulate::virtualenv_create(envname, findPython(python))
         }
-        reticulate::virtualenv_install(envname, packages)
+        reticulate::virtualenv_install(envname, packages, pip_options = torchOptions())
     })
     say(
         "Ready. Start R anew. If m2stInfo() then names another Python, begin with\n",
@@ -125,6 +121,16 @@ findPython <- function(python = NULL) {
     )
 }
 
+# Without a GPU of NVIDIA's, Linux would get gigabytes of its libraries beside torch for nothing.
+torchOptions <- function() {
+    gpu <- nzchar(Sys.which("nvidia-smi")) || file.exists("/dev/nvidia0")
+    if (Sys.info()[["sysname"]] == "Linux" && !gpu) {
+        "--extra-index-url=https://download.pytorch.org/whl/cpu"
+    } else {
+        character()
+    }
+}
+
 # R puts the system's folders first where programs that it starts look for libraries. A Python that
 # is not the system's then loads the system's libpython in place of its own, and breaks. They are
 # searched last anyway.
@@ -146,7 +152,34 @@ pythonVersion <- function(package) {
     )
 }
 
+# Nothing is installed into a Python that nobody chose, that other code has started, or that belongs
+# to the operating system.
+fixMissing <- function(python, chosen_by) {
+    if (isTRUE(state$late)) {
+        return(paste0("R can have one Python only, and other code has started this one. ",
+            "Start R anew and load m2st first; if m2st is not installed yet:\n  ",
+            fixCommand(NULL)))
+    }
+    fixCommand(if (chosen_by != ownOrder && !isProtected()) python)
+}
+
+# Whether the Python that runs refuses installations, as Debian's does (PEP 668).
+isProtected <- function() {
+    tryCatch(
+        {
+            system <- reticulate::import("sys")
+            library <- reticulate::import("sysconfig")$get_path("stdlib")
+            system$prefix == system$base_prefix &&
+                file.exists(file.path(library, "EXTERNALLY-MANAGED"))
+        },
+        error = function(e) FALSE
+    )
+}
+
 chosenBy <- function(config) {
+    if (isTRUE(state$late)) {
+        return("code that started it before m2st was loaded")
+    }
     if (nzchar(Sys.getenv("RETICULATE_PYTHON"))) {
         return("the environment variable RETICULATE_PYTHON")
     }

@@ -40,6 +40,38 @@ test_that("loading the package does not start Python", {
     expect_match(inNewR(code), "FALSE")
 })
 
+test_that("another Python that runs already is no error of library(), and is explained", {
+    skip_on_os("windows")
+    python <- "/usr/bin/python3"
+    skip_if_not(file.exists(python))
+    said <- inNewR(paste(
+        "Sys.unsetenv(c('RETICULATE_PYTHON', 'PYTHONPATH'));",
+        "reticulate::use_python('/usr/bin/python3', required = TRUE);",
+        "started <- try(reticulate::py_run_string('x = 1'), silent = TRUE);",
+        "if (inherits(started, 'try-error')) cat('cannot start') else {",
+        "library(m2st); print(m2stInfo()); print(m2stAvailable());",
+        "try(runM2ST(matrix(1, 50, 60), cbind(1:60, sin(1:60)), k = 2)) }"
+    ))
+    skip_if(grepl("cannot start|m2ST is ready", said))
+    expect_match(said, "chosen by: code that started it before m2st was loaded")
+    expect_match(said, "To mend it:.*R can have one Python only.*Start R anew")
+    expect_match(said, "FALSE.*Error : The Python package m2st could not be loaded: .*m2st'")
+    expect_no_match(said, "pip install")
+})
+
+test_that("a Python of the operating system is never told to install", {
+    local_mocked <- function(protected) {
+        before <- isProtected
+        utils::assignInNamespace("isProtected", function() protected, "m2st")
+        withr::defer(utils::assignInNamespace("isProtected", before, "m2st"), parent.frame())
+    }
+    local_mocked(TRUE)
+    expect_match(fixMissing("/usr/bin/python3", "use_python()"), "^m2st::m2stSetup")
+    local_mocked(FALSE)
+    expect_match(fixMissing("/a/python", "use_python()"), "^'/a/python' -m pip install m2st")
+    expect_match(fixMissing("/a/python", ownOrder), "^m2st::m2stSetup")
+})
+
 test_that("without any Python the error says what to do", {
     said <- inNewR("m2st:::askPython('run', list(), FALSE)", file.path(tempdir(), "no-python"))
     expect_match(said, "m2st could not be loaded: .*To mend it: m2st::m2stSetup\\(")
