@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Collection, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ from scipy import sparse
 from m2st._keys import CONNECTIVITIES
 
 _PACKAGE = str(Path(__file__).parent) + os.sep
+# scikit-learn and NumPy's older generators take no larger seed.
+_LAST_SEED = 2**32 - 1
 
 
 def check_int(name: str, value: object, *, minimum: int) -> None:
@@ -27,6 +29,16 @@ def check_int(name: str, value: object, *, minimum: int) -> None:
     if int(value) < minimum:
         msg = f"Expected `{name}` to be at least {minimum}, found {value}."
         raise ValueError(msg)
+
+
+def check_seed(value: object, *, name: str = "random_state") -> int:
+    """Require a seed that every library underneath takes: a whole number below 2**32."""
+    check_int(name, value, minimum=0)
+    seed = int(cast("int", value))
+    if seed > _LAST_SEED:
+        msg = f"Expected `{name}` of at most {_LAST_SEED} (2**32 - 1), found {seed}."
+        raise ValueError(msg)
+    return seed
 
 
 def check_interval(

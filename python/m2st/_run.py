@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from m2st import _keys
-from m2st._checks import check_int, check_key, check_n_domains
+from m2st._checks import check_int, check_key, check_n_domains, check_seed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,8 +68,8 @@ def run(
     clustering
         Settings of `m2st.tl.cluster`; None takes the defaults.
     random_state
-        Seed of all stages. On a CPU the same seed gives the same bits, whatever the number of
-        threads.
+        Seed of all stages, from 0 to 2**32 - 1. On a CPU the same seed gives the same bits,
+        whatever the number of threads.
     device
         ``"auto"``, or a device as torch names it.
     n_jobs
@@ -113,6 +113,7 @@ def run(
 
     if n_domains != "auto":
         check_n_domains(n_domains, n_obs=adata.n_obs)
+    random_state = check_seed(random_state)
     if use_rep is not None and (layer is not None or normalized):
         msg = (
             f"Expected either ready features or expression to prepare, found `use_rep={use_rep!r}` "

@@ -28,7 +28,7 @@ from m2st._autoencoder import (
     read_tensors,
     write_tensors,
 )
-from m2st._checks import check_adjacency, check_features, check_int
+from m2st._checks import check_adjacency, check_features, check_int, check_seed
 from m2st._edges import Edges
 from m2st._params import AutoencoderParams
 from m2st._patches import PIECES_PER_BATCH, Patchwork
@@ -174,7 +174,7 @@ def train(
     features = np.asarray(features, dtype=np.float32)
     check_features(features)
     check_adjacency(adjacency, n_obs=len(features))
-    check_int("random_state", random_state, minimum=0)
+    random_state = check_seed(random_state)
     check_int("checkpoint_every", checkpoint_every, minimum=1)
     where = choose_device(device)
     attention = "reference"

@@ -46,7 +46,9 @@ SampleKey = Annotated[str | None, typer.Option(help="Column of obs that names th
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what exists.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed; the same seed, the same result.")]
+Seed = Annotated[
+    int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed; the same seed, the same result.")
+]
 Jobs = Annotated[int, typer.Option(help="Members to work on at a time; -1: one for each core.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 

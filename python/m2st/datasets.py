@@ -12,7 +12,7 @@ from scipy import sparse
 from scipy.special import expit
 
 from m2st import _keys
-from m2st._checks import check_int, check_interval
+from m2st._checks import check_int, check_interval, check_seed
 from m2st.interop._hub import bioconductor, from_r_file, spatial_libd, st_example
 from m2st.interop._published import annotate, slide_seq
 
@@ -199,7 +199,7 @@ def simulate_cortex(
     check_int("n_genes", n_genes, minimum=10 * n_domains)
     check_interval("difficulty", difficulty, 0, 1)
     check_interval("batch_shift", batch_shift, 0, 5)
-    check_int("random_state", random_state, minimum=0)
+    random_state = check_seed(random_state)
 
     layers = [f"L{k}" for k in range(1, n_domains)] + ["WM"]
     samples = [f"section{s}" for s in range(1, n_samples + 1)]
@@ -255,7 +255,7 @@ def simulate_cortex(
             "difficulty": float(difficulty),
             "n_samples": int(n_samples),
             "batch_shift": float(batch_shift),
-            "random_state": int(random_state),
+            "random_state": random_state,
         },
     }
     return AnnData(

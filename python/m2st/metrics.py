@@ -16,7 +16,7 @@ from scipy.spatial import cKDTree
 from sklearn import metrics as sk
 from sklearn.metrics.cluster import contingency_matrix
 
-from m2st._checks import check_coordinates, check_features, check_int
+from m2st._checks import check_coordinates, check_features, check_int, check_seed
 
 __all__ = [
     "ari",
@@ -212,6 +212,7 @@ def silhouette(
     1.0
     """
     check_int("max_obs", max_obs, minimum=3)
+    check_seed(random_state)
     points, codes = _labelled_points(embedding, labels)
     if len(points) > max_obs:
         subset = np.random.default_rng(random_state).choice(len(points), max_obs, replace=False)

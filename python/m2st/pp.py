@@ -26,6 +26,7 @@ from m2st._checks import (
     check_interval,
     check_key,
     check_rep,
+    check_seed,
     check_unique_names,
     warn,
 )
@@ -168,6 +169,7 @@ def prepare(
     """
     check_int("n_top_genes", n_top_genes, minimum=2)
     check_int("n_pcs", n_pcs, minimum=1)
+    random_state = check_seed(random_state)
     matrix, name = _expression(adata, layer)
     graph = check_graph(adata)
     totals, n_cells = _survey(matrix, name, normalized=normalized)
@@ -271,6 +273,7 @@ def prepare_rep(
     (60, 15)
     """
     check_int("n_pcs", n_pcs, minimum=1)
+    random_state = check_seed(random_state)
     features = check_rep(adata, use_rep)
     filled = np.asarray(~np.isnan(features).all(axis=1))
     features = features[filled]
@@ -375,6 +378,7 @@ def prepare_paper(
     """
     check_int("n_pcs", n_pcs, minimum=1)
     check_int("min_cells", min_cells, minimum=1)
+    random_state = check_seed(random_state)
     matrix, name = _expression(adata, layer)
     _, n_cells = _survey(matrix, name, normalized=False)
     genes = n_cells >= min_cells

@@ -18,10 +18,10 @@ from m2st import _keys
 from m2st._checks import (
     check_features,
     check_graph,
-    check_int,
     check_key,
     check_n_domains,
     check_rep,
+    check_seed,
     warn,
 )
 from m2st._params import AutoencoderParams, ClusteringParams
@@ -118,6 +118,7 @@ def embed(
     """
     from m2st._graph import graph_report
 
+    random_state = check_seed(random_state)
     features = check_rep(adata, use_rep)
     params = params or AutoencoderParams()
     n_members = params.members_for(len(features))
@@ -285,8 +286,9 @@ def cluster(
     """
     from m2st._clustering import common_representation, consensus
 
+    random_state = check_seed(random_state)
     members, placed, adjacency = _members(adata)
-    check_n_domains(n_domains, n_obs=adata.n_obs)
+    check_n_domains(n_domains, n_obs=int(placed.sum()))
     params = (params or ClusteringParams()).for_domains(n_domains)
     fits = _cluster_members(members, adjacency, n_domains, params, random_state, n_jobs)
     fits = _improve_members(fits, adjacency, n_jobs)
@@ -372,6 +374,7 @@ def choose_n_domains(
     if not numbers or numbers[0] < 2:
         msg = f"Expected `candidates` of at least 2 domains, found {numbers or 'none'}."
         raise ValueError(msg)
+    random_state = check_seed(random_state)
     members, placed, adjacency = _members(adata)
     check_n_domains(numbers[-1] + 1, n_obs=int(placed.sum()))
     # Objectives are compared: one width for all, and no smoothness, which falls as domains shrink.
@@ -600,7 +603,6 @@ def _processes(n_jobs: int | None) -> int | None:
 
 def _member_seeds(random_state: int, n_members: int) -> list[int]:
     """A seed for each member, the same whatever their number."""
-    check_int("random_state", random_state, minimum=0)
     return [
         int(np.random.SeedSequence([random_state, member]).generate_state(1)[0])
         for member in range(n_members)

@@ -15,7 +15,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted, validate_data
 from threadpoolctl import threadpool_limits
 
-from m2st._checks import check_int, check_n_domains
+from m2st._checks import check_int, check_n_domains, check_seed
 from m2st._clustering._mixture import (
     State,
     descend,
@@ -241,7 +241,7 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         n_obs = len(scales[0])
         check_n_domains(self.n_domains, n_obs=n_obs)
         params = self._params().for_domains(self.n_domains)
-        check_int("random_state", self.random_state, minimum=0)
+        check_seed(self.random_state)
         adjacency = None if connectivities is None else normalised_adjacency(connectivities, n_obs)
         # One thread: the sums are then the same bits whatever the machine offers.
         with threadpool_limits(1):
