@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import dask.array as da
 import numpy as np
+import pandas as pd
 import pytest
 from anndata import AnnData
+from scipy import sparse
 
 import m2st
 from m2st._training import train
 
 QUICK = m2st.AutoencoderParams(n_members=1, scale_dims=(8, 4), hidden_dim=8, n_epochs=2)
-ONCE = m2st.ClusteringParams(n_init=1, short_iter=2, max_iter=20)
+ONCE = m2st.ClusteringParams(n_init=1, short_iter=2)
 
 
 def tissue(n_obs: int = 60, n_vars: int = 30) -> AnnData:
@@ -43,7 +47,9 @@ SEEDED: dict[str, Callable[[AnnData, Any], object]] = {
     "embed": lambda a, seed: m2st.tl.embed(a, QUICK, random_state=seed, progress=False),
     "cluster": lambda a, seed: m2st.tl.cluster(a, 2, ONCE, random_state=seed),
     "choose_n_domains": lambda a, seed: m2st.tl.choose_n_domains(a, [2], ONCE, random_state=seed),
-    "clustering": lambda a, seed: m2st.MultiScaleClustering(2, ONCE, random_state=seed).fit([a.X]),
+    "clustering": lambda a, seed: m2st.MultiScaleClustering(2, n_init=1, random_state=seed).fit(
+        [a.X]
+    ),
     "train": lambda a, seed: train(a.X, a.obsp["spatial_connectivities"], QUICK, random_state=seed),
     "simulate": lambda a, seed: m2st.datasets.simulate_cortex(200, 80, 4, random_state=seed),
     "silhouette": lambda a, seed: m2st.metrics.silhouette(
@@ -87,3 +93,353 @@ def test_a_bad_seed_is_told_before_any_work() -> None:
         run(adata, random_state=-1)
     assert not adata.obsp
     assert not adata.uns
+
+
+# ---- storage
+
+
+def contents(matrix: Any) -> list[bytes]:
+    """Bytes of a matrix, to see that nobody has changed them."""
+    matrix = matrix.compute() if isinstance(matrix, da.Array) else matrix
+    if sparse.issparse(matrix):
+        return [part.tobytes() for part in (matrix.data, matrix.indices, matrix.indptr)]
+    return [np.asarray(matrix).tobytes()]
+
+
+def of_parts(matrix: sparse.csr_matrix, parts: list[tuple[Any, ...]]) -> sparse.csr_matrix:
+    """A CSR matrix with the entries of each row as they are given, repeated or in any order."""
+    ends = np.cumsum([0, *(len(values) for values, _ in parts)])
+    values, columns = (np.concatenate(part) for part in zip(*parts, strict=True))
+    found = sparse.csr_matrix(matrix.shape, dtype=values.dtype)
+    found.data, found.indices, found.indptr = values, columns.astype(np.int32), ends
+    return found
+
+
+def repeated(matrix: sparse.csr_matrix, dtype: str = "float32") -> sparse.csr_matrix:
+    """Each value in two parts that lie apart, out of order; as integers their sum runs over."""
+    rows = [(row.data, row.indices) for row in matrix]
+    return of_parts(
+        matrix,
+        [
+            (np.concatenate([v - v // 2, v // 2]).astype(dtype)[::-1], np.concatenate([c, c])[::-1])
+            for v, c in rows
+        ],
+    )
+
+
+def with_zeros(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
+    """All zeros stored."""
+    rows = matrix.toarray()
+    return of_parts(matrix, [(row, np.arange(matrix.shape[1])) for row in rows])
+
+
+def masked(matrix: sparse.csr_matrix) -> np.ma.MaskedArray:
+    return np.ma.masked_array(matrix.toarray(), mask=np.zeros(matrix.shape, dtype=bool))
+
+
+def in_blocks(matrix: sparse.csr_matrix, kind: Callable[..., Any] = np.asarray) -> da.Array:
+    """Dask's blocks of some rows and columns; anndata's lazy reading gives sparse ones."""
+    chunks = (17, 30 if kind is np.asarray else matrix.shape[1])
+    return da.from_array(matrix.toarray(), chunks=chunks).map_blocks(kind)
+
+
+STORED: dict[str, Callable[[sparse.csr_matrix], Any]] = {
+    "dense": lambda x: x.toarray(),
+    "by column": lambda x: np.asfortranarray(x.toarray()),
+    "every other": lambda x: np.repeat(x.toarray(), 2, axis=1)[:, ::2],
+    **{
+        f"dense {kind}": lambda x, kind=kind: x.toarray().astype(kind)
+        for kind in ("u1", "i2", "i8", "f2", "f8", ">f4", ">i4", "g")
+    },
+    **{f"csr {kind}": lambda x, kind=kind: x.astype(kind) for kind in ("u1", "i8", "f8")},
+    "masked, nothing": masked,
+    "csc": lambda x: x.tocsc(),
+    "csr_array": sparse.csr_array,
+    "csc_array": lambda x: sparse.csc_array(x.tocsc()),
+    "repeated": repeated,
+    "repeated u1": lambda x: repeated(x, "u1"),
+    "repeated csc": lambda x: repeated(x.T.tocsr()).T,
+    "zeros": with_zeros,
+    "dask": in_blocks,
+    "dask of csr": lambda x: in_blocks(x, sparse.csr_matrix),
+    "dask of csc": lambda x: in_blocks(x, sparse.csc_matrix),
+    "dask of repeated": lambda x: in_blocks(x, lambda block: repeated(sparse.csr_matrix(block))),
+}
+
+
+def features(adata: AnnData) -> list[bytes]:
+    return [adata.obsm[key].tobytes() for key in ("X_m2st_pca", "X_m2st_pca_single")]
+
+
+@pytest.fixture(scope="module")
+def counted() -> AnnData:
+    """Counts, of which some are large, and two observations without any; with a graph."""
+    adata = tissue()
+    adata.X[0, :3] = [250, 131, 255]
+    adata.X[[7, 40]] = 0
+    adata.X = sparse.csr_matrix(adata.X)
+    m2st.pp.spatial_graph(adata)
+    return adata
+
+
+@pytest.mark.filterwarnings("ignore:.* of 60 observations")
+@pytest.mark.parametrize("kind", STORED)
+@pytest.mark.parametrize("scale", ["counts", "logs"])
+def test_counts_in_any_storage_give_the_same_bits(
+    kind: str, scale: str, counted: AnnData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(m2st.pp, "_BLOCK", 500)  # several blocks
+    normalized = scale == "logs"
+    wanted, adata = counted.copy(), counted.copy()
+    values = counted.X.log1p() if normalized else counted.X
+    if normalized and kind[-2:] in {"u1", "i2", "i4", "i8", "f2"}:
+        pytest.skip("no type of fractional numbers")
+    if normalized and kind.startswith(("repeated", "dask of repeated")):
+        pytest.skip("its parts add up to whole numbers only")
+    wanted.X = values
+    adata.layers["here"] = STORED[kind](values)
+    before = contents(adata.layers["here"])
+    m2st.pp.prepare(wanted, n_pcs=5, normalized=normalized)
+    m2st.pp.prepare(adata, n_pcs=5, layer="here", normalized=normalized)
+    assert features(adata) == features(wanted)
+    assert contents(adata.layers["here"]) == before
+    if normalized:
+        return
+    m2st.pp.prepare_paper(wanted, n_pcs=5)
+    m2st.pp.prepare_paper(adata, n_pcs=5, layer="here")
+    assert adata.obsm["X_m2st_pca"].tobytes() == wanted.obsm["X_m2st_pca"].tobytes()
+
+
+def test_counts_in_a_file_give_the_same_bits(
+    counted: AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(m2st.pp, "_BLOCK", 500)
+    wanted = counted[counted.X.sum(axis=1).A1 > 0].copy()
+    m2st.pp.prepare(wanted, n_pcs=5)
+    for kind in ("dense", "csc", "zeros", "repeated"):
+        adata = wanted.copy()
+        adata.X = STORED[kind](adata.X)
+        adata.write_h5ad(tmp_path / "a.h5ad")
+        for backed in (True, False):
+            found = m2st.io.read(tmp_path / "a.h5ad", backed=backed)
+            m2st.pp.prepare(found, n_pcs=5)
+            assert features(found) == features(wanted), (kind, backed)
+
+
+TABLES: dict[str, Callable[[np.ndarray], Any]] = {
+    "by column": np.asfortranarray,
+    "reversed": lambda x: np.ascontiguousarray(x[::-1])[::-1],
+    "f8": lambda x: x.astype("f8"),
+    ">f8": lambda x: x.astype(">f8"),
+    "csr": sparse.csr_matrix,
+    "csc_array": sparse.csc_array,
+    "masked, nothing": np.ma.masked_array,
+    "dask": lambda x: da.from_array(x, chunks=(7, 2)),
+    "table": lambda x: pd.DataFrame(x, index=[str(row) for row in range(len(x))]),
+    "table of both kinds": lambda x: pd.DataFrame(
+        {
+            str(c): pd.array(x[:, c], dtype="Float32" if c % 2 else "float32")
+            for c in range(x.shape[1])
+        },
+        index=[str(row) for row in range(len(x))],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_features_and_places_in_any_storage_give_the_same_bits(kind: str) -> None:
+    rng = np.random.default_rng(1)
+    wanted = tissue()
+    wanted.obsm["X_mine"] = rng.normal(size=(60, 20)).astype(np.float32)
+    wanted.obsm["spatial"] = rng.normal(size=(60, 2)).astype(np.float32)
+    adata = wanted.copy()
+    for key in ("X_mine", "spatial"):
+        adata.obsm[key] = TABLES[kind](wanted.obsm[key])
+    for one in (wanted, adata):
+        m2st.pp.spatial_graph(one)
+        m2st.pp.prepare_rep(one, "X_mine", n_pcs=5)
+    assert features(adata) == features(wanted)
+    lengths = [one.obsp["spatial_distances"] for one in (adata, wanted)]
+    assert contents(lengths[0]) == contents(lengths[1])
+
+
+def linked_in(kind: str, graph: sparse.csr_matrix) -> Any:
+    """The same edges, stored otherwise."""
+    rows = [(row.data, row.indices) for row in graph]
+    everybody = np.arange(graph.shape[0])
+    if kind == "repeated":
+        return of_parts(graph, [(np.r_[v, v], np.r_[c, c][::-1]) for v, c in rows])
+    if kind == "zeros":
+        zeros = [(np.r_[np.zeros_like(everybody), v], np.r_[everybody, c]) for v, c in rows]
+        return of_parts(graph, zeros)
+    if kind == "out of order":
+        return of_parts(graph, [(v[::-1], c[::-1]) for v, c in rows])
+    return {
+        "loops": lambda: sparse.csr_matrix(graph + sparse.identity(len(rows))),
+        "weights": lambda: graph * 0.3,
+        "negative": lambda: -graph,
+        "csc": graph.tocsc,
+        "csr_array": lambda: sparse.csr_array(graph),
+        "bool": lambda: graph.astype(bool),
+        "f8": lambda: graph.astype("f8"),
+    }[kind]()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "repeated",
+        "zeros",
+        "out of order",
+        "loops",
+        "weights",
+        "negative",
+        "csc",
+        "csr_array",
+        "bool",
+        "f8",
+    ],
+)
+def test_graphs_in_any_storage_give_the_same_bits(kind: str, clustered: AnnData) -> None:
+    wanted, adata = clustered.copy(), clustered.copy()
+    adata.obsp["spatial_connectivities"] = linked_in(kind, wanted.obsp["spatial_connectivities"])
+    before = contents(adata.obsp["spatial_connectivities"])
+    for one in (wanted, adata):
+        m2st.pp.prepare(one, n_pcs=5)
+        m2st.tl.embed(one, QUICK, progress=False)
+        m2st.tl.choose_n_domains(one, [2], ONCE)
+        m2st.tl.cluster(one, 2, ONCE)
+    assert features(adata) == features(wanted)
+    assert adata.uns["m2st"]["n_domains"]["p_value"] == wanted.uns["m2st"]["n_domains"]["p_value"]
+    for key in ("X_m2st_scale1", "X_m2st_scale2", "X_m2st"):
+        assert adata.obsm[key].tobytes() == wanted.obsm[key].tobytes()
+    pd.testing.assert_frame_equal(adata.obs, wanted.obs)
+    assert contents(adata.obsp["spatial_connectivities"]) == before
+
+
+@pytest.mark.parametrize("kind", ["by column", "reversed", ">f8", "csr", "dask"])
+def test_embeddings_in_any_storage_give_the_same_domains(kind: str, clustered: AnnData) -> None:
+    wanted, adata = clustered.copy(), clustered.copy()
+    for scale in (1, 2):
+        key = f"X_m2st_scale{scale}"
+        adata.obsm[key] = TABLES[kind](adata.obsm[key])
+    for one in (wanted, adata):
+        m2st.tl.cluster(one, 3, ONCE)
+    pd.testing.assert_frame_equal(adata.obs, wanted.obs)
+    scales = [wanted.obsm["X_m2st_scale1"], wanted.obsm["X_m2st_scale2"]]
+    graph = wanted.obsp["spatial_connectivities"]
+    found, same = (
+        m2st.MultiScaleClustering(3, n_init=1).fit(embeddings, connectivities=links)
+        for embeddings, links in (
+            (scales, graph),
+            ([TABLES[kind](scale) for scale in scales], linked_in("zeros", graph)),
+        )
+    )
+    np.testing.assert_array_equal(found.labels_, same.labels_)
+    assert found.objective_.tobytes() == same.objective_.tobytes()
+
+
+# ---- what cannot be taken
+
+
+def damaged(part: str) -> Callable[[sparse.csr_matrix], Any]:
+    """Break a sparse matrix behind scipy's back."""
+
+    def do(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
+        broken = matrix.copy()
+        if part == "index":
+            broken.indices[3] = 10**6
+        elif part == "negative":
+            broken.indices[3] = -4
+        elif part == "order":
+            broken.indptr[2] = broken.indptr[-1]
+        elif part == "end":
+            broken.indptr[-1] = 10**6
+        return broken
+
+    return do
+
+
+@pytest.mark.parametrize("part", ["index", "negative", "order", "end"])
+def test_damaged_sparse_matrices_are_refused(part: str, counted: AnnData) -> None:
+    words = r"Expected a valid sparse matrix in `.*{}.*`, found a damaged one: .*Read or build it"
+    for slot in ("X", "layers"):
+        adata = counted.copy()
+        broken = damaged(part)(counted.X)
+        if slot == "X":
+            adata.X = broken
+        else:
+            adata.layers["counts"] = broken
+        with pytest.raises(ValueError, match=words.format(slot)):
+            run(adata, layer=None if slot == "X" else "counts")
+    with pytest.raises(ValueError, match=words.format("X")):
+        run(adata_with(counted, X=damaged(part)(counted.X)), use_rep="X")
+    graph = damaged(part)(counted.obsp["spatial_connectivities"])
+    with pytest.raises(ValueError, match=words.format("spatial_connectivities")):
+        run(adata_with(counted, graph=graph))
+    with pytest.raises(ValueError, match=words.format("adjacency")):
+        train(counted.X.toarray(), graph, QUICK)
+    with pytest.raises(ValueError, match=words.format("adjacency")):
+        m2st.MultiScaleClustering(2).fit([counted.X.toarray()], connectivities=graph)
+
+
+def adata_with(adata: AnnData, *, X: Any = None, graph: Any = None) -> AnnData:
+    """A copy with another matrix or graph."""
+    adata = adata.copy()
+    if X is not None:
+        adata.X = X
+    if graph is not None:
+        adata.obsp["spatial_connectivities"] = graph
+    return adata
+
+
+@pytest.mark.parametrize(
+    ("make", "found"),
+    [
+        (lambda x: x.astype(object), "Python objects"),
+        (lambda x: x.astype(str), "text"),
+        (lambda x: x.astype(complex), "complex128"),
+        (lambda x: x.astype("m8[s]"), r"timedelta64\[s\]"),
+    ],
+)
+def test_other_things_than_numbers_are_refused(make: Any, found: str) -> None:
+    words = rf"Expected numbers in `{{}}`, found {found}\. Convert them first"
+    adata = tissue()
+    adata.layers["text"] = make(adata.X)
+    with pytest.raises(TypeError, match=words.format(r"adata\.layers\['text'\]")):
+        run(adata, layer="text")
+    adata = tissue()
+    adata.obsm["X_mine"] = make(adata.X)
+    with pytest.raises(TypeError, match=words.format("X_mine")):
+        run(adata, use_rep="X_mine")
+    adata = tissue()
+    adata.obsm["spatial"] = make(adata.obsm["spatial"])
+    with pytest.raises(TypeError, match=words.format(r"adata\.obsm\['spatial'\]")):
+        run(adata)
+    with pytest.raises(TypeError, match=words.format(r"embeddings\[0\]")):
+        m2st.MultiScaleClustering(2).fit([make(tissue().X)])
+
+
+def test_tables_with_a_column_of_text_are_refused() -> None:
+    adata = tissue()
+    adata.obsm["spatial"] = pd.DataFrame(
+        {"x": np.arange(60.0), "y": 0.0, "label": "a"}, index=adata.obs_names
+    )
+    with pytest.raises(TypeError, match=r"`adata.obsm\['spatial'\]\['label'\]`, found Python obj"):
+        run(adata)
+
+
+def test_masked_values_are_missing_ones() -> None:
+    adata = tissue()
+    adata.layers["counts"] = np.ma.masked_array(adata.X, mask=adata.X[0, 0] == adata.X)
+    with pytest.raises(ValueError, match=r"NaN, infinite or masked"):
+        run(adata, layer="counts")
+    adata = tissue()
+    adata.obsm["spatial"] = np.ma.masked_array(adata.obsm["spatial"], mask=np.eye(60, 2) > 0)
+    with pytest.raises(ValueError, match="NaN or infinity in 2 of 60 observations"):
+        run(adata)
+
+
+def test_lists_that_are_no_table_are_refused() -> None:
+    with pytest.raises(TypeError, match="Expected a table of numbers in `features`, found list"):
+        train([[1.0, 2.0], [3.0]], sparse.csr_matrix((2, 2)), QUICK)  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from m2st._attention import GraphAttention, attend, loops
-from m2st._checks import check_adjacency, check_features
+from m2st._checks import check_adjacency, check_features, check_numbers
 from m2st._edges import Edges
 from m2st._params import AutoencoderParams
 from m2st._patches import Patchwork
@@ -250,9 +250,10 @@ class MaskedGraphAutoencoder(nn.Module):
         depends on around it: the same numbers but for rounding, in bounded memory. Processes of
         `torch.distributed` share the pieces, and each ends with the whole.
         """
-        features = np.asarray(features, dtype=np.float32)
+        features = check_numbers(features, name="features")
         check_features(features)
-        check_adjacency(adjacency, n_obs=len(features))
+        features = features.astype(np.float32, copy=False)
+        adjacency = check_adjacency(adjacency, n_obs=len(features))
         if features.shape[1] != self.n_features:
             msg = (
                 f"Expected the {self.n_features} features that the model was trained on, "

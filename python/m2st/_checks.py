@@ -19,6 +19,12 @@ from m2st._keys import CONNECTIVITIES
 _PACKAGE = str(Path(__file__).parent) + os.sep
 # scikit-learn and NumPy's older generators take no larger seed.
 _LAST_SEED = 2**32 - 1
+# Largest and, inverted, smallest size of values: their squares and sums stay within single
+# precision, and those of coordinates within double precision.
+_MAGNITUDE, _COORDINATE_MAGNITUDE = 1e15, 1e100
+# Observations farther from the middle than so many times as far as nine of ten others: beside them
+# the others fall into one place.
+_OUTLYING = 1e10
 
 
 def check_int(name: str, value: object, *, minimum: int) -> None:
@@ -90,6 +96,107 @@ def check_target(path: Path, suffixes: Sequence[str], *, overwrite: bool) -> Pat
     return target
 
 
+def check_dtype(dtype: Any, *, name: str) -> None:
+    """Require a type of real numbers: no text, no Python objects, no complex numbers."""
+    kind = getattr(dtype, "kind", "O")
+    if kind not in "buif":
+        found = {"O": "Python objects", "U": "text", "S": "text", "T": "text"}.get(kind, str(dtype))
+        msg = (
+            f"Expected numbers in `{name}`, found {found}. Convert them first, for example with "
+            "`.astype(float)`."
+        )
+        raise TypeError(msg)
+
+
+def check_sparse(matrix: Any, *, name: str) -> sparse.csr_matrix | sparse.csc_matrix:
+    """Require numbers and indices within the shape; here it becomes CSR, unless it is CSC.
+
+    What the compiled code of scipy would read beyond its arrays for ends the process. The arrays
+    of the caller are shared, not changed.
+    """
+    check_dtype(matrix.dtype, name=name)
+    try:
+        if matrix.format not in ("csr", "csc"):
+            triples = matrix.tocoo()
+            values = triples.data.astype(np.float64)  # sums of small integers would run over
+            return sparse.coo_matrix(
+                (values, (triples.row, triples.col)), shape=matrix.shape
+            ).tocsr()
+        kind = sparse.csr_matrix if matrix.format == "csr" else sparse.csc_matrix
+        own = kind((matrix.data, matrix.indices, matrix.indptr), shape=matrix.shape)
+        own.check_format(full_check=True)
+    except (ValueError, IndexError) as error:
+        msg = (
+            f"Expected a valid sparse matrix in `{name}`, found a damaged one: {error}. "
+            "Read or build it again."
+        )
+        raise ValueError(msg) from error
+    return own
+
+
+def canonical(
+    matrix: sparse.csr_matrix | sparse.csc_matrix,
+) -> sparse.csr_matrix | sparse.csc_matrix:
+    """Sum repeated entries, sort the others, leave zeros out: on a copy, if there is any need."""
+    if not matrix.has_canonical_format:
+        matrix = matrix.astype(np.float64)
+        matrix.sum_duplicates()
+    if not matrix.data.all():
+        matrix = matrix.copy()
+        matrix.eliminate_zeros()
+    return matrix
+
+
+def unmasked(array: NDArray[Any]) -> NDArray[Any]:
+    """Values of an array, those that are masked as NaN."""
+    if isinstance(array, np.ma.MaskedArray):
+        return np.asarray(np.ma.filled(array.astype(np.float64), np.nan))
+    return array
+
+
+def by_row(array: NDArray[Any]) -> NDArray[Any]:
+    """Return an array that lies row by row: along columns, sums would take another order."""
+    by_column = array.ndim == 2 and array.strides[0] < array.strides[1]
+    return np.ascontiguousarray(array) if by_column else array
+
+
+def check_numbers(values: Any, *, name: str) -> NDArray[Any]:
+    """Require real numbers, in any storage; here they become a dense array, row by row.
+
+    Masked and missing values become NaN; whole numbers become float64.
+    """
+    if hasattr(values, "to_memory"):  # of a file
+        values = values.to_memory()
+    elif hasattr(values, "compute"):  # of dask
+        values = values.compute()
+    if sparse.issparse(values):
+        values = canonical(check_sparse(values, name=name)).toarray()
+    elif hasattr(values, "dtypes"):  # a table
+        for column, dtype in values.dtypes.items():
+            check_dtype(dtype, name=f"{name}[{column!r}]")
+        values = values.to_numpy(dtype=np.float64, na_value=np.nan)
+    try:
+        array = np.asanyarray(values)
+    except (TypeError, ValueError) as error:
+        msg = f"Expected a table of numbers in `{name}`, found {type(values).__name__}: {error}."
+        raise TypeError(msg) from error
+    check_dtype(array.dtype, name=name)
+    array = unmasked(array)
+    size = array.dtype.itemsize if array.dtype.kind == "f" else 8
+    return by_row(np.asarray(array, dtype=np.float32 if size <= 4 else np.float64))
+
+
+def _check_magnitude(values: NDArray[Any], *, name: str, limit: float) -> None:
+    """Require values whose squares and sums the arithmetic can hold; those not finite aside."""
+    largest = float(np.abs(values).max(where=np.isfinite(values), initial=0))
+    if largest > limit or 0 < largest < 1 / limit:
+        msg = (
+            f"Expected values in `{name}` between {1 / limit:g} and {limit:g} in size, found them "
+            f"up to {largest:.3g}. Give them in another unit."
+        )
+        raise ValueError(msg)
+
+
 def check_rep(adata: Any, use_rep: str) -> NDArray[np.float32]:
     """Require a matrix of features in an AnnData; here it becomes dense, n_obs × n_features."""
     if adata.n_obs < 2:
@@ -100,7 +207,6 @@ def check_rep(adata: Any, use_rep: str) -> NDArray[np.float32]:
         if matrix is None:
             msg = "Expected an expression matrix in `adata.X`, found none."
             raise ValueError(msg)
-        matrix = matrix.to_memory() if hasattr(matrix, "to_memory") else matrix  # of a file
     else:
         check_key(
             use_rep,
@@ -109,21 +215,21 @@ def check_rep(adata: Any, use_rep: str) -> NDArray[np.float32]:
             hint="Run `m2st.pp.prepare(adata)` first, or name ready features with `use_rep=`.",
         )
         matrix = adata.obsm[use_rep]
-    dense = matrix.toarray() if sparse.issparse(matrix) else np.asarray(matrix)
-    features = np.asarray(dense, dtype=np.float32)
+    features = check_numbers(matrix, name=use_rep)
     if features.ndim != 2:
         msg = f"Expected `{use_rep}` of shape (n_obs, n_features), found {features.shape}."
         raise ValueError(msg)
-    return features
+    _check_magnitude(features, name=use_rep, limit=_MAGNITUDE)
+    return features.astype(np.float32, copy=False)
 
 
 def check_graph(adata: Any) -> sparse.csr_matrix:
     """Require the spatial graph in an AnnData."""
     hint = "Run `m2st.pp.spatial_graph(adata)` first."
     check_key(CONNECTIVITIES, adata.obsp, where="adata.obsp", hint=hint)
-    adjacency = adata.obsp[CONNECTIVITIES]
-    check_adjacency(adjacency, n_obs=adata.n_obs, name=f'adata.obsp["{CONNECTIVITIES}"]')
-    return sparse.csr_matrix(adjacency)
+    return check_adjacency(
+        adata.obsp[CONNECTIVITIES], n_obs=adata.n_obs, name=f'adata.obsp["{CONNECTIVITIES}"]'
+    )
 
 
 def check_features(features: NDArray[Any], *, name: str = "features") -> None:
@@ -138,6 +244,7 @@ def check_features(features: NDArray[Any], *, name: str = "features") -> None:
             "observations. Remove these observations or repair their values."
         )
         raise ValueError(msg)
+    _check_magnitude(features, name=name, limit=_MAGNITUDE)
 
 
 def check_coordinates(coordinates: NDArray[Any], *, name: str = "coordinates") -> None:
@@ -152,10 +259,21 @@ def check_coordinates(coordinates: NDArray[Any], *, name: str = "coordinates") -
             "observations. Remove them first: `adata[np.isfinite(adata.obsm['spatial']).all(1)]`."
         )
         raise ValueError(msg)
+    _check_magnitude(coordinates, name=name, limit=_COORDINATE_MAGNITUDE)
     if len(coordinates) > 1 and np.ptp(coordinates, axis=0).max() == 0:
         msg = (
             f"Expected `{name}` that differ between observations, found all {len(coordinates)} at "
             f"{coordinates[0].tolist()}. Check that the coordinates were read into the right slot."
+        )
+        raise ValueError(msg)
+    away = np.abs(coordinates - np.median(coordinates, axis=0)).max(axis=1)
+    usual = np.quantile(away[away > 0], 0.9, method="lower") if away.any() else 0.0
+    outlying = int((away > _OUTLYING * usual).sum())
+    if outlying and usual:
+        msg = (
+            f"Expected `{name}` in one unit, found {outlying} of {len(coordinates)} observations "
+            f"over {_OUTLYING:g} times as far from the middle as the others. Remove them or repair "
+            "their coordinates."
         )
         raise ValueError(msg)
 
@@ -171,7 +289,7 @@ def check_expression(matrix: NDArray[Any] | sparse.spmatrix, *, name: str) -> No
     if not np.isfinite(values).all():
         bad = int((~np.isfinite(values)).sum())
         msg = (
-            f"Expected finite expression in `{name}`, found {bad} NaN or infinite values. "
+            f"Expected finite expression in `{name}`, found {bad} NaN, infinite or masked values. "
             "Repair or remove the observations and genes concerned."
         )
         raise ValueError(msg)
@@ -198,8 +316,12 @@ def check_counts(matrix: NDArray[Any] | sparse.spmatrix, *, name: str) -> None:
         raise ValueError(msg)
 
 
-def check_adjacency(adjacency: Any, *, n_obs: int, name: str = "adjacency") -> None:
-    """Require a symmetric sparse graph over `n_obs` observations with finite weights."""
+def check_adjacency(adjacency: Any, *, n_obs: int, name: str = "adjacency") -> sparse.csr_matrix:
+    """Require a symmetric sparse graph over `n_obs` observations with finite weights.
+
+    Returned is what counts of it, whatever its storage: CSR, float32, 1 for each edge, that is,
+    for each entry off the diagonal that is not zero.
+    """
     if not sparse.issparse(adjacency):
         msg = f"Expected `{name}` to be a scipy sparse matrix, found {type(adjacency).__name__}."
         raise TypeError(msg)
@@ -209,8 +331,20 @@ def check_adjacency(adjacency: Any, *, n_obs: int, name: str = "adjacency") -> N
             "belongs to other observations: build it again with `m2st.pp.spatial_graph(adata)`."
         )
         raise ValueError(msg)
-    pattern = adjacency.tocsr().astype(bool)
-    one_way = int((pattern != pattern.T).nnz)
+    links = canonical(check_sparse(adjacency, name=name)).tocsr()
+    bad = int((~np.isfinite(links.data)).sum())
+    if bad:
+        msg = (
+            f"Expected finite weights in `{name}`, found {bad} NaN or infinite ones. Build the "
+            "graph again with `m2st.pp.spatial_graph(adata)`."
+        )
+        raise ValueError(msg)
+    if links.diagonal().any():
+        links = links - sparse.diags(links.diagonal(), format="csr")
+        links.eliminate_zeros()
+    ones = np.ones(links.nnz, dtype=np.float32)
+    edges = sparse.csr_matrix((ones, links.indices, links.indptr), shape=links.shape)
+    one_way = int((edges != edges.T).nnz)
     if one_way:
         msg = (
             f"Expected `{name}` to be symmetric, found {one_way} edges in one direction only. "
@@ -218,6 +352,7 @@ def check_adjacency(adjacency: Any, *, n_obs: int, name: str = "adjacency") -> N
             "`m2st.pp.spatial_graph(adata)`."
         )
         raise ValueError(msg)
+    return edges
 
 
 def check_unique_names(names: Collection[str], *, name: str, fix: str) -> None:

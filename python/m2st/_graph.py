@@ -15,7 +15,7 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import Delaunay, cKDTree
 
-from m2st._checks import check_coordinates, check_int, check_interval
+from m2st._checks import check_coordinates, check_int, check_interval, check_numbers
 
 Kind = Literal["hexagonal", "square"]
 
@@ -432,7 +432,7 @@ def spatial_structure(
 
 def _checked(coordinates: NDArray[Any]) -> NDArray[np.float64]:
     """Coordinates as float64 after validation."""
-    points = np.asarray(coordinates, dtype=np.float64)
+    points = check_numbers(coordinates, name="coordinates").astype(np.float64, copy=False)
     check_coordinates(points)
     return points
 

@@ -28,7 +28,7 @@ from m2st._autoencoder import (
     read_tensors,
     write_tensors,
 )
-from m2st._checks import check_adjacency, check_features, check_int, check_seed
+from m2st._checks import check_adjacency, check_features, check_int, check_numbers, check_seed
 from m2st._edges import Edges
 from m2st._params import AutoencoderParams
 from m2st._patches import PIECES_PER_BATCH, Patchwork
@@ -171,9 +171,10 @@ def train(
         If the loss is no longer finite.
     """
     params = params or AutoencoderParams()
-    features = np.asarray(features, dtype=np.float32)
+    features = check_numbers(features, name="features")
     check_features(features)
-    check_adjacency(adjacency, n_obs=len(features))
+    features = features.astype(np.float32, copy=False)
+    adjacency = check_adjacency(adjacency, n_obs=len(features))
     random_state = check_seed(random_state)
     check_int("checkpoint_every", checkpoint_every, minimum=1)
     where = choose_device(device)

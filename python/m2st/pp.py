@@ -17,17 +17,22 @@ from threadpoolctl import threadpool_limits
 
 from m2st import _graph
 from m2st._checks import (
+    canonical,
     check_coordinates,
     check_counts,
+    check_dtype,
     check_expression,
     check_features,
     check_graph,
     check_int,
     check_interval,
     check_key,
+    check_numbers,
     check_rep,
     check_seed,
+    check_sparse,
     check_unique_names,
+    unmasked,
     warn,
 )
 from m2st._keys import (
@@ -734,17 +739,20 @@ def _expression(adata: AnnData, layer: str | None) -> tuple[Any, str]:
     """Matrix to prepare, in memory or in a file, and its name for messages."""
     check_unique_names(adata.obs_names, name="obs_names", fix="adata.obs_names_make_unique()")
     check_unique_names(adata.var_names, name="var_names", fix="adata.var_names_make_unique()")
+    matrix, name = adata.X, "adata.X"
     if layer is not None:
         check_key(layer, adata.layers, where="adata.layers")
-        return adata.layers[layer], f"adata.layers[{layer!r}]"
-    matrix = adata.X
+        matrix, name = adata.layers[layer], f"adata.layers[{layer!r}]"
     if matrix is None:
         msg = (
             "Expected expression in `adata.X`, found None. Name the layer that holds the counts "
             "with `layer=`, or pass ready features with `use_rep=`."
         )
         raise ValueError(msg)
-    return matrix, "adata.X"
+    if sparse.issparse(matrix):
+        return check_sparse(matrix, name=name), name
+    check_dtype(matrix.dtype, name=name)
+    return matrix, name
 
 
 def _spans(ends: NDArray[Any]) -> Iterator[slice]:
@@ -756,17 +764,39 @@ def _spans(ends: NDArray[Any]) -> Iterator[slice]:
 
 
 def _blocks(matrix: Any) -> Iterator[tuple[slice, slice, Any]]:
-    """Rows, columns and values of the blocks of a matrix, in memory or in a file, as it lies."""
+    """Rows, columns and values of the blocks of a matrix in memory, in a file or of dask.
+
+    The values are float32, CSR or, of a matrix that lies by column, CSC, in canonical format:
+    whatever the storage, the same bits.
+    """
     layout = getattr(matrix, "format", "dense")
+    by_column = layout == "csc"
+    starts = np.arange(matrix.shape[by_column] + 1)
+    if hasattr(matrix, "compute"):  # a chunk is read once, and whole
+        starts = np.concatenate([[0], np.cumsum(matrix.chunks[0])])
     if layout == "dense":
-        ends = np.arange(matrix.shape[0] + 1) * matrix.shape[1]
+        ends = starts * matrix.shape[1]
     else:
         ends = matrix.indptr if sparse.issparse(matrix) else matrix.group["indptr"][:]
-    for part in _spans(ends):
-        if layout == "csc":
-            yield slice(None), part, matrix[:, part]
-        else:
-            yield part, slice(None), matrix[part]
+    for span in _spans(ends):
+        part = slice(starts[span.start], starts[span.stop])
+        block = matrix[:, part] if by_column else matrix[part]
+        block = _single_precision(block, sparse.csc_matrix if by_column else sparse.csr_matrix)
+        yield (slice(None), part, block) if by_column else (part, slice(None), block)
+
+
+def _single_precision(
+    block: Any, kind: type[sparse.csr_matrix | sparse.csc_matrix]
+) -> sparse.csr_matrix | sparse.csc_matrix:
+    """Some values of the expression as float32 in canonical format; masked ones become NaN."""
+    if hasattr(block, "compute"):
+        block = block.compute()
+    if sparse.issparse(block):
+        block = canonical(check_sparse(block, name="the expression"))
+    else:
+        block = unmasked(block)
+    with np.errstate(over="ignore"):  # infinite values are refused
+        return canonical(kind(block, dtype=np.float32))
 
 
 def _survey(
@@ -777,8 +807,11 @@ def _survey(
     totals, n_cells = np.zeros(matrix.shape[0]), np.zeros(matrix.shape[1], dtype=np.int64)
     for rows, columns, block in _blocks(matrix):
         check(block, name=name)
-        totals[rows] += np.asarray(block.sum(axis=1, dtype=np.float64)).ravel()
-        n_cells[columns] += np.asarray((block > 0).sum(axis=0)).ravel()
+        if block.format == "csc":  # value by value along a row, as a sum of rows does it
+            np.add.at(totals, block.indices, block.data)
+        else:
+            totals[rows] = block @ np.ones(block.shape[1])
+        n_cells[columns] += block.getnnz(axis=0)
     return totals.astype(np.float32), n_cells
 
 
@@ -799,9 +832,8 @@ def _taken(matrix: Any, rows: NDArray[np.bool_], columns: NDArray[np.bool_]) -> 
     kind = sparse.csc_matrix if by_column else sparse.csr_matrix
     data, indices = np.empty(0, dtype=np.float32), np.empty(0, dtype=np.int32)
     lengths = [np.zeros(1, dtype=np.int64)]
-    for row_part, column_part, values in _blocks(matrix):
-        block = kind(values, dtype=np.float32)
-        block = block[np.flatnonzero(rows[row_part])][:, np.flatnonzero(columns[column_part])]
+    for rows_there, columns_there, values in _blocks(matrix):
+        block = values[np.flatnonzero(rows[rows_there])][:, np.flatnonzero(columns[columns_there])]
         lengths.append(np.diff(block.indptr))
         for array, more in ((data, block.data), (indices, block.indices)):
             n_before = len(array)
@@ -1039,8 +1071,9 @@ def _build(
     """Build a graph from validated coordinates; warn of those that coincide within a section."""
     hint = "Put them there, or name them: `m2st.pp.spatial_graph(adata, spatial_key=...)`."
     check_key(spatial_key, adata.obsm, where="adata.obsm", hint=hint)
-    coordinates = np.asarray(adata.obsm[spatial_key], dtype=np.float64)
-    check_coordinates(coordinates, name=f"adata.obsm[{spatial_key!r}]")
+    name = f"adata.obsm[{spatial_key!r}]"
+    coordinates = check_numbers(adata.obsm[spatial_key], name=name).astype(np.float64, copy=False)
+    check_coordinates(coordinates, name=name)
     if names is None:
         graph = build(coordinates)
     else:

@@ -20,6 +20,7 @@ from m2st._checks import (
     check_graph,
     check_key,
     check_n_domains,
+    check_numbers,
     check_rep,
     check_seed,
     warn,
@@ -629,7 +630,7 @@ def _members(
     )
     scales: list[NDArray[np.float32]] = []
     while (key := _keys.scale_embedding(len(scales) + 1)) in adata.obsm:
-        scales.append(np.asarray(adata.obsm[key]))
+        scales.append(check_numbers(adata.obsm[key], name=f"adata.obsm[{key!r}]"))
     n_members = int(adata.uns.get(_keys.RECORD, {}).get("n_members", 1))
     uneven = [scale.shape[1] for scale in scales if scale.shape[1] % n_members]
     if uneven:

@@ -15,7 +15,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted, validate_data
 from threadpoolctl import threadpool_limits
 
-from m2st._checks import check_int, check_n_domains, check_seed
+from m2st._checks import by_row, check_int, check_n_domains, check_seed
 from m2st._clustering._mixture import (
     State,
     descend,
@@ -444,7 +444,8 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             return scales
         n_least = self.n_domains if reset else 1
         kinds = [np.float64, np.float32]
-        return [validate_data(self, X, reset=reset, dtype=kinds, ensure_min_samples=n_least)]
+        scale = validate_data(self, X, reset=reset, dtype=kinds, ensure_min_samples=n_least)
+        return [by_row(scale)]
 
     def _sample(self, n_obs: int) -> slice | NDArray[np.intp]:
         """Observations on which starts are compared."""

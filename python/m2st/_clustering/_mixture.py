@@ -245,11 +245,7 @@ def null_cost(block: Array, params: ClusteringParams) -> float:
 
 def normalised_adjacency(connectivities: sparse.spmatrix, n_obs: int) -> sparse.csr_matrix:
     """One symmetric step over the graph with self-loops: D^-½ (A + I) D^-½."""
-    check_adjacency(connectivities, n_obs=n_obs)
-    links = sparse.csr_matrix(connectivities, dtype=np.float64, copy=True)
-    links.setdiag(0)
-    links.eliminate_zeros()
-    links.data[:] = 1
+    links = check_adjacency(connectivities, n_obs=n_obs).astype(np.float64)
     links = sparse.csr_matrix(links + sparse.identity(n_obs, format="csr"))
     root = sparse.diags(1 / np.sqrt(np.asarray(links.sum(axis=1)).ravel()))
     return sparse.csr_matrix(root @ links @ root)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import linalg
 from threadpoolctl import threadpool_limits
 
-from m2st._checks import check_features
+from m2st._checks import check_features, check_numbers
 from m2st._params import ClusteringParams
 
 Array = NDArray[np.float64]
@@ -107,9 +107,13 @@ def check_embeddings(embeddings: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
     if len(embeddings) == 0:
         msg = "Expected at least one embedding, found none."
         raise ValueError(msg)
-    scales = [np.asarray(embedding) for embedding in embeddings]
-    for number, scale in enumerate(scales, start=1):
-        check_features(scale, name=f"embeddings[{number - 1}]")
+    names = [f"embeddings[{number}]" for number in range(len(embeddings))]
+    scales = [
+        check_numbers(embedding, name=name)
+        for embedding, name in zip(embeddings, names, strict=True)
+    ]
+    for scale, name in zip(scales, names, strict=True):
+        check_features(scale, name=name)
     lengths = [len(scale) for scale in scales]
     if len(set(lengths)) > 1:
         msg = f"Expected embeddings of the same observations, found {lengths} rows."
