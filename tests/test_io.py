@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import resource
 import shutil
 import stat
@@ -19,12 +20,14 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import zarr
 from matplotlib.image import imsave
 from scipy import sparse
 from scipy.io import mmwrite
 
 import m2st
 from m2st import io
+from m2st._stores import check_storable
 
 BARCODES = ["CCC-1", "AAA-1", "GGG-1"]
 # Observations x genes; two genes share a symbol, and the last feature is no gene.
@@ -372,6 +375,23 @@ def test_spatialdata_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         io.read(tmp_path / "a.zarr")
 
 
+def test_spatialdata_that_does_not_load_is_not_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "packages" / "spatialdata"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("import absent_dependency\n")
+    (tmp_path / "a.zarr" / "tables").mkdir(parents=True)
+    (tmp_path / "a.zarr" / "zarr.json").write_text("{}")
+    for name in [name for name in sys.modules if name.split(".")[0] == "spatialdata"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(package.parent)
+    with pytest.raises(
+        ImportError, match=r"installed but cannot be imported .*No module named 'absent_dependency'"
+    ):
+        io.read(tmp_path / "a.zarr")
+
+
 def write_store(path: Path, **tables: ad.AnnData) -> None:
     """A SpatialData store with two sections, whose shapes are sorted otherwise than the tables."""
     sd = pytest.importorskip("spatialdata", reason="spatialdata is an extra")
@@ -477,6 +497,113 @@ class TestSpatialData:
             cut(file)
         with pytest.raises(ValueError, match=r"Expected a SpatialData store at .*a\.zarr"):
             io.read(tmp_path / "a.zarr")
+
+
+class TestReplacingStores:
+    """Nothing but what is replaced goes."""
+
+    pytestmark = writes_spatialdata
+
+    def test_other_elements_stay(self, adata: ad.AnnData, tmp_path: Path) -> None:
+        path = tmp_path / "a.zarr"
+        write_store(path, table=annotate(adata, ["one", "two", "one"], ["c", "a", "a"]))
+        (path / "notes.txt").write_text("mine")
+        before = {name: text for name, text in content(path).items() if "/table/" not in name}
+        found = io.read(path)
+        found.obs["m2st_domain"] = pd.Categorical(["1", "2", "1"])
+        io.check_writable(found, path)
+        io.write(found, path, overwrite=True)
+        after = content(path)
+        changed = {name for name, text in before.items() if after.get(name) != text}
+        assert changed <= {str(path / "zarr.json")}  # which lists all groups
+        assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
+        sd = pytest.importorskip("spatialdata")
+        store = sd.read_zarr(path)
+        assert set(store.shapes) == {"one", "two"}
+        assert store.tables["table"].obs["m2st_domain"].tolist() == ["1", "2", "1"]
+        assert sd.get_element_annotators(store, "one") == {"table"}
+        assert io.read(path).obsm["spatial"].tolist() == [[3, 4], [5, 6], [1, 2]]
+
+    def test_other_tables_stay(self, adata: ad.AnnData, tmp_path: Path) -> None:
+        path = tmp_path / "a.zarr"
+        write_store(path, bins=adata.copy(), cells=adata[:2].copy())
+        for act in (io.check_writable, lambda *to: io.write(*to, overwrite=True)):
+            with pytest.raises(ValueError, match=r"name of the table .*'bins', 'cells'.*`table="):
+                act(adata, path)
+        for named in ("bins", "new"):
+            adata.obs["note"] = named
+            io.write(adata, path, table=named, overwrite=True)
+        assert io.read(path, table="cells").n_obs == 2
+        for named in ("bins", "new"):
+            assert io.read(path, table=named).obs["note"].tolist() == [named] * 3
+        with pytest.raises(ValueError, match=r"name of a table in letters.*found '\.\./x'"):
+            io.write(adata, path, table="../x", overwrite=True)
+
+    def test_a_store_without_table_gets_one(self, adata: ad.AnnData, tmp_path: Path) -> None:
+        write_store(tmp_path / "a.zarr")
+        io.write(adata, tmp_path / "a.zarr", overwrite=True)
+        assert io.read(tmp_path / "a.zarr").n_obs == 3
+        assert (tmp_path / "a.zarr" / "shapes" / "one").is_dir()
+
+    def test_failing_leaves_the_store(
+        self, adata: ad.AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write_store(tmp_path / "a.zarr", table=adata)
+        before = content(tmp_path / "a.zarr")
+
+        def fail(*_: object, **__: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(io, "put_anndata", fail)
+        with pytest.raises(OSError, match=r"Could not write .*a\.zarr: No space left"):
+            io.write(adata, tmp_path / "a.zarr", overwrite=True)
+        assert content(tmp_path / "a.zarr") == before
+        assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
+
+    def test_names_that_spatialdata_refuses(self, adata: ad.AnnData, tmp_path: Path) -> None:
+        adata.uns["a b"] = 1
+        for act in (io.check_writable, io.write):
+            with pytest.raises(ValueError, match=r"a table that SpatialData can hold, .*a b"):
+                act(adata, tmp_path / "a.zarr")
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore:Writing zarr v2 data:UserWarning")
+def test_an_anndata_store_is_replaced_by_one(adata: ad.AnnData, tmp_path: Path) -> None:
+    adata.write_zarr(tmp_path / "a.zarr")
+    (tmp_path / "link.zarr").symlink_to(tmp_path / "a.zarr")
+    io.check_writable(adata, tmp_path / "link.zarr")
+    io.write(adata[:2], tmp_path / "link.zarr", overwrite=True)
+    assert (tmp_path / "link.zarr").is_symlink()
+    assert ad.read_zarr(tmp_path / "a.zarr").n_obs == 2
+    assert io.read(tmp_path / "a.zarr", backed=True).n_obs == 2
+    assert len(list(tmp_path.iterdir())) == 2
+    with pytest.raises(ValueError, match="`table` only with a SpatialData store"):
+        io.write(adata, tmp_path / "a.zarr", table="x", overwrite=True)
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "file", "image"])
+def test_what_is_no_store_of_tables_is_never_replaced(
+    adata: ad.AnnData, tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / "a.zarr"
+    if kind == "file":
+        path.write_text("mine")
+    else:
+        folder = tmp_path / "b" if kind == "link" else path
+        folder.mkdir()
+        (folder / "mine.txt").write_text("mine")
+        if kind == "link":
+            path.symlink_to(folder)
+        if kind == "image":
+            zarr.open_group(path, mode="a").create_group("0")
+    before = content(tmp_path)
+    for act in (io.check_writable, lambda *to: io.write(*to, overwrite=True)):
+        with pytest.raises(
+            ValueError, match=r"nothing at .*which is never replaced\. Name another"
+        ):
+            act(adata, path)
+    assert content(tmp_path) == before
 
 
 def test_spatialdata_is_imported_only_when_needed() -> None:
@@ -607,13 +734,163 @@ def test_write_interrupted(
     assert [p.name for p in tmp_path.iterdir()] == ["a.h5ad"]
 
 
-def test_write_names_the_key_that_h5ad_cannot_hold(adata: ad.AnnData, tmp_path: Path) -> None:
-    adata.uns["m2st"]["interval"] = (1, 2)
-    with pytest.raises(Exception, match="No method registered for writing") as caught:
-        io.write(adata, tmp_path / "a.h5ad")
-    assert "key 'interval'" in caught.value.__notes__[0]
-    assert "/uns/m2st" in caught.value.__notes__[0]
+VALUES = {
+    "a set": ({1, 2}, "set"),
+    "an interval": (pd.Categorical(pd.cut([1, 2, 3], 2)), "Categorical of category"),
+    "dates": (np.array(["2020"], dtype="datetime64[s]"), "ndarray of datetime64"),
+    "text and numbers": (np.array([1, "a"], dtype=object), "ndarray of object"),
+    "a list of both": ([1, "a"], r"list \(text and other values in one list\)"),
+    "a mask": (np.ma.array([1, 2], mask=[True, False]), "its mask would be lost"),
+    "half a character": ("\udc80", "surrogates not allowed"),
+}
+
+
+@pytest.mark.parametrize("what", VALUES)
+def test_a_value_that_h5ad_cannot_hold_is_named_before_any_work(
+    adata: ad.AnnData, tmp_path: Path, what: str
+) -> None:
+    value, found = VALUES[what]
+    adata.uns["m2st"]["odd"] = value
+    message = rf"`adata\.uns\['m2st'\]\['odd'\]` to be what h5ad can hold, found .*{found}"
+    for act in (io.check_writable, io.write):
+        with pytest.raises(ValueError, match=message):
+            act(adata, tmp_path / "a.h5ad")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_column_that_h5ad_cannot_hold_is_named(adata: ad.AnnData, tmp_path: Path) -> None:
+    adata.obs["when"] = pd.to_datetime(["2020", "2021", "2022"])
+    with pytest.raises(ValueError, match=r"`adata\.obs\['when'\]` .* found datetime64"):
+        io.write(adata, tmp_path / "a.h5ad")
+    del adata.obs["when"]
+    adata.var.index = ["a", "b", "c", "d\0"]
+    with pytest.raises(ValueError, match=r"`adata\.var\.index` .* embedded NULLs"):
+        io.check_writable(adata, tmp_path / "a.h5ad")
+
+
+@pytest.mark.parametrize("name", ["a/b", "/X", ".", "..", "", "a\0b", "\udc80", 3])
+@pytest.mark.parametrize("slot", ["obs", "var", "obsm", "layers", "uns", "nested", "frame"])
+def test_a_name_that_no_format_can_hold_is_refused(
+    adata: ad.AnnData, tmp_path: Path, name: str, slot: str
+) -> None:
+    where = f"adata.{slot}"
+    if slot == "nested":
+        adata.uns["outer"], where = {name: 1}, "adata.uns['outer']"
+    elif slot == "frame":
+        adata.obsm["f"] = pd.DataFrame({name: np.ones(3)}, index=BARCODES)
+        where = "adata.obsm['f']"
+    elif slot == "layers":
+        adata.layers[name] = COUNTS
+    elif slot == "obsm":
+        adata.obsm[name] = COUNTS
+    elif slot == "uns":
+        adata.uns[name] = 1
+    else:
+        getattr(adata, slot)[name] = 1
+    message = re.escape(f"in `{where}`")
+    for act in (io.check_writable, io.write):
+        with pytest.raises(ValueError, match=message):
+            act(adata, tmp_path / "a.h5ad")
+    with pytest.raises(ValueError, match=message):
+        check_storable(adata, "zarr")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_of_zarr_itself_are_refused_there_only(adata: ad.AnnData, tmp_path: Path) -> None:
+    adata.uns[".zgroup"] = 1
+    io.write(adata, tmp_path / "a.h5ad")
+    with pytest.raises(ValueError, match=r"in `adata\.uns` that zarr can hold, found '\.zgroup'"):
+        check_storable(adata, "zarr")
+
+
+def test_write_changes_nothing_and_keeps_values(adata: ad.AnnData, tmp_path: Path) -> None:
+    """Text of pandas' own types, as anndata 0.13 has it, Python objects, tuples."""
+    adata.obs_names = pd.Index(pd.array(BARCODES, dtype="string"))
+    adata.obs["text"] = pd.array(["x", None, "x"], dtype="string")
+    adata.obs["own"] = pd.array(["x", "y", "z"], dtype="string")
+    adata.obs["flag"] = np.array([True, None, False], dtype=object)
+    adata.obs["number"] = np.array([1, None, 3], dtype=object)
+    adata.obs["share"] = np.array([1, None, 0.5], dtype=object)
+    adata.obs["float"] = pd.array([1.5, None, 2], dtype="Float64")
+    adata.obsm["places"] = np.array([[1, 2.5]] * 3, dtype=object)
+    adata.uns |= {"pair": (1, 2), "names": pd.Index(["p", "q"]), "gaps": np.ma.array([1.0, 2.0])}
+    adata.uns["coo"] = sparse.coo_matrix(np.eye(4))
+    before, types = adata.obs.copy(), adata.obs.dtypes.copy()
+    io.check_writable(adata, tmp_path / "a.h5ad")
+    io.write(adata, tmp_path / "a.h5ad")
+    pd.testing.assert_frame_equal(adata.obs, before)
+    assert adata.obs.dtypes.equals(types)
+    assert isinstance(adata.uns["pair"], tuple)
+    with h5py.File(tmp_path / "a.h5ad") as file:
+        kinds = {name: file[f"obs/{name}"].attrs["encoding-type"] for name in file["obs"]}
+    assert kinds["_index"] == kinds["own"] == "string-array"
+    assert kinds["text"] == "categorical"
+    found = io.read(tmp_path / "a.h5ad")
+    assert found.obs_names.tolist() == BARCODES
+    assert found.obs["text"].tolist() == ["x", np.nan, "x"]
+    assert found.obs["flag"].tolist() == [True, pd.NA, False]
+    assert found.obs["number"].tolist() == [1, pd.NA, 3]
+    np.testing.assert_array_equal(found.obs["share"], [1, np.nan, 0.5])
+    np.testing.assert_array_equal(found.obs["float"], [1.5, np.nan, 2])
+    np.testing.assert_array_equal(found.obsm["places"], [[1, 2.5]] * 3)
+    assert found.uns["pair"].tolist() == [1, 2]
+    np.testing.assert_array_equal(found.uns["coo"].toarray(), np.eye(4))
+
+
+def test_no_room_is_said_before_any_work(
+    adata: ad.AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adata.obsm["large"] = np.ones((3, 10_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
+    with pytest.raises(
+        OSError, match=r"Expected room for .*a\.h5ad, at least 0\.00 MB, found 0\.00"
+    ):
+        io.check_writable(adata, tmp_path / "a.h5ad")
+
+
+def test_a_place_that_takes_no_file_is_refused(adata: ad.AnnData, tmp_path: Path) -> None:
+    for path in (tmp_path / f"{'a' * 300}.h5ad", tmp_path / f"{'a' * 300}.zarr"):
+        with pytest.raises(
+            OSError, match=r"can be written, found: File name too long\. Name another"
+        ):
+            io.check_writable(adata, path)
+    with pytest.raises(FileNotFoundError, match=r"Expected the folder .*aaa to exist"):
+        io.check_writable(adata, tmp_path / ("a" * 300) / "a.h5ad")
+    (tmp_path / "folder.h5ad").mkdir()
+    with pytest.raises(ValueError, match=r"a file or nothing at .*folder\.h5ad, found a folder"):
+        io.write(adata, tmp_path / "folder.h5ad", overwrite=True)
+    io.write(adata, tmp_path / f"{'a' * 250}.h5ad")  # as long as can be
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_file_keeps_its_permissions(adata: ad.AnnData, tmp_path: Path) -> None:
+    (tmp_path / "a.h5ad").touch(mode=0o640)
+    io.write(adata, tmp_path / "a.h5ad", overwrite=True)
+    assert stat.S_IMODE((tmp_path / "a.h5ad").stat().st_mode) == 0o640
+
+
+@pytest.mark.filterwarnings("ignore::anndata.OldFormatWarning")
+@pytest.mark.parametrize("version", ["0.6.22", "0.7.8"])
+def test_files_of_old_versions(tmp_path: Path, version: str) -> None:
+    """Sparse with the attributes of h5sparse and tables as records; dense, `raw` without `varm`."""
+    path = Path(__file__).parent / "data" / "old" / f"anndata_{version}.h5ad"
+    expected = io.read(path)
+    assert expected.obs["c"].tolist() == list("aabbccabc")
+    left = io.read(path, backed=True)
+    assert not isinstance(left.X, np.ndarray | sparse.csr_matrix)
+    io.write(left, tmp_path / "a.h5ad")
+    for found in (left, io.read(tmp_path / "a.h5ad"), io.read(tmp_path / "a.h5ad", backed=True)):
+        pd.testing.assert_frame_equal(found.obs, expected.obs)
+        for one, other in (
+            (found.X, expected.X),
+            (found.raw.X, expected.raw.X),
+            (found.layers["l"], expected.layers["l"]),
+        ):
+            rows = one[:]
+            assert rows.shape == (9, 4)
+            assert (rows != other).sum() == 0
+        assert found.raw.var_names.equals(expected.raw.var_names)
+        np.testing.assert_array_equal(found.obsm["spatial"], expected.obsm["spatial"])
 
 
 def fill(adata: ad.AnnData) -> ad.AnnData:

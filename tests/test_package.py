@@ -23,12 +23,13 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "python" / "m2st"
 
 # A module may import those of its own layer's list only, at the top or inside a function.
-BASE = {"_keys", "_checks", "_params", "_patches", "_simd", "_compile", "_kernels"}
+BASE = {"_keys", "_checks", "_files", "_params", "_patches", "_simd", "_compile", "_kernels"}
 CORE = {"_edges", "_fused", "_attention", "_autoencoder", "_training", "_clustering", "_graph"}
 SHELL = {"pp", "tl", "pl", "io", "datasets", "metrics"}
 MAY_IMPORT = {
     "_keys": set(),
-    "_checks": {"_keys"},
+    "_checks": {"_keys", "_files"},
+    "_files": set(),
     "_params": {"_checks"},
     "_patches": set(),
     "_simd": set(),
@@ -43,7 +44,8 @@ MAY_IMPORT = {
     "_graph": BASE,
     "interop": BASE,
     **{name: BASE | CORE for name in SHELL},
-    "io": BASE | {"interop"},
+    "_stores": BASE,
+    "io": BASE | {"interop", "_stores"},
     "datasets": BASE | {"interop"},
     "_run": BASE | CORE | SHELL,
     "compare": BASE | SHELL | {"bridge"},

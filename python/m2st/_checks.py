@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import os
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from m2st._files import is_store, try_place
 from m2st._keys import CONNECTIVITIES
 
 _PACKAGE = str(Path(__file__).parent) + os.sep
@@ -80,18 +83,34 @@ def check_key(key: str, slot: Mapping[str, Any] | Any, *, where: str, hint: str 
 
 
 def check_target(path: Path, suffixes: Sequence[str], *, overwrite: bool) -> Path:
-    """Require a path that can and may be written to; return it without links, so that they stay."""
-    if path.suffix.lower() not in map(str.lower, suffixes):
+    """Require a path that can and may be written to; return it without links, so that they stay.
+
+    It is tried: something is written beside it and removed. Without `suffixes` any ending will do.
+    What ends in ``.zarr`` is the folder of a store, everything else a file.
+    """
+    suffix = path.suffix.lower()
+    if suffixes and suffix not in map(str.lower, suffixes):
         *others, last = (f"`{suffix}`" for suffix in suffixes)
         listed = f"{', '.join(others)} or {last}" if others else last
         msg = f"Expected a path that ends in {listed}, found {path}."
         raise ValueError(msg)
     target = path.resolve()
-    if not target.parent.is_dir():
+    if not os.path.isdir(target.parent):  # a Path raises where a name is too long
         msg = f"Expected the folder {target.parent} to exist. Make it first, or check the path."
         raise FileNotFoundError(msg)
-    if target.exists() and not overwrite:
-        msg = f"Expected no file at {path}, found one. Pass `overwrite=True` to replace it."
+    try_place(target)
+    if not target.exists():
+        return target
+    kind = "zarr store" if suffix == ".zarr" else "file"
+    if not (is_store(target) if kind == "zarr store" else target.is_file()):
+        found = "a folder" if target.is_dir() else "something else"
+        msg = (
+            f"Expected a {kind} or nothing at {path}, found {found}, which is never replaced. Name "
+            "another path."
+        )
+        raise ValueError(msg)
+    if not overwrite:
+        msg = f"Expected no {kind} at {path}, found one. Pass `overwrite=True` to replace it."
         raise FileExistsError(msg)
     return target
 
@@ -369,6 +388,30 @@ def check_n_domains(n_domains: int, *, n_obs: int) -> None:
     if n_domains > n_obs:
         msg = f"Expected no more `n_domains` than observations, {n_obs}, found {n_domains}."
         raise ValueError(msg)
+
+
+@contextmanager
+def importing(package: str, purpose: str, install: str) -> Iterator[None]:
+    """Import an optional package in the block, or say what needs it and how to get it.
+
+    A package that is installed and does not load is not asked for again: the cause is named.
+    """
+    try:
+        yield
+    except (MemoryError, Warning):
+        raise
+    except Exception as error:  # whatever code that runs at import raises
+        try:
+            installed = importlib.util.find_spec(package) is not None
+        except (ImportError, ValueError):
+            installed = False
+        msg = f"{purpose} needs {package}, which is not installed: `{install}`."
+        if installed:
+            msg = (
+                f"{purpose} needs {package}, which is installed but cannot be imported "
+                f"({type(error).__name__}: {error}). Mend this first; `{install} --upgrade` may."
+            )
+        raise ImportError(msg) from error
 
 
 def warn(message: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Collection, Iterator
@@ -14,7 +15,6 @@ from io import BytesIO
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
-from uuid import uuid4
 
 import anndata as ad
 import h5py
@@ -25,7 +25,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from m2st import _keys
-from m2st._checks import check_target, warn
+from m2st._checks import check_target, importing, warn
+from m2st._files import is_store, remove, replacing, second_names
+from m2st._stores import check_storable, in_memory, plain, put_anndata, shards_as_asked
 
 __all__ = ["read", "write"]
 
@@ -35,6 +37,8 @@ _Backed = bool | Literal["auto"]
 _SLOTS = ("obs", "var", "obsm", "varm", "obsp", "varp", "uns")
 # Bytes of expression that `backed="auto"` takes into memory.
 _LARGE = 2_000_000_000
+# What compression makes of data at the very best.
+_SMALLEST = 100
 # Values that are copied at a time from one file to another.
 _PIECE = 2**22
 # On 100,000 x 2,000 counts, 10 % filled (160 MB): level 1 50 MB in 2.2 s, anndata's level 4 50 MB
@@ -50,7 +54,8 @@ _COUNTS = "filtered_feature_bc_matrix"
 _POSITIONS = ("tissue_positions.parquet", "tissue_positions.csv", "tissue_positions_list.csv")
 _ARRAY = ["in_tissue", "array_row", "array_col"]
 _PIXELS = ["pxl_row_in_fullres", "pxl_col_in_fullres"]
-_ZARR_MARKS = {"zarr.json", ".zgroup"}
+_TABLES = {"tables", "table"}  # of SpatialData now, and before 0.1
+_SPATIALDATA = "pip install 'm2st[spatialdata]'"
 
 
 def read(
@@ -125,7 +130,7 @@ def read(
     if backed not in (True, False, "auto"):
         msg = f"Expected `backed` to be True, False or 'auto', found {backed!r}."
         raise ValueError(msg)
-    if _is_zarr(path) and {"tables", "table"} & _names(path):
+    if is_store(path) and _TABLES & _names(path):
         return _read_spatialdata(path, table, backed=backed)
     if table is not None:
         msg = f"Expected `table` only with a SpatialData store, found {table!r} with {path}."
@@ -133,7 +138,7 @@ def read(
     if not path.exists():
         msg = f"Expected a file or folder at {path}, found nothing. {_SUPPORTED}"
         raise FileNotFoundError(msg)
-    if _is_zarr(path) and {"obs", "var"} <= _names(path):
+    if is_store(path) and {"obs", "var"} <= _names(path):
         with _expect("an AnnData zarr store", path):
             return _read_store(path, ad.io.read_zarr, _open_zarr, backed=backed)
     if path.suffix.lower() == ".h5ad" and path.is_file():
@@ -151,26 +156,36 @@ def read(
     raise ValueError(msg)
 
 
-def write(adata: AnnData, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Write to h5ad, or to SpatialData zarr, whole or not at all.
+def write(
+    adata: AnnData,
+    path: str | os.PathLike[str],
+    *,
+    table: str | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write to h5ad or zarr, whole or not at all.
 
     Parameters
     ----------
     adata
-        What to write. Text columns of ``obs`` and ``var`` with repeated values become categorical
-        in it, as with :meth:`anndata.AnnData.write_h5ad`.
+        What to write; nothing of it is changed. In the file, text columns with repeated or missing
+        values are categorical, as :meth:`anndata.AnnData.write_h5ad` has them.
     path
         Where to, in a folder that exists; ends in ``.h5ad``, or in ``.zarr`` for a SpatialData
-        store with one table, ``"table"`` (needs ``m2st[spatialdata]``). For R, see
-        :func:`m2st.interop.write_r`.
+        store (needs ``m2st[spatialdata]``). For R, see :func:`m2st.interop.write_r`.
+    table
+        Name of the table in a SpatialData store; None takes the only one there, or ``"table"``
+        where there is none.
     overwrite
-        Whether a file that is there may be replaced.
+        Whether what is there may be replaced: an h5ad file, or a table in a SpatialData store, of
+        which everything else stays. An AnnData zarr store is replaced by one.
 
     Raises
     ------
     ValueError
-        `path` does not end in ``.h5ad`` or ``.zarr``, or ends in ``.zarr`` while expression was
-        left in a file.
+        `path` does not end in ``.h5ad`` or ``.zarr``, or what is there is something else; the
+        format cannot hold a name or a value, which the message names; `table` does not say which
+        table to replace; expression was left in a file, and `path` ends in ``.zarr``.
     ImportError
         spatialdata is not installed.
     FileNotFoundError
@@ -178,16 +193,19 @@ def write(adata: AnnData, path: str | os.PathLike[str], *, overwrite: bool = Fal
     FileExistsError
         There is a file already, and `overwrite` is not set.
     OSError
-        The disk is full or cannot be written; the message says how much was needed and free.
+        The disk is full or cannot be written; the message says how much was free.
 
     Notes
     -----
-    The file is put together in memory, compressed, then written beside `path` under another name,
-    synced to disk and renamed: readers see the old file or the new one, never a part. It is put
-    together in memory because HDF5 cannot let go of a file on a full disk, and ends the process
-    with a segmentation fault. Expression that `read` has left in a file is copied from there piece
-    by piece, once there is room for it. Values that h5ad cannot hold raise anndata's own error,
-    with the key in a note to it.
+    Everything is written beside `path` under another name, synced to disk and renamed: readers see
+    the old file or the new one, never a part. h5ad is put together in memory first, compressed,
+    because HDF5 cannot let go of a file on a full disk, and ends the process with a segmentation
+    fault. Expression that `read` has left in a file is copied from there piece by piece, once there
+    is room for it. In an existing SpatialData store, all but the table are the same files under a
+    second name, not copied.
+
+    What is written is read by anndata 0.11 to 0.13. Text of pandas' own types is Python's in the
+    file, tuples are lists, and columns of Python objects become numbers where they are.
 
     Examples
     --------
@@ -195,64 +213,89 @@ def write(adata: AnnData, path: str | os.PathLike[str], *, overwrite: bool = Fal
     """
     path = Path(path)
     target = check_target(path, (".h5ad", ".zarr"), overwrite=overwrite)
-    if adata.is_view:
-        adata = adata.copy()
-    adata.strings_to_categoricals()
     matrices = _left_in_file(adata)
-    if path.suffix.lower() == ".zarr":
-        if matrices:
-            msg = (
-                f"Expected expression in memory to write {path}, found {', '.join(matrices)} in a "
-                "file. Write h5ad, or read with `backed=False`."
-            )
-            raise ValueError(msg)
-        _write_spatialdata(adata, target)
+    if target.suffix.lower() == ".zarr":
+        _check_in_memory(matrices, path)
+        _write_zarr(adata.copy() if adata.is_view else adata, target, table)
         return
-    content = _h5ad(adata, matrices)
+    _check_no_table(table, path)
+    content = _h5ad(adata.copy() if adata.is_view else adata, matrices)
     n_bytes = len(content) + sum(map(_n_stored, matrices.values()))
-    free = shutil.disk_usage(target.parent).free
-    # Not tempfile's: its files are readable by their owner alone, and so would the result be.
-    part = target.with_name(f".{target.name}.{uuid4().hex}.part")
-    try:
-        if matrices and free < n_bytes:
+    with replacing(target, n_bytes=n_bytes) as part:
+        if matrices and shutil.disk_usage(target.parent).free < n_bytes:
             raise OSError(ENOSPC, os.strerror(ENOSPC))
-        part.write_bytes(content)
+        with part.open("xb") as stream:
+            stream.write(content)
         if matrices:
             with h5py.File(part, "r+") as file:
                 for place, matrix in matrices.items():
                     _carry_over(matrix, file, place)
-        with part.open("rb") as stream:
-            os.fsync(stream.fileno())
-        part.replace(target)
-    except OSError as error:
+
+
+def check_writable(
+    adata: AnnData, path: str | os.PathLike[str], *, table: str | None = None
+) -> None:
+    """Require that `write` can write this here, before any work is done.
+
+    Parameters
+    ----------
+    adata
+        What will be written, with what is added to it in the meantime.
+    path, table
+        As of `write`.
+
+    Raises
+    ------
+    ValueError, ImportError, FileNotFoundError, OSError
+        As `write`, which does the same with what is in `adata` now; OSError also where the disk has
+        clearly no room for it.
+    """
+    path = Path(path)
+    target = check_target(path, (".h5ad", ".zarr"), overwrite=True)
+    free, needed = shutil.disk_usage(target.parent).free, _n_bytes_in_all(adata) // _SMALLEST
+    if free < needed:
         msg = (
-            f"Could not write {path}: {error.strerror or error}. It takes {n_bytes / 1e6:,.2f} MB; "
-            f"{free / 1e6:,.2f} MB were free in {target.parent}. What was there is unchanged."
+            f"Expected room for {path}, at least {needed / 1e6:,.2f} MB, found "
+            f"{free / 1e6:,.2f} MB free in {target.parent}. Make room, or name another place."
         )
-        raise OSError(error.errno, msg) from error
-    finally:
-        part.unlink(missing_ok=True)
+        raise OSError(ENOSPC, msg)
+    if target.suffix.lower() == ".zarr":
+        _check_in_memory(_left_in_file(adata), path)
+        if _is_spatialdata(target):
+            _table_name(target, table)
+            _check_table(adata, target)
+        check_storable(adata, "zarr")
+        return
+    _check_no_table(table, path)
+    check_storable(adata, "h5ad")
+
+
+def _check_in_memory(matrices: Collection[str], path: Path) -> None:
+    """Require all expression in memory."""
+    if matrices:
+        msg = (
+            f"Expected expression in memory to write {path}, found {', '.join(matrices)} in a "
+            "file. Write h5ad, or read with `backed=False`."
+        )
+        raise ValueError(msg)
+
+
+def _check_no_table(table: str | None, path: Path) -> None:
+    """Refuse the name of a table where there are none."""
+    if table is not None:
+        msg = f"Expected `table` only with a SpatialData store, found {table!r} with {path}."
+        raise ValueError(msg)
 
 
 def _h5ad(adata: AnnData, matrices: Collection[str]) -> memoryview:
     """Content of an h5ad file, with nothing in the matrices at some places."""
 
-    def stub(place: str, matrix: Any) -> Any:
-        return sparse.csr_matrix(matrix.shape) if place in matrices else matrix
+    def shown(place: str, value: Any) -> Any:
+        return sparse.csr_matrix(value.shape) if place in matrices else value
 
-    if matrices:
-        raw = adata.raw
-        adata = AnnData(
-            stub("X", adata.X),
-            layers={key: stub(f"layers/{key}", value) for key, value in adata.layers.items()},
-            raw=None
-            if raw is None
-            else {"X": stub("raw/X", raw.X), "var": raw.var, "varm": dict(raw.varm)},
-            **{slot: getattr(adata, slot) for slot in _SLOTS},
-        )
     image = BytesIO()
     with h5py.File(image, "w") as file:
-        ad.io.write_elem(file, "/", adata, dataset_kwargs=_COMPRESSION)
+        put_anndata(file, adata, "h5ad", shown=shown, options=_COMPRESSION)
     return image.getbuffer()
 
 
@@ -264,22 +307,137 @@ def _n_stored(matrix: Any) -> int:
     )
 
 
-def _write_spatialdata(adata: AnnData, target: Path) -> None:
-    """Write a SpatialData store with this table beside the target, then put it in its place."""
-    try:
-        import spatialdata
+def _n_bytes_in_all(adata: AnnData) -> int:
+    """Bytes of all matrices, in memory and in files."""
+    slots = (adata.obsm, adata.varm, adata.obsp, adata.varp, adata.layers)
+    found = [adata.X, *(value for slot in slots for key, value in slot.items() if key is not None)]
+    return sum(
+        _n_bytes(value) if not in_memory(value) else getattr(value, "data", value).nbytes
+        for value in found
+        if not in_memory(value) or isinstance(value, np.ndarray) or sparse.issparse(value)
+    )
+
+
+def _is_spatialdata(target: Path) -> bool:
+    """Whether to write a SpatialData store: where there is one, or nothing.
+
+    Raises
+    ------
+    ValueError
+        There is a zarr store of another kind, which would be lost.
+    """
+    if not target.exists() or _TABLES & _names(target):
+        return True
+    if {"obs", "var"} <= _names(target):
+        return False
+    if "spatialdata_attrs" in _open_zarr(target).attrs:
+        return True
+    msg = (
+        f"Expected a SpatialData or AnnData store or nothing at {target}, found a zarr store of "
+        "another kind, which is never replaced. Name another path."
+    )
+    raise ValueError(msg)
+
+
+def _table_name(target: Path, table: str | None) -> str:
+    """Name under which a table goes into a SpatialData store."""
+    folder = target / "tables"
+    names = sorted(_names(folder)) if folder.is_dir() else []
+    there = [name for name in names if is_store(folder / name)]
+    if table is None and len(there) > 1:
+        msg = (
+            f"Expected the name of the table to write in {target}, found "
+            f"{', '.join(map(repr, there))}. Name one of them, or a new one, with `table=`."
+        )
+        raise ValueError(msg)
+    named = table or next(iter(there), "table")
+    if not re.fullmatch(r"(?!__)[\w.-]+", named) or set(named) == {"."}:
+        msg = (
+            f"Expected the name of a table in letters, digits, `_`, `.` and `-`, found {named!r}. "
+            "Name another."
+        )
+        raise ValueError(msg)
+    return named
+
+
+def _check_table(adata: AnnData, target: Path) -> None:
+    """Require an AnnData that can be a table of SpatialData."""
+    with importing("spatialdata", f"Writing {target} (SpatialData)", _SPATIALDATA):
         from spatialdata.models import TableModel
-    except ImportError as error:
-        msg = f"Writing {target} (SpatialData) needs `pip install 'm2st[spatialdata]'`."
-        raise ImportError(msg) from error
-    part = target.with_name(f".{target.name}.{uuid4().hex}.part")
+    slots = {slot: dict(getattr(adata, slot)) for slot in ("obsm", "varm", "obsp", "varp")}
+    layers = {key: value for key, value in adata.layers.items() if key is not None}
+    table = AnnData(
+        obs=plain(adata.obs), var=plain(adata.var), uns=dict(adata.uns), layers=layers, **slots
+    )
     try:
-        spatialdata.SpatialData(tables={"table": TableModel.parse(adata)}).write(part)
+        TableModel().validate(table)
+    except (KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        msg = (
+            f"Expected a table that SpatialData can hold, found: {reason}. Mend it before writing."
+        )
+        raise ValueError(msg) from error
+
+
+def _write_zarr(adata: AnnData, target: Path, table: str | None) -> None:
+    """Write an AnnData store, or a table into a SpatialData store, that is there or new."""
+    import zarr
+
+    # zarr 2 knows no other version, and not the argument.
+    version: dict[str, Any] = {"zarr_format": 2 if (target / ".zgroup").is_file() else 3}
+    if int(zarr.__version__.split(".")[0]) < 3:
+        version = {}
+    if not _is_spatialdata(target):
+        _check_no_table(table, target)
+        with replacing(target) as part, shards_as_asked():
+            put_anndata(zarr.open_group(part, mode="w-", **version), adata, "zarr")
+            if _is_consolidated(target):
+                _consolidate(part)
+        return
+    name = _table_name(target, table)
+    _check_table(adata, target)
+    with replacing(target) as part, shards_as_asked():
         if target.exists():
-            shutil.rmtree(target)
-        part.replace(target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+            second_names(target, part)
+        else:
+            import spatialdata
+
+            spatialdata.SpatialData().write(part)
+        zarr.open_group(part / "tables", mode="a", **version)
+        place = part / "tables" / name
+        kept = _open_zarr(place).attrs.get("version") if is_store(place) else None
+        remove(place)
+        group = zarr.open_group(place, mode="w-", **version)
+        put_anndata(group, adata, "zarr")
+        link = adata.uns.get("spatialdata_attrs", {})
+        group.attrs.update(
+            {key: link.get(key) for key in ("region", "region_key", "instance_key")}
+            | {
+                "spatialdata-encoding-type": "ngff:regions_table",
+                "version": kept or ("0.1" if version.get("zarr_format", 2) == 2 else "0.2"),
+            }
+        )
+        if _is_consolidated(part):
+            _consolidate(part)
+
+
+def _is_consolidated(store: Path) -> bool:
+    """Whether the metadata of all groups are in one file, too."""
+    root = store / "zarr.json"
+    if root.is_file():
+        return bool(json.loads(root.read_bytes()).get("consolidated_metadata"))
+    return (store / ".zmetadata").is_file()
+
+
+def _consolidate(store: Path) -> None:
+    """Bring the metadata of all groups in one file up to date."""
+    import zarr
+
+    with warnings.catch_warnings():
+        # Of files that are not zarr's, such as points, and of what zarr 3 has not yet settled.
+        warnings.filterwarnings("ignore", "Object at .* is not recognized")
+        warnings.filterwarnings("ignore", "Consolidated metadata is currently not part")
+        zarr.consolidate_metadata(str(store))
 
 
 @contextmanager
@@ -298,11 +456,6 @@ def _expect(what: str, path: Path) -> Iterator[None]:
 def _names(folder: Path) -> set[str]:
     """Names of what a folder holds."""
     return {entry.name for entry in folder.iterdir()}
-
-
-def _is_zarr(path: Path) -> bool:
-    """Whether this is the folder of a zarr group."""
-    return path.is_dir() and bool(_ZARR_MARKS & _names(path))
 
 
 def _read_h5ad(path: Path, *, backed: _Backed) -> AnnData:
@@ -346,38 +499,57 @@ def _read_store(
 
 def _without_matrices(store: Any) -> AnnData:
     """Read an open store; ``X``, layers and the expression in ``raw`` are left in it."""
-
-    def kind(element: Any) -> Any:
-        return element.attrs.get("encoding-type")
-
-    def lazy(element: Any) -> Any:
-        if kind(element) in {"csr_matrix", "csc_matrix"}:
-            return ad.io.sparse_dataset(element)
-        return element if kind(element) == "array" else ad.io.read_elem(element)
-
     raw = None
-    if "raw" in store and kind(store["raw"]) == "raw":
-        raw = {key: ad.io.read_elem(store["raw"][key]) for key in ("var", "varm")}
-        raw["X"] = lazy(store["raw"]["X"])
+    if "raw" in store and _kind(store["raw"]) == "raw":
+        group = store["raw"]  # anndata 0.7 wrote no `varm` where there was none
+        raw = {key: ad.io.read_elem(group[key]) for key in ("var", "varm") if key in group}
+        raw["X"] = _lazy(group["X"])
+    if isinstance(store["obs"], h5py.Dataset):
+        slots = _slots_of_old(store)
+        if "raw.X" in store:
+            raw = {"X": _lazy(store["raw.X"]), "var": _slots_of_old(store, var="raw.var")["var"]}
+    else:
+        slots = {slot: ad.io.read_elem(store[slot]) for slot in _SLOTS if slot in store}
     return AnnData(
-        lazy(store["X"]) if "X" in store else None,
-        layers={key: lazy(store["layers"][key]) for key in store.get("layers", ())},
+        _lazy(store["X"]) if "X" in store else None,
+        layers={key: _lazy(store["layers"][key]) for key in store.get("layers", ())},
         raw=raw,
-        **{slot: ad.io.read_elem(store[slot]) for slot in _SLOTS if slot in store},
+        **slots,
     )
+
+
+def _kind(element: Any) -> Any:
+    return element.attrs.get("encoding-type")
+
+
+def _lazy(element: Any) -> Any:
+    """Leave a matrix in its store; read anything else."""
+    if _kind(element) in {"csr_matrix", "csc_matrix"} or "h5sparse_format" in element.attrs:
+        return ad.io.sparse_dataset(element)
+    # anndata 0.7 and older did not mark arrays.
+    is_array = _kind(element) == "array" or isinstance(element, h5py.Dataset)
+    return element if is_array else ad.io.read_elem(element)
+
+
+def _slots_of_old(store: h5py.File, *, var: str = "var") -> dict[str, Any]:
+    """All but matrices of a file from before anndata 0.7: what anndata reads of a copy."""
+    image = BytesIO()
+    with h5py.File(image, "w") as copy:
+        for key in _SLOTS:
+            source = var if key == "var" else key
+            if source in store:
+                store.copy(store[source], copy, name=key)
+    adata = ad.io.read_h5ad(image)
+    return {slot: getattr(adata, slot) for slot in _SLOTS}
 
 
 def _left_in_file(adata: AnnData) -> dict[str, Any]:
     """Matrices that are not in memory, by their place in h5ad."""
-    places = {"X": adata.X} | {f"layers/{key}": value for key, value in adata.layers.items()}
+    layers = {f"layers/{key}": value for key, value in adata.layers.items() if key is not None}
+    places = {"X": adata.X} | layers
     if adata.raw is not None:
         places["raw/X"] = adata.raw.X
-    return {place: matrix for place, matrix in places.items() if not _in_memory(matrix)}
-
-
-def _in_memory(matrix: Any) -> bool:
-    in_h5ad = isinstance(matrix, ad.abc.CSRDataset | ad.abc.CSCDataset | h5py.Dataset)
-    return not in_h5ad and not type(matrix).__module__.startswith("zarr.")
+    return {place: matrix for place, matrix in places.items() if not in_memory(matrix)}
 
 
 def _arrays(matrix: Any) -> dict[str, Any]:
@@ -399,6 +571,11 @@ def _carry_over(matrix: Any, file: h5py.File, place: str) -> None:
         del file[place]
     if isinstance(source, h5py.Group | h5py.Dataset):
         file.copy(source, place)  # chunks as they are, still compressed
+        if _kind(source) is None:  # of anndata 0.7 or older
+            is_array = isinstance(source, h5py.Dataset)
+            kind = "array" if is_array else f"{matrix.format}_matrix"
+            marks = {"encoding-type": kind, "encoding-version": "0.2.0" if is_array else "0.1.0"}
+            file[place].attrs.update(marks if is_array else marks | {"shape": matrix.shape})
         return
     for name, array in _arrays(matrix).items():
         copy = file.create_dataset(place + name, array.shape, array.dtype, **_COMPRESSION)
@@ -504,9 +681,9 @@ def _read_positions(file: Path) -> pd.DataFrame:
         if file.suffix == ".parquet":
             try:
                 frame = pd.read_parquet(file)
-            except ImportError as error:
-                msg = f"Reading {file} (Visium HD) needs pyarrow: `pip install pyarrow`."
-                raise ImportError(msg) from error
+            except ImportError:
+                with importing("pyarrow", f"Reading {file} (Visium HD)", "pip install pyarrow"):
+                    raise
         else:
             # By content, not by name: files are renamed between the two generations.
             with file.open() as stream:
@@ -535,11 +712,8 @@ def _library_id(root: Path, counts: Path) -> str:
 
 def _read_spatialdata(path: Path, table: str | None, *, backed: _Backed) -> AnnData:
     """Read one table of a SpatialData store, with coordinates."""
-    try:
+    with importing("spatialdata", f"Reading {path} (SpatialData)", _SPATIALDATA):
         import spatialdata
-    except ImportError as error:
-        msg = f"Reading {path} (SpatialData) needs `pip install 'm2st[spatialdata]'`."
-        raise ImportError(msg) from error
     folder = path / ("tables" if "tables" in _names(path) else "table")
     with _expect("a SpatialData store", path):
         # Images and points are not needed, and may be large.
