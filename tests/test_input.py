@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -443,3 +444,93 @@ def test_masked_values_are_missing_ones() -> None:
 def test_lists_that_are_no_table_are_refused() -> None:
     with pytest.raises(TypeError, match="Expected a table of numbers in `features`, found list"):
         train([[1.0, 2.0], [3.0]], sparse.csr_matrix((2, 2)), QUICK)  # type: ignore[arg-type]
+
+
+# ---- features with fewer components than asked for
+
+
+def low_rank(kind: str) -> np.ndarray:
+    """Sixty observations of which some columns say nothing new."""
+    rng = np.random.default_rng(4)
+    free = rng.normal(size=(60, 5))
+    return {
+        "one column": lambda: np.outer(free[:, 0], rng.normal(size=40)),
+        "repeated columns": lambda: np.tile(free, 6),
+        "columns of zeros": lambda: np.hstack([free, np.zeros((60, 40))]),
+        "proportions": lambda: np.hstack([rng.dirichlet(np.ones(8), 60), np.zeros((60, 20))]),
+        "one-hot": lambda: np.eye(20)[np.arange(60) % 20],
+        "two kinds of rows": lambda: free[np.arange(60) % 2] @ rng.normal(size=(5, 30)),
+        "constant columns": lambda: np.hstack([np.full((60, 30), 1e6), np.tile(free, 4)]),
+        "two rows": lambda: rng.normal(size=(2, 30)),
+        "one far away": lambda: np.vstack([[[1e6] * 25], rng.normal(size=(59, 25))]),
+    }[kind]()
+
+
+RANKS = {
+    "one column": 1,
+    "repeated columns": 5,
+    "columns of zeros": 5,
+    "proportions": 7,
+    "one-hot": 15,
+    "two kinds of rows": 1,
+    "constant columns": 5,
+    "two rows": 1,
+    "one far away": 15,
+}
+
+
+@pytest.mark.parametrize("kind", RANKS)
+def test_components_end_where_rounding_begins_and_are_the_same_bits(kind: str) -> None:
+    values = low_rank(kind)
+    found = []
+    for _ in range(3):
+        adata = AnnData(
+            obsm={"X_mine": values, "spatial": np.random.default_rng(0).random((len(values), 2))}
+        )
+        m2st.pp.spatial_graph(adata)
+        m2st.pp.prepare_rep(adata, "X_mine")
+        found.append(features(adata))
+        assert adata.obsm["X_m2st_pca"].shape == (len(values), RANKS[kind])
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("kind", ["dominant", "one gene for each", "two observations", "constant"])
+def test_counts_of_few_components_are_prepared(kind: str) -> None:
+    rng = np.random.default_rng(5)
+    values, normalized = rng.poisson(1.0, (60, 20)).astype(np.float32), kind == "constant"
+    if kind == "dominant":
+        values[:, 0] = rng.poisson(1e6, 60)
+    elif kind == "one gene for each":
+        values = np.eye(60, dtype=np.float32)
+    elif kind == "two observations":
+        values[2:] = 0
+    else:  # what differs is small beside what does not
+        values[:, 1:] = 12 + 0.01 * values[:, 1:]
+        values[:, 0] = 14
+    found = []
+    for _ in range(2):
+        adata = tissue()
+        adata = AnnData(values, obsm={"spatial": adata.obsm["spatial"]})
+        m2st.pp.spatial_graph(adata)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "58 of 60 observations have no counts")
+            m2st.pp.prepare(adata, normalized=normalized)
+        found.append(features(adata))
+    assert found[0] == found[1]
+
+
+def test_components_by_products_are_those_of_a_decomposition(rng: np.random.Generator) -> None:
+    matrix = rng.normal(size=(300, 200)) * np.linspace(3, 0.1, 200) ** 2
+    covariances = m2st.pp._Covariances.of([matrix], np.float64)
+    axes = m2st.pp._iterated_axes(covariances, 5, 0)
+    wanted = np.linalg.svd(matrix - matrix.mean(axis=0))[2][:5].T
+    np.testing.assert_allclose(np.abs(np.sum(axes * wanted, axis=0)), 1, atol=1e-6)
+
+
+def test_features_that_differ_by_rounding_are_refused() -> None:
+    values = np.full((60, 20), 1e6, dtype=np.float32)
+    values[0, 0] = np.nextafter(np.float32(1e6), np.float32(2e6))
+    adata = tissue()
+    adata.obsm["X_mine"] = values
+    with pytest.raises(ValueError, match="found that they differ by rounding alone"):
+        run(adata, use_rep="X_mine")

@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
+from scipy.sparse.linalg import ArpackError
 from threadpoolctl import threadpool_limits
 
 from m2st import _graph
@@ -69,6 +71,11 @@ _WIDE, _FAR = 50, 2.0
 # Share of the genes over which the trend of their variances is fitted: Seurat's, and wider ones for
 # thin counts, where so many genes have the same mean that the fit fails.
 _SPANS = (0.3, 0.4, 0.5, 0.7, 0.9, 1.0)
+# Share of the sum of squares above which a scatter is more than rounding.
+_VARIES: dict[type, float] = {np.float32: 1e-5, np.float64: 1e-13}
+# Share of the largest variance up to which a component is rounding of single precision; products
+# of a block of vectors, where it does not fill the space.
+_ROUNDING, _MAX_PRODUCTS = 1e-13, 30
 
 
 def components_for(n_domains: int | None) -> int:
@@ -923,13 +930,24 @@ def _varying_genes(matrix: sparse.csr_matrix) -> NDArray[np.intp]:
 def _component_scores(
     matrix: sparse.csr_matrix | NDArray[np.float32], n_pcs: int, random_state: int
 ) -> NDArray[np.float32]:
-    """Principal component scores, each signed so that its largest loading is positive."""
+    """Principal component scores, each signed so that its largest loading is positive.
+
+    Fewer than `n_pcs` if the others hold nothing but rounding.
+    """
     import scanpy as sc
 
     n_pcs = min(n_pcs, min(matrix.shape) - 1)
     work = AnnData(matrix)
-    sc.pp.pca(work, n_comps=n_pcs, svd_solver="arpack", random_state=random_state)
-    return np.asarray(work.obsm["X_pca"] * _signs(work.varm["PCs"]), dtype=np.float32)
+    try:
+        sc.pp.pca(work, n_comps=n_pcs, svd_solver="arpack", random_state=random_state)
+        if _determined(work.uns["pca"]["variance"]):
+            return np.asarray(work.obsm["X_pca"] * _signs(work.varm["PCs"]), dtype=np.float32)
+    except ArpackError as error:
+        logger.info("Components by iterated products: %s", error)
+    covariance = _Covariances.of([matrix], np.float64)
+    axes = _iterated_axes(covariance, n_pcs, random_state)
+    exact, mean, _ = covariance.parts[0]
+    return np.asarray(exact @ axes - mean @ axes, dtype=np.float32)
 
 
 def _without_outliers(features: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -951,32 +969,95 @@ def _shared_axes(
 ) -> NDArray[np.float32]:
     """Principal axes of the sum of two matrices' covariances, the trace of each brought to 1.
 
-    As in any PCA of a sparse matrix, the covariances are never made.
+    Fewer than `n_axes` if the others hold nothing but rounding.
     """
-    parts = []
-    for matrix in (single, around):
-        mean = np.asarray(matrix.mean(axis=0), dtype=np.float32).ravel()
-        norm = sparse.linalg.norm if sparse.issparse(matrix) else np.linalg.norm
-        total = norm(matrix) ** 2
-        scatter = total - matrix.shape[0] * float(mean @ mean)
-        # Where everybody is everybody's neighbour, surroundings differ by rounding alone.
-        if scatter > 1e-5 * total:
-            parts.append((matrix, mean, np.float32(scatter)))
+    n_genes = single.shape[1]
+    n_axes = max(min(n_axes, min(single.shape) - 1), 1)
+    covariances = _Covariances.of([single, around], np.float32)
+    first = np.random.default_rng(random_state).uniform(-1, 1, n_genes).astype(np.float32)
+    try:
+        operator = sparse.linalg.LinearOperator(
+            (n_genes, n_genes), matvec=covariances.times, dtype=np.float32
+        )
+        if n_genes > 1 and covariances.parts:
+            values, axes = sparse.linalg.eigsh(operator, n_axes, v0=first)
+            if _determined(values[::-1]):
+                axes = axes[:, ::-1]
+                return np.asarray(axes * _signs(axes), dtype=np.float32)
+    except ArpackError as error:
+        logger.info("Components by iterated products: %s", error)
+    covariances = _Covariances.of([single, around], np.float64)
+    return _iterated_axes(covariances, n_axes, random_state).astype(np.float32)
 
-    def both(axis: NDArray[np.float32]) -> NDArray[np.float32]:
-        image = np.zeros_like(axis)
-        for matrix, mean, scatter in parts:
-            scores = matrix @ axis - mean @ axis
-            image += (matrix.T @ scores - mean * scores.sum()) / scatter
+
+@dataclass
+class _Covariances:
+    """Covariances of some matrices, the trace of each brought to 1, and added.
+
+    As in any PCA of a sparse matrix, they are never made.
+    """
+
+    parts: list[tuple[Any, Any, Any]]  # matrix, means and scatter
+    dtype: type[np.float32 | np.float64]
+
+    @classmethod
+    def of(cls, matrices: list[Any], dtype: type[np.float32 | np.float64]) -> _Covariances:
+        """Take the matrices that vary, as far as the precision can tell."""
+        parts = []
+        for given in matrices:
+            matrix = given.astype(dtype, copy=False)
+            mean = np.asarray(matrix.mean(axis=0), dtype=dtype).ravel()
+            norm = sparse.linalg.norm if sparse.issparse(matrix) else np.linalg.norm
+            total = norm(matrix) ** 2
+            scatter = total - matrix.shape[0] * float(mean @ mean)
+            # Where everybody is everybody's neighbour, surroundings differ by rounding alone.
+            if scatter > _VARIES[dtype] * total:
+                parts.append((matrix, mean, dtype(scatter)))
+        return cls(parts, dtype)
+
+    def times(self, axes: NDArray[Any]) -> NDArray[Any]:
+        """Their product with one axis or several."""
+        image = np.zeros_like(axes)
+        for matrix, mean, scatter in self.parts:
+            scores = matrix @ axes - mean @ axes
+            sums = scores.sum(axis=0)
+            offset = mean * sums if axes.ndim == 1 else np.outer(mean, sums)
+            image += (matrix.T @ scores - offset) / scatter
         return image
 
-    n_genes = single.shape[1]
-    covariances = sparse.linalg.LinearOperator((n_genes, n_genes), matvec=both, dtype=np.float32)
-    n_axes = min(n_axes, min(single.shape) - 1)
-    first = np.random.default_rng(random_state).uniform(-1, 1, n_genes).astype(np.float32)
-    _, axes = sparse.linalg.eigsh(covariances, n_axes, v0=first)
-    axes = axes[:, ::-1]
-    return np.asarray(axes * _signs(axes), dtype=np.float32)
+
+def _determined(variances: NDArray[Any]) -> bool:
+    """Whether descending variances of components all stand out of rounding, and from each other.
+
+    ARPACK fills what is left of an exhausted space with random vectors, other ones on each call.
+    """
+    gaps = variances[:-1] - variances[1:]
+    return bool(variances[-1] > 1e-5 * variances[0] and (gaps > 1e-7 * variances[:-1]).all())
+
+
+def _iterated_axes(
+    covariances: _Covariances, n_axes: int, random_state: int
+) -> NDArray[np.float64]:
+    """Principal axes by products with a block of vectors: exact where these fill the space.
+
+    Slower than ARPACK, but the same on each call also where there are fewer components than asked
+    for: those that hold nothing but rounding are left out.
+    """
+    if not covariances.parts:
+        msg = (
+            "Expected values that differ between observations, found that they differ by rounding "
+            "alone. Check that this is the right matrix, or subtract what is common to all."
+        )
+        raise ValueError(msg)
+    n_genes = covariances.parts[0][0].shape[1]
+    width = min(n_genes, max(n_axes + 10, 100))
+    block = np.random.default_rng(random_state).normal(size=(n_genes, width))
+    for _ in range(_MAX_PRODUCTS if width < n_genes else 1):
+        block = np.linalg.qr(covariances.times(block)).Q
+    variances, turn = np.linalg.eigh(block.T @ covariances.times(block))
+    variances, axes = variances[: -n_axes - 1 : -1], (block @ turn)[:, : -n_axes - 1 : -1]
+    axes = axes[:, variances > _ROUNDING * variances[0]]
+    return np.asarray(axes * _signs(axes))
 
 
 def _signs(axes: NDArray[Any]) -> NDArray[Any]:
