@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import signal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -253,3 +255,96 @@ def test_the_record_is_plain() -> None:
     assert plain == {"a": 0.5, "b": [0, 1], "c": [True, None], "4": 2.0**40, "e": "x"}
     assert type(plain["4"]) is float
     assert_plain(plain)
+
+
+PLACEHOLDERS = {"spatial_key": "'spatial'", "sample_key": "'sample'", "use_rep": "features"}
+
+
+def written(node: ast.expr | None) -> str:
+    """Text as the source writes it, with something in place of what is filled in."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(written(part) for part in node.values)
+    if isinstance(node, ast.FormattedValue):
+        return PLACEHOLDERS.get(ast.unparse(node.value), "7")
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+
+def messages_of_the_core() -> list[str]:
+    """What the modules that the bridge calls may raise or warn of."""
+    folder = Path(bridge.__file__).parent
+    names = ("bridge", "pp", "_graph", "_checks", "_training", "_params", "_report")
+    paths = [*(folder / f"{name}.py" for name in names), *folder.glob("_clustering/*.py")]
+    assigned = [
+        node.value
+        for path in paths
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and node.targets[0].id == "msg"
+    ]
+    return [text for text in map(written, assigned) if text]
+
+
+def test_messages_for_r_have_no_words_of_python() -> None:
+    words = {"sample_key": "`sample_id`", "X": "assay 'counts'", "features": "reducedDim 'PCA'"}
+    texts = [bridge._in_r(text, words) for text in messages_of_the_core()]
+    assert len(texts) > 40
+    python = [text for text in texts if bridge._PYTHON.search(text)]
+    assert python == []
+
+
+@pytest.mark.parametrize(
+    ("python", "r"),
+    [
+        (
+            "2 of 9 observations share their coordinates with another one of the same section. If "
+            "several sections lie in one frame, tell them apart with `sample_key=`.",
+            "2 of 9 observations share their coordinates with another one of the same section. If "
+            "several sections lie in one frame, tell them apart with `sample_id`.",
+        ),
+        (
+            "3 of 9 observations have no counts: their features are NaN and they will have no "
+            "domain.",
+            "3 of 9 observations have no counts: their features are missing and they will have no "
+            "domain.",
+        ),
+        (
+            "Expected finite `adata.obsm['spatial']`, found NaN or infinity in 1 of 9 "
+            "observations. Remove them first: `adata[np.isfinite(adata.obsm['spatial']).all(1)]`.",
+            "Expected finite coordinates, found missing or infinite values in 1 of 9 observations.",
+        ),
+        ("No spatial graph in `adata.obsp`.", "No spatial graph in `adata.obsp`."),
+    ],
+)
+def test_a_message_in_words_of_r(python: str, r: str) -> None:
+    assert bridge._in_r(python, {"sample_key": "`sample_id`"}) == r
+
+
+def test_names_that_occur_twice_are_no_concern_of_r(adata: AnnData, tmp_path: Path) -> None:
+    request = request_of(adata)
+    answer = bridge.run(request)
+    names = ["A", "B"] * (adata.n_vars // 2)
+    page = tmp_path / "page.html"
+    written = bridge.report(
+        {
+            **{key: request[key] for key in ("coordinates", "n_axes")},
+            "path": str(page),
+            "title": "x",
+            "n_markers": 2,
+            "names": ["spot"] * adata.n_obs,
+            "columns": [
+                {
+                    "name": _keys.DOMAIN,
+                    "codes": (np.frombuffer(answer["labels"], np.int32) - 1).tobytes(),
+                    "levels": ["1", "2", "3"],
+                }
+            ],
+            "record": {**answer["record"], "r": {"m2st": "0.1.0"}},
+            "expression": {**request, "genes": names},
+        }
+    )
+    assert written == {"warnings": []}
+    text = page.read_text("utf-8")
+    assert "clusterM2ST(x, k = 2:10)" in text
+    shown = re.sub(r"<(script|style).*?</\1>", "", text, flags=re.DOTALL)
+    assert re.findall(r"m2st\.\w|adata|obsm|_key\b|use_rep|scanpy’s|NaN", shown) == []

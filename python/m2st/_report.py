@@ -147,6 +147,7 @@ def report(
         weights=_weights(record),
         members=_members(record),
         choice=_choice(record),
+        from_r="r" in record,
         steps=_steps(record),
         run=_run_in_words(record),
         missing_color=MISSING_COLOR,
@@ -703,12 +704,12 @@ def _warnings_of_run(record: Mapping[str, Any]) -> list[str]:
     if not cluster:
         found.append(
             "There is no record of a clustering here: the domains come from models trained on "
-            "other data (m2st.tl.transform), or were written by something else."
+            "other data, or were written by something else."
         )
     elif not cluster.get("converged", True):
         found.append(
             "The clustering of at least one member had not converged at its last iteration. Raise "
-            "max_iter in ClusteringParams."
+            "max_iter."
         )
     if int(record.get("n_members", 2)) == 1:
         found.append(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -37,6 +38,25 @@ _FEATURES = "features"
 _SAMPLE = "sample"
 _R_INTEGER = 2**31 - 1
 
+_IN_R = (
+    (r"NaN or infinity in", "missing or infinite values in"),
+    (r"NaN or infinite", "missing or infinite"),
+    (r"\bNaN\b", "missing"),
+    (r"`?adata\.obsm\[['\"]spatial['\"]\]`?", "coordinates"),
+    (r"`?adata\.obs\[['\"]sample['\"]\]`?", "the sections"),
+    (r"\(n_obs, (\w+)\)", r"spots × \1"),
+    (r"found None\b", "found none"),
+    (r"\bscipy sparse", "sparse"),
+    (r"(`\w+) ?= ?True`", r"\1 = TRUE`"),
+)
+"""What R calls otherwise in every function: pattern, and what to put in its place."""
+
+_PYTHON = re.compile(
+    r"\bm2st\.(?!html)|\badata\b|\bobs[mp]?\b|\buns\b|\bnp\.|\bNaN\b|\bNone\b|scanpy|scipy|\bpip\b"
+    r"|`\w+=|=`|\bTrue\b|\bFalse\b|\(n_obs|\w\(\)|spatial_graph|_names_make_unique|Params\b"
+)
+"""What only a user of Python knows."""
+
 Request = Mapping[str, Any]
 Answer = dict[str, Any]
 Callback = Callable[[int, int, float], object]
@@ -58,7 +78,8 @@ def run(request: Request, callback: Callback | None = None) -> Answer:
         order, n_obs × ``n_axes``. ``sample``: int32 codes from 0, and ``sample_names``; both
         optional. ``n_domains``: None embeds only. ``n_pcs``: components, optional.
         ``autoencoder``, ``clustering``: settings. ``normalized``, ``random_state``, ``device``.
-        ``every``: epochs between two callbacks.
+        ``every``: epochs between two callbacks. ``words``: what the user calls ``sample_key``,
+        ``layer``, ``use_rep`` and ``X``, for messages; optional in all functions.
     callback
         Called with the epoch, the most epochs, and the loss; False or an exception stops the run.
 
@@ -104,7 +125,7 @@ def run(request: Request, callback: Callback | None = None) -> Answer:
             tl.cluster(adata, n_domains, clustering, random_state=random_state)
         return _results(adata)
 
-    return _answer(compute)
+    return _answer(compute, request)
 
 
 def cluster(request: Request, callback: Callback | None = None) -> Answer:
@@ -144,7 +165,7 @@ def cluster(request: Request, callback: Callback | None = None) -> Answer:
         del answer["scales"]
         return answer
 
-    return _answer(compute)
+    return _answer(compute, request)
 
 
 def report(request: Request, callback: Callback | None = None) -> Answer:
@@ -185,7 +206,7 @@ def report(request: Request, callback: Callback | None = None) -> Answer:
             adata.obs[key] = pd.Categorical.from_codes(codes, categories=levels)
         if request.get("confidence") is not None:
             adata.obs[_keys.CONFIDENCE] = np.frombuffer(request["confidence"], dtype=np.float64)
-        adata.uns[_keys.RECORD] = dict(request.get("record") or {})
+        adata.uns[_keys.RECORD] = _of_r(request.get("record") or {})
         adata.uns["spatial"] = {
             name: _library(image) for name, image in dict(request.get("images") or {}).items()
         }
@@ -200,7 +221,18 @@ def report(request: Request, callback: Callback | None = None) -> Answer:
         )
         return {}
 
-    return _answer(compute)
+    return _answer(compute, request)
+
+
+def _of_r(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Record of a run in R for its page, without the names of slots that R does not have."""
+    slots = {"sample_key", "spatial_key", "use_rep"}
+    return {
+        name: {key: value for key, value in entry.items() if key not in slots}
+        if isinstance(entry, Mapping)
+        else entry
+        for name, entry in record.items()
+    }
 
 
 def _library(image: Mapping[str, Any]) -> dict[str, Any]:
@@ -254,10 +286,12 @@ def _on_interrupt(*, raises: bool) -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, previous)
 
 
-def _answer(compute: Callable[[], Answer]) -> Answer:
+def _answer(compute: Callable[[], Answer], request: Request) -> Answer:
     """What `compute` returns, or how it ended; the user's warnings are collected, each once."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
+        # R keeps names that occur twice, and does not use them.
+        warnings.filterwarnings("ignore", "(Variable|Observation) names are not", UserWarning)
         try:
             _load()
             with _on_interrupt(raises=True) as interrupts:
@@ -269,7 +303,21 @@ def _answer(compute: Callable[[], Answer]) -> Answer:
         except ImportError as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
     texts = [str(warning.message) for warning in caught if warning.category is UserWarning]
-    return {**answer, "warnings": list(dict.fromkeys(texts))}
+    words = request.get("words") or {}
+    if "error" in answer:
+        answer["error"] = _in_r(answer["error"], words)
+    return {**answer, "warnings": [_in_r(text, words) for text in dict.fromkeys(texts)]}
+
+
+def _in_r(text: str, words: Mapping[str, str]) -> str:
+    """Message in words of R, without advice that only users of Python can follow."""
+    for pattern, word in _IN_R:
+        text = re.sub(pattern, word, text)
+    for key, word in words.items():
+        text = re.sub(rf"`(adata\.)?{key}=?`", word, text)
+    sentences = re.split(r"(?<=[.!?])\s+", text)
+    kept = [sentence for sentence in sentences if not _PYTHON.search(sentence)]
+    return " ".join(kept) or text
 
 
 def _ending(compute: Callable[[], Answer]) -> Answer:

@@ -147,7 +147,7 @@ def banksy(request: bridge.Request) -> bridge.Answer:
             msg = "The Python package 'pybanksy' is needed to run it. Run `pip install pybanksy`."
             raise ValueError(msg) from error
 
-    return bridge._answer(compute)
+    return bridge._answer(compute, request)
 
 
 def spatial_scores(request: bridge.Request) -> bridge.Answer:
@@ -174,7 +174,7 @@ def spatial_scores(request: bridge.Request) -> bridge.Answer:
             "pas": [metrics.pas(coordinates, one, samples=samples) for one in labels],
         }
 
-    return bridge._answer(compute)
+    return bridge._answer(compute, request)
 
 
 def _write(

@@ -108,6 +108,20 @@ scalesRequest <- function(scales, n_members) {
     list(scales = unname(scales), n_members = as.integer(n_members))
 }
 
+# What the user calls what Python's messages speak of.
+wordsRequest <- function(input) {
+    c(input$words, if (!is.null(input$what)) list(X = input$what, features = input$what))
+}
+
+wordsOf <- list(
+    matrix = list(sample_key = "`sample`"),
+    SummarizedExperiment = list(
+        sample_key = "`sample_id`", layer = "`assay.type`", use_rep = "`dimred`"
+    ),
+    Seurat = list(sample_key = "`sample.by`", layer = "`layer`", use_rep = "`reduction`"),
+    report = list(sample_key = "`sample.by`")
+)
+
 toBuffer <- function(x, size) {
     writeBin(x, raw(), size = size)
 }

@@ -21,7 +21,7 @@
 #' [compareDomains()], over the spots with an annotation. `CHAOS` and `PAS` look at places instead:
 #' the mean length of edges to the nearest spot of the same domain, in standardised coordinates, and
 #' the share of spots of which most of the ten nearest have another domain; the lower, the smoother,
-#' which is not the same as the better. They are computed by the Python package (`m2st.metrics`).
+#' which is not the same as the better. They are computed by the Python package.
 #'
 #' @param x A SummarizedExperiment or an object of a class that extends it, a Seurat object, or a
 #'   matrix of counts with genes in rows.

@@ -12,7 +12,7 @@
 #' * `purity`: share of the spots that belong to the commonest class of their domain. It grows
 #'   with the number of domains: compare it at an equal number only.
 #'
-#' The Python package computes the same numbers (`m2st.metrics`).
+#' The Python package computes the same numbers.
 #'
 #' @param x A data frame with a row for each spot, a Seurat object, a SummarizedExperiment or
 #'   an object of a class that extends it, or what [runM2ST()] returns of a matrix.

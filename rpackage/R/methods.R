@@ -137,7 +137,7 @@ runM2ST.matrix <- function(
     checkSparse(x, "`x`")
     input <- list(
         counts = x, what = "`x`", coords = coords, sample = sample, names = colnames(x),
-        inside = rep(TRUE, ncol(x))
+        inside = rep(TRUE, ncol(x)), words = wordsOf$matrix
     )
     write <- function(result) newM2ST(result, colnames(x))
     hushed(verbose, computeDomains(
@@ -262,7 +262,7 @@ clusterM2ST.default <- function(x, k, ...) {
 clusterM2ST.m2st <- function(x, k, params = m2stParams(), seed = 0L, verbose = NULL, ...) {
     checkNoMore(...)
     spots <- rownames(x$scales[[1L]])
-    input <- c(x, list(inside = rep(TRUE, nrow(x$scales[[1L]]))))
+    input <- c(x, list(inside = rep(TRUE, nrow(x$scales[[1L]])), words = wordsOf$matrix))
     results <- computeClusters(input, k, params, seed)
     if (length(k) > 1L) {
         domains <- lapply(results, function(result) result[c("domain", "confidence")])

@@ -1,42 +1,44 @@
 #' Settings of the method
 #'
-#' Only the settings given here are sent to Python; all others keep the defaults of the Python
-#' package, which documents them (`help(m2st.AutoencoderParams)`, `help(m2st.ClusteringParams)`).
-#' The names are the same on both sides.
+#' Only the settings given here are sent to Python; all others, `NULL` here, keep the defaults that
+#' are named below. The names are the same on both sides.
 #'
 #' @param n_members Models of the ensemble, trained alike from different seeds; by default 5, and up
 #'   to 20 where there are few spots.
-#' @param scale_dims Width of each of the scales, multiples of `n_heads`.
-#' @param hidden_dim Width of the shared encoder, a multiple of `n_heads`.
-#' @param n_layers Attention layers of each scale's encoder, after the shared one.
-#' @param n_heads Attention heads of the encoders.
-#' @param activation `TRUE` applies a PReLU after each layer of the encoders, as the paper does.
-#' @param negative_slope Slope of the LeakyReLU in the attention, in \[0, 1).
+#' @param scale_dims Width of each of the scales, multiples of `n_heads`; by default `c(64, 32)`.
+#' @param hidden_dim Width of the shared encoder, a multiple of `n_heads`; by default 128.
+#' @param n_layers Attention layers of each scale's encoder, after the shared one; by default 2.
+#' @param n_heads Attention heads of the encoders; by default 4.
+#' @param activation `TRUE` applies a PReLU after each layer of the encoders, as the paper does; by
+#'   default `FALSE`.
+#' @param negative_slope Slope of the LeakyReLU in the attention, in \[0, 1); by default 0.01.
 #' @param feature_dropout,attention_dropout Probability of dropping an input or an attention
-#'   weight in training, in \[0, 1).
-#' @param mask_rate Share of the spots that is masked in each epoch, in \[0, 1).
-#' @param gamma Exponent of the scaled cosine error, at least 1; `NA` takes the mean squared error.
-#' @param n_epochs Most epochs to train.
+#'   weight in training, in \[0, 1); by default 0.
+#' @param mask_rate Share of the spots that is masked in each epoch, in \[0, 1); by default 0.5.
+#' @param gamma Exponent of the scaled cosine error, at least 1, by default 1; `NA` takes the mean
+#'   squared error.
+#' @param n_epochs Most epochs to train; by default 100.
 #' @param batch_size Spots to train on at a time: with more of them an epoch works on pieces of the
-#'   tissue, and memory does not grow.
-#' @param learning_rate Step size of the optimiser, in (0, 1\].
-#' @param weight_decay L2 penalty of the optimiser, in \[0, 1\].
+#'   tissue, and memory does not grow; by default 16384.
+#' @param learning_rate Step size of the optimiser, in (0, 1\]; by default 0.002.
+#' @param weight_decay L2 penalty of the optimiser, in \[0, 1\]; by default 0.0005.
 #' @param settle_window,settle_tol Training ends early once the mean loss over so many epochs falls
-#'   by less than the share `settle_tol`; 0 trains all epochs.
+#'   by less than the share `settle_tol`, by default 25 and 0.002; 0 trains all epochs.
 #' @param common_dim Width of the representation common to all scales; `NULL` takes 10, or as many as
 #'   there are domains if that is more.
-#' @param specific_dim Width of the representation specific to each scale.
+#' @param specific_dim Width of the representation specific to each scale; by default 6.
 #' @param entropy Weight of the entropy of the scale weights, above 0: small trusts one scale, large
-#'   all alike.
+#'   all alike. By default 0.3.
 #' @param freedom Degrees of freedom of the t distribution around the centre of a domain, above 0:
-#'   the smaller, the less outlying spots count.
+#'   the smaller, the less outlying spots count. By default 8.
 #' @param smoothness Weight of the agreement of a spot with those within four steps on the spatial
-#'   graph; 0 looks at the embeddings alone.
-#' @param n_init Number of starts of the clustering.
-#' @param short_iter Iterations by which the starts are compared.
-#' @param max_iter Most iterations of the clustering, without and again with the smoothness.
+#'   graph, by default 10; 0 looks at the embeddings alone.
+#' @param n_init Number of starts of the clustering; by default 12.
+#' @param short_iter Iterations by which the starts are compared; by default 30.
+#' @param max_iter Most iterations of the clustering, without and again with the smoothness; by default
+#'   500.
 #' @param tol Decrease of the objective, per iteration and spot, under which the clustering has
-#'   converged, in \[0, 1).
+#'   converged, in \[0, 1); by default 0.00001.
 #' @return A list of class `m2stParams` with two lists, `autoencoder` and `clustering`.
 #' @examples
 #' m2stParams(n_epochs = 100, mask_rate = 0.3)

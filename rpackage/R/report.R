@@ -216,7 +216,7 @@ reportRequest <- function(shown, path, markers, title) {
     }
     sample <- if (!is.null(shown$sample)) factor(shown$sample, unique(shown$sample))
     list(
-        path = path, title = title, n_markers = as.integer(markers),
+        path = path, title = title, words = wordsOf$report, n_markers = as.integer(markers),
         names = as.list(if (is.null(shown$names)) as.character(seq_len(n)) else shown$names),
         columns = unname(Map(function(name, values) {
             list(name = name, codes = codes(values), levels = as.list(levels(values)))

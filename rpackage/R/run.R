@@ -1,6 +1,7 @@
 # Input of all methods: `coords`, `sample` (or NULL), `inside` (logical) and `names` of the spots;
 # `measured` (logical), if an assay has not all of them; `candidates`, columns that may name sections;
-# `chosen`, if the user asked for some sections only. With it, `counts` (genes x spots) or `features` (spots x columns) and `what` they are called in
+# `chosen`, if the user asked for some sections only; `words`, what arguments of Python are called.
+# With it, `counts` (genes x spots) or `features` (spots x columns) and `what` they are called in
 # messages; or `scales`, embeddings at hand (spots x columns), and the `record` of their run.
 
 # Domains (unless k is NULL) and embeddings of all spots, in their order. `write` puts a result into
@@ -27,7 +28,8 @@ computeDomains <- function(
     kept <- keepPlaced(input)
     request <- c(
         expressionRequest(kept), placeRequest(kept),
-        settingsRequest(k, params, seed, device), list(normalized = normalized, n_pcs = n_pcs)
+        settingsRequest(k, params, seed, device),
+        list(normalized = normalized, n_pcs = n_pcs, words = wordsRequest(input))
     )
     answer <- askPython("run", request, verbose)
     say("Spatial graph: ", answer$record$graph$reason, verbose = verbose)
@@ -181,7 +183,10 @@ computeClusters <- function(input, k, params, seed) {
     seed <- checkSeed(seed)
     params <- checkParams(params)
     kept <- keepPlaced(input)
-    known <- c(scalesRequest(kept$scales, input$record$n_members), placeRequest(kept))
+    known <- c(
+        scalesRequest(kept$scales, input$record$n_members), placeRequest(kept),
+        list(words = wordsRequest(input))
+    )
     answers <- lapply(k, function(one) {
         askPython("cluster", c(known, settingsRequest(one, params, seed, "cpu")), FALSE)
     })

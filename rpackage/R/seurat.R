@@ -136,7 +136,7 @@ placeSeurat <- function(object, image, coords, sample.by) {
     images <- imagesSeurat(object, image)
     place <- list(
         names = cells, inside = rep(TRUE, length(cells)), chosen = !is.null(image),
-        candidates = sectionColumns(object[[]])
+        candidates = sectionColumns(object[[]]), words = wordsOf$Seurat
     )
     if (is.null(coords) && length(images) == 0L) {
         coords <- reducedPlace(object)

@@ -115,7 +115,8 @@ placeSE <- function(x, coords, sample_id) {
     columns <- SummarizedExperiment::colData(x)
     list(
         coords = coordsSE(x, coords), sample = sampleSE(x, sample_id), names = colnames(x),
-        inside = insideTissue(columns), candidates = sectionColumns(columns)
+        inside = insideTissue(columns), candidates = sectionColumns(columns),
+        words = wordsOf$SummarizedExperiment
     )
 }
 

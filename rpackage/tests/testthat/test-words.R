@@ -1,0 +1,96 @@
+# A user of R meets no word that only users of Python know.
+
+python <- paste0(
+    "m2st\\.(pp|tl|pl|io|run|report|metrics|AutoencoderParams|ClusteringParams)|\\badata\\b|",
+    "\\bobs[mp]?\\b|\\bNaN\\b|\\bNone\\b|scanpy|(sample|spatial)_key|use_rep|n_domains\\b|",
+    "_names_make_unique|\\bpip install (?!m2st|pybanksy)"
+)
+
+test_that("help pages have no words of Python", {
+    pages <- tools::Rd_db("m2st")
+    skip_if(length(pages) == 0L, "the package was installed without help pages")
+    texts <- vapply(pages, function(page) {
+        paste(utils::capture.output(tools::Rd2txt(page, options = list(underline_titles = FALSE))),
+            collapse = "\n")
+    }, character(1L))
+    # A column of the table of compareMethods() is called n_domains.
+    texts <- gsub("n_domains", "", texts)
+    expect_identical(names(texts)[grepl(python, texts, perl = TRUE)], character())
+})
+
+# All texts that the functions of the package hold.
+textsOf <- function(code) {
+    if (is.character(code)) {
+        return(code)
+    }
+    if (is.function(code)) {
+        code <- list(formals(code), body(code))
+    }
+    if (is.call(code) || is.list(code) || is.pairlist(code)) {
+        return(unlist(lapply(as.list(code), function(part) {
+            if (!identical(part, quote(expr = ))) textsOf(part)
+        })))
+    }
+}
+
+test_that("messages have no words of Python", {
+    functions <- as.list(asNamespace("m2st"))
+    texts <- unlist(lapply(Filter(is.function, functions), textsOf))
+    # Entries of requests and records, and names of Python's packages, are not shown as messages.
+    texts <- unname(texts[grepl(" ", texts)])
+    expect_gt(length(texts), 300L)
+    expect_identical(texts[grepl(python, texts, perl = TRUE)], character())
+})
+
+test_that("what Python warns of is said in words of R", {
+    skip_if_no_m2st()
+    said <- function(...) {
+        capture_warnings(suppressMessages(runM2ST(..., k = 2, params = quickParams())))
+    }
+    twice <- cbind(toyCounts(), toyCounts())
+    colnames(twice) <- NULL
+    expect_match(said(twice, rbind(toyCoords(), toyCoords())), "tell them apart with `sample`",
+        all = FALSE, fixed = TRUE)
+    empty <- toyCounts()
+    empty[, 7] <- 0
+    expect_match(said(empty, toyCoords()), "no counts: their features are missing", all = FALSE)
+    skip_if_not_installed("SingleCellExperiment")
+    x <- SingleCellExperiment::SingleCellExperiment(
+        list(counts = twice), reducedDims = list(spatial = rbind(toyCoords(), toyCoords()))
+    )
+    warnings <- said(x)
+    expect_match(warnings, "tell them apart with `sample_id`", all = FALSE, fixed = TRUE)
+    expect_false(any(grepl(python, warnings, perl = TRUE)))
+})
+
+test_that("the page of a result names calls of R, and genes may occur twice", {
+    skip_if_no_m2st()
+    skip_if_not_installed("SingleCellExperiment")
+    x <- toySCE()
+    rownames(x) <- rep(c("A", "B"), 30)
+    x <- suppressMessages(runM2ST(x, k = 2, params = quickParams(), device = "cpu"))
+    page <- tempfile(fileext = ".html")
+    expect_no_warning(suppressMessages(reportM2ST(x, page)))
+    text <- paste(readLines(page, encoding = "UTF-8", warn = FALSE), collapse = " ")
+    expect_match(text, "clusterM2ST(x, k = 2:10)", fixed = TRUE)
+    text <- gsub("<(script|style).*?</\\1>", "", text, perl = TRUE)
+    # The record has the versions of what ran, and the names of its entries.
+    text <- gsub("scanpy [0-9.]+|versions.scanpy|n_domains|id=\"[^\"]*\"", "", text)
+    expect_false(grepl(python, text, perl = TRUE))
+})
+
+test_that("the help of the settings has Python's defaults", {
+    skip_if_no_m2st()
+    pages <- tools::Rd_db("m2st")
+    skip_if(length(pages) == 0L, "the package was installed without help pages")
+    text <- paste(utils::capture.output(tools::Rd2txt(pages[["m2stParams.Rd"]])), collapse = " ")
+    text <- gsub("_\b|[[:space:]]+", " ", text)
+    m2st <- reticulate::import("m2st")
+    defaults <- c(
+        unlist(m2st$AutoencoderParams()$to_dict()), unlist(m2st$ClusteringParams()$to_dict())
+    )
+    defaults <- defaults[defaults != 0]
+    shown <- vapply(format(defaults, scientific = FALSE, trim = TRUE, drop0trailing = TRUE),
+        grepl, logical(1L), x = text, fixed = TRUE)
+    expect_identical(names(defaults)[!shown], character())
+})
