@@ -534,3 +534,117 @@ def test_features_that_differ_by_rounding_are_refused() -> None:
     adata.obsm["X_mine"] = values
     with pytest.raises(ValueError, match="found that they differ by rounding alone"):
         run(adata, use_rep="X_mine")
+
+
+# ---- counts, fractions of counts, and logarithms
+
+
+def counts_of_cells(*, depth: float = 1.0) -> np.ndarray:
+    rng = np.random.default_rng(6)
+    return rng.poisson(depth * rng.gamma(2, 1, 40), (60, 40)).astype(np.float32)
+
+
+def normalized_logs(values: np.ndarray, base: float = np.e) -> np.ndarray:
+    totals = values.sum(axis=1, keepdims=True)
+    return (np.log1p(values / totals * 1e4) / np.log(base)).astype(np.float32)
+
+
+def less_ambient(values: np.ndarray) -> np.ndarray:
+    """Counts less a share of what is everywhere, as SoupX corrects them."""
+    everywhere = values.sum(axis=0) / values.sum()
+    return np.maximum(values - 0.1 * values.sum(axis=1, keepdims=True) * everywhere, 0)
+
+
+FRACTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "a share": lambda x: x * 0.93,
+    "less ambient": less_ambient,
+    "of each its own": lambda x: x * np.random.default_rng(0).uniform(0.7, 1, x.shape),
+    "exchanged with neighbours": lambda x: 0.8 * x + 0.2 * np.roll(x, 1, axis=0),
+    "per million": lambda x: x / x.sum(axis=1, keepdims=True) * 1e6,
+}
+LOGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "log1p": np.log1p,
+    "normalised": normalized_logs,
+    "normalised, base 2": lambda x: normalized_logs(x, 2),
+    "normalised, base 10": lambda x: normalized_logs(x, 10),
+    "of fractions": lambda x: normalized_logs(less_ambient(x)),
+    "of some genes": lambda x: normalized_logs(x)[:, ::2],
+}
+
+
+def prepared(values: Any, **settings: Any) -> AnnData:
+    adata = AnnData(values, obsm={"spatial": tissue().obsm["spatial"]})
+    m2st.pp.spatial_graph(adata)
+    m2st.pp.prepare(adata, **settings)
+    return adata
+
+
+@pytest.mark.parametrize("kind", FRACTIONS)
+@pytest.mark.parametrize("store", [np.asarray, sparse.csr_matrix, sparse.csc_matrix])
+def test_fractions_of_counts_are_counts_with_a_word(kind: str, store: Any) -> None:
+    values = FRACTIONS[kind](counts_of_cells()).astype(np.float32)
+    with pytest.warns(UserWarning, match=r"`adata\.X` holds fractional values such as .*as counts"):
+        found = prepared(store(values))
+    with pytest.warns(UserWarning, match="holds fractional values"):
+        assert features(found) == features(prepared(values))
+
+
+@pytest.mark.parametrize("kind", LOGS)
+@pytest.mark.parametrize("store", [np.asarray, sparse.csr_matrix, sparse.csc_matrix])
+def test_logarithms_are_not_taken_for_counts(kind: str, store: Any) -> None:
+    values = LOGS[kind](counts_of_cells())
+    words = r"whole numbers\) in `adata\.X`, found values on a log scale, up to .*Name the layer"
+    with pytest.raises(ValueError, match=words):
+        prepared(store(values))
+    prepared(store(values), normalized=True)
+
+
+@pytest.mark.parametrize("depth", [1, 1000])
+def test_counts_taken_back_from_logarithms_are_counts(depth: float) -> None:
+    values = np.expm1(np.log1p(counts_of_cells(depth=depth)))
+    assert (values != np.rint(values)).any()
+    prepared(values)
+
+
+def test_scanpy_says_that_it_took_logarithms() -> None:
+    adata = AnnData(less_ambient(counts_of_cells())[:, ::2], uns={"log1p": {"base": None}})
+    adata.obsm["spatial"] = tissue().obsm["spatial"]
+    with pytest.raises(ValueError, match="found values on a log scale"):
+        run(adata)
+
+
+def test_messages_say_where_the_counts_are() -> None:
+    adata = tissue()
+    adata.raw = adata.copy()
+    adata.X = np.log1p(adata.X)
+    advice = r'`adata\.layers\["counts"\] = adata\.raw\[:, adata\.var_names\]\.X`'
+    with pytest.raises(
+        ValueError, match=rf"`adata\.raw\.X` holds whole numbers: .*{advice}.*Or pass"
+    ):
+        run(adata)
+    adata.layers["scaled"] = adata.X - 1
+    adata.layers["text"] = adata.X.astype(str)
+    adata.layers["umi"] = sparse.csc_matrix(adata.raw.X)
+    words = r"`adata\.layers\['umi'\]` holds whole numbers: pass `layer='umi'`\."
+    with pytest.raises(ValueError, match=words):
+        run(adata)
+    adata.layers["logs"] = adata.X
+    adata.X = adata.raw.X
+    del adata.layers["umi"]
+    with pytest.raises(ValueError, match=r"`adata\.X` holds whole numbers: leave `layer` out\."):
+        run(adata, layer="logs")
+    adata.layers["half"] = adata.X / 2
+    m2st.pp.spatial_graph(adata)
+    with pytest.warns(UserWarning, match=r"fractional values.*`adata\.X` holds whole numbers"):
+        m2st.pp.prepare(adata, layer="half")
+
+
+@pytest.mark.parametrize(
+    ("factor", "found"), [(1, "whole numbers only"), (100.5, r"values up to \d+")]
+)
+def test_values_that_are_no_logarithms_are_said(factor: float, found: str) -> None:
+    values = counts_of_cells() * factor
+    with pytest.warns(
+        UserWarning, match=rf"`normalized=True`, found {found}\. If these are counts"
+    ):
+        prepared(values, normalized=True)

@@ -28,6 +28,8 @@ _MAGNITUDE, _COORDINATE_MAGNITUDE = 1e15, 1e100
 # Observations farther from the middle than so many times as far as nine of ten others: beside them
 # the others fall into one place.
 _OUTLYING = 1e10
+LARGEST_LOG = 30
+"""No logarithm of an expression value is larger, to whatever base."""
 
 
 def check_int(name: str, value: object, *, minimum: int) -> None:
@@ -297,16 +299,11 @@ def check_coordinates(coordinates: NDArray[Any], *, name: str = "coordinates") -
         raise ValueError(msg)
 
 
-def _stored(matrix: NDArray[Any] | sparse.spmatrix) -> NDArray[Any]:
-    """Values of a matrix, without the zeros that a sparse one leaves out."""
-    return np.asarray(matrix.data if sparse.issparse(matrix) else matrix)
-
-
-def check_expression(matrix: NDArray[Any] | sparse.spmatrix, *, name: str) -> None:
+def check_expression(matrix: sparse.csr_matrix | sparse.csc_matrix, *, name: str) -> None:
     """Require finite, non-negative expression values."""
-    values = _stored(matrix)
-    if not np.isfinite(values).all():
-        bad = int((~np.isfinite(values)).sum())
+    values = matrix.data
+    bad = int((~np.isfinite(values)).sum())
+    if bad:
         msg = (
             f"Expected finite expression in `{name}`, found {bad} NaN, infinite or masked values. "
             "Repair or remove the observations and genes concerned."
@@ -319,20 +316,41 @@ def check_expression(matrix: NDArray[Any] | sparse.spmatrix, *, name: str) -> No
             "or pass ready features with `use_rep=`."
         )
         raise ValueError(msg)
+    _check_magnitude(values, name=name, limit=_MAGNITUDE)
 
 
-def check_counts(matrix: NDArray[Any] | sparse.spmatrix, *, name: str) -> None:
-    """Require raw counts: finite, non-negative whole numbers."""
-    check_expression(matrix, name=name)
-    values = _stored(matrix)
-    broken = values[values != np.floor(values)]
-    if broken.size:
-        msg = (
-            f"Expected raw counts (whole numbers) in `{name}`, found values such as "
-            f"{broken.flat[0]:.4g}. Name the layer that holds the counts with `layer=`, or pass "
-            "`normalized=True` if the values are already normalised and on a log scale."
-        )
-        raise ValueError(msg)
+def fractional(values: NDArray[np.floating[Any]]) -> NDArray[Any]:
+    """Values that are no counts, also not but for the rounding of a logarithm taken back."""
+    found: NDArray[Any] = values[np.abs(values - np.rint(values)) > 1e-5 * values]
+    return found
+
+
+def looks_logged(rows: sparse.csr_matrix) -> bool:
+    """Whether positive values become counts, divided by library sizes or not, without a logarithm.
+
+    Of such a row all values are then multiples of the least one, which stands for a single count,
+    or all rows have the same sum. Values that are multiples as they are, such as counts times a
+    constant, have no logarithm.
+    """
+    rows = rows[np.flatnonzero(np.diff(rows.indptr))]
+    values, starts = rows.data.astype(np.float64), rows.indptr[:-1]
+    if not values.size or values.max() > LARGEST_LOG:
+        return False
+
+    def multiples(linear: NDArray[np.float64]) -> bool:
+        least = np.repeat(np.minimum.reduceat(linear, starts), np.diff(rows.indptr))
+        ratio = linear / least
+        ratio = ratio[ratio > 1.01]
+        return ratio.size >= 20 and float((np.abs(ratio - np.rint(ratio)) < 0.01).mean()) > 0.8
+
+    def spread(linear: NDArray[np.float64]) -> float:
+        totals = np.add.reduceat(linear, starts)
+        return float(totals.std() / totals.mean())
+
+    if multiples(values):
+        return False
+    linear = [np.expm1(values * np.log(base)) for base in (np.e, 2, 10)]
+    return any(multiples(one) or spread(one) < min(0.02, spread(values)) for one in linear)
 
 
 def check_adjacency(adjacency: Any, *, n_obs: int, name: str = "adjacency") -> sparse.csr_matrix:

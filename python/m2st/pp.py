@@ -19,9 +19,9 @@ from threadpoolctl import threadpool_limits
 
 from m2st import _graph
 from m2st._checks import (
+    LARGEST_LOG,
     canonical,
     check_coordinates,
-    check_counts,
     check_dtype,
     check_expression,
     check_features,
@@ -34,6 +34,8 @@ from m2st._checks import (
     check_seed,
     check_sparse,
     check_unique_names,
+    fractional,
+    looks_logged,
     unmasked,
     warn,
 )
@@ -139,18 +141,23 @@ def prepare(
     ------
     ValueError
         If there is no matrix or fewer than two observations or (varying) genes with counts; if
-        values are negative, not finite or (unless `normalized`) not whole; if names are not unique;
-        if counts are too thin to choose genes by.
+        values are negative, not finite or (unless `normalized`) on a log scale; if names are not
+        unique; if counts are too thin to choose genes by.
     KeyError
         If the spatial graph, the layer or the sample column is missing.
 
     Warns
     -----
     UserWarning
-        If observations have no counts.
+        If observations have no counts; if counts are fractional; if values that are `normalized`
+        are whole numbers, or larger than a logarithm can be.
 
     Notes
     -----
+    Fractional values are taken as counts that a correction for ambient RNA has left, unless they
+    are logarithms: taken back, to the base e, 2 or 10, the values of a row are multiples of its
+    least one, or all rows have the same sum; or ``uns["log1p"]`` says so of ``X``.
+
     Where counts are thin, the components of single observations hold the noise of the counts
     before anything else; what neighbours share stands out in the mean of their counts. Where counts
     are rich, both have the same components (``benchmarks/NOTEBOOK.md``). Counts are averaged
@@ -182,9 +189,8 @@ def prepare(
     check_int("n_top_genes", n_top_genes, minimum=2)
     check_int("n_pcs", n_pcs, minimum=1)
     random_state = check_seed(random_state)
-    matrix, name = _expression(adata, layer)
+    matrix, name, totals, n_cells = _survey(adata, layer, normalized=normalized)
     graph = check_graph(adata)
-    totals, n_cells = _survey(matrix, name, normalized=normalized)
     filled, genes = totals > 0, n_cells > 0
     _check_filled(filled, genes, name)
     sample = _sample(filled, random_state)
@@ -357,14 +363,15 @@ def prepare_paper(
     ------
     ValueError
         If there is no matrix or fewer than two observations or (varying) genes with counts; if
-        values are negative, not finite or not whole; if names are not unique.
+        values are negative, not finite or on a log scale; if names are not unique.
     KeyError
         If the layer is missing.
 
     Warns
     -----
     UserWarning
-        If observations have no counts, or none outside the genes left out of the library size.
+        If counts are fractional; if observations have no counts, or none outside the genes left out
+        of the library size.
 
     Notes
     -----
@@ -391,8 +398,7 @@ def prepare_paper(
     check_int("n_pcs", n_pcs, minimum=1)
     check_int("min_cells", min_cells, minimum=1)
     random_state = check_seed(random_state)
-    matrix, name = _expression(adata, layer)
-    _, n_cells = _survey(matrix, name, normalized=False)
+    matrix, name, _, n_cells = _survey(adata, layer, normalized=False)
     genes = n_cells >= min_cells
     counts = _taken(matrix, np.ones(adata.n_obs, dtype=bool), genes)
     filled = counts.sum(axis=1).A1 > 0
@@ -807,19 +813,99 @@ def _single_precision(
 
 
 def _survey(
-    matrix: Any, name: str, *, normalized: bool
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Check the values; total of each observation, number of observations with each gene."""
-    check = check_expression if normalized else check_counts
+    adata: AnnData, layer: str | None, *, normalized: bool
+) -> tuple[Any, str, NDArray[np.float32], NDArray[np.int64]]:
+    """Find and check the expression: matrix, name, totals, number of observations of each gene."""
+    matrix, name = _expression(adata, layer)
     totals, n_cells = np.zeros(matrix.shape[0]), np.zeros(matrix.shape[1], dtype=np.int64)
+    broken, largest = np.empty(0), 0.0
     for rows, columns, block in _blocks(matrix):
-        check(block, name=name)
+        check_expression(block, name=name)
         if block.format == "csc":  # value by value along a row, as a sum of rows does it
             np.add.at(totals, block.indices, block.data)
         else:
             totals[rows] = block @ np.ones(block.shape[1])
         n_cells[columns] += block.getnnz(axis=0)
-    return totals.astype(np.float32), n_cells
+        largest = max(largest, block.data.max(initial=0))
+        if not broken.size:
+            broken = fractional(block.data)
+    if normalized:
+        _warn_of_no_logs(name, whole=not broken.size, largest=largest)
+    elif broken.size:
+        logged = looks_logged(_some_rows(matrix)) or (layer is None and "log1p" in adata.uns)
+        elsewhere = _counts_elsewhere(adata, layer)
+        _check_fractions(name, float(broken[0]), largest, logged=logged, elsewhere=elsewhere)
+    return matrix, name, totals.astype(np.float32), n_cells
+
+
+def _warn_of_no_logs(name: str, *, whole: bool, largest: float) -> None:
+    """Warn of values that are said to be on a log scale and are not."""
+    found = f"values up to {largest:.4g}" if largest > LARGEST_LOG else "whole numbers only"
+    if largest > LARGEST_LOG or (whole and largest > 0):
+        msg = (
+            f"Expected values on a log scale in `{name}` with `normalized=True`, found {found}. "
+            "If these are counts, leave `normalized` out: then m2ST takes the logarithm."
+        )
+        warn(msg)
+
+
+def _check_fractions(
+    name: str, value: float, largest: float, *, logged: bool, elsewhere: str
+) -> None:
+    """Refuse logarithms in place of counts; take other fractions for counts, with a word."""
+    if logged:
+        msg = (
+            f"Expected raw counts (whole numbers) in `{name}`, found values on a log scale, up to "
+            f"{largest:.4g}. {elsewhere or 'Name the layer that holds the counts with `layer=`, '}"
+            f"{'Or' if elsewhere else 'or'} pass `normalized=True` to use these values."
+        )
+        raise ValueError(msg)
+    msg = (
+        f"`{name}` holds fractional values such as {value:.4g}: they are taken as counts, such as "
+        "a correction for ambient RNA leaves them. If they are on a log scale, pass "
+        f"`normalized=True`.{' ' + elsewhere.strip() if elsewhere else ''}"
+    )
+    warn(msg)
+
+
+def _some_rows(matrix: Any, n_rows: int = 200) -> sparse.csr_matrix:
+    """Some rows of a matrix, of those with values where it lies by row."""
+    parts: list[Any] = []
+    n_found = 0
+    for _, columns, block in _blocks(matrix):
+        if columns != slice(None):
+            parts.append(block[:: max(block.shape[0] // n_rows, 1)][:n_rows])
+            continue
+        filled = np.flatnonzero(np.diff(block.indptr))
+        parts.append(block[filled[: n_rows - n_found]])
+        n_found += parts[-1].shape[0]
+        if n_found >= n_rows:
+            break
+    by_row = not parts or parts[0].shape[1] == matrix.shape[1]
+    return (sparse.vstack if by_row else sparse.hstack)(parts).tocsr()
+
+
+def _counts_elsewhere(adata: AnnData, layer: str | None) -> str:
+    """Where there are whole numbers in the same object, as a sentence; empty if nowhere."""
+
+    def counts(matrix: Any) -> bool:
+        if getattr(matrix.dtype, "kind", "O") not in "buif":
+            return False
+        values = _some_rows(matrix).data
+        return bool(values.size and values.min() >= 0 and not fractional(values).size)
+
+    for key, matrix in adata.layers.items():
+        if key is not None and key != layer and counts(matrix):
+            return f"`adata.layers[{key!r}]` holds whole numbers: pass `layer={key!r}`. "
+    if layer is not None and adata.X is not None and counts(adata.X):
+        return "`adata.X` holds whole numbers: leave `layer` out. "
+    raw = adata.raw
+    if raw is not None and adata.var_names.isin(raw.var_names).all() and counts(raw.X):
+        return (
+            '`adata.raw.X` holds whole numbers: pass `layer="counts"` after '
+            '`adata.layers["counts"] = adata.raw[:, adata.var_names].X`. '
+        )
+    return ""
 
 
 def _check_filled(filled: NDArray[np.bool_], genes: NDArray[np.bool_], name: str) -> None:
@@ -873,7 +959,9 @@ def _variable_genes(
     work = AnnData(_taken(matrix, rows, genes))
     for span in _SPANS:
         try:
-            sc.pp.highly_variable_genes(work, flavor=flavor, n_top_genes=n_top_genes, span=span)
+            sc.pp.highly_variable_genes(
+                work, flavor=flavor, n_top_genes=n_top_genes, span=span, check_values=False
+            )
         except ValueError as error:
             if not isinstance(error.args[0], bytes):  # the fit of the trend speaks in bytes
                 raise
@@ -1006,7 +1094,7 @@ class _Covariances:
         parts = []
         for given in matrices:
             matrix = given.astype(dtype, copy=False)
-            mean = np.asarray(matrix.mean(axis=0), dtype=dtype).ravel()
+            mean: NDArray[Any] = np.asarray(matrix.mean(axis=0), dtype=dtype).ravel()
             norm = sparse.linalg.norm if sparse.issparse(matrix) else np.linalg.norm
             total = norm(matrix) ** 2
             scatter = total - matrix.shape[0] * float(mean @ mean)
