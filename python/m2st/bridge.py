@@ -52,7 +52,7 @@ _IN_R = (
 """What R calls otherwise in every function: pattern, and what to put in its place."""
 
 _PYTHON = re.compile(
-    r"\bm2st\.(?!html)|\badata\b|\bobs[mp]?\b|\buns\b|\bnp\.|\bNaN\b|\bNone\b|scanpy|scipy|\bpip\b"
+    r"\bm2st\.(?!html)|\badata\b|\bobs[mp]?\b|\buns\b|\bnp\.|\bNaN\b|\bNone\b|scanpy|scipy"
     r"|`\w+=|=`|\bTrue\b|\bFalse\b|\(n_obs|\w\(\)|spatial_graph|_names_make_unique|Params\b"
 )
 """What only a user of Python knows."""
@@ -225,8 +225,8 @@ def report(request: Request, callback: Callback | None = None) -> Answer:
 
 
 def _of_r(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Record of a run in R for its page, without the names of slots that R does not have."""
-    slots = {"sample_key", "spatial_key", "use_rep"}
+    """Record for a page; of a run in R without the names of slots that R does not have."""
+    slots = {"sample_key", "spatial_key", "use_rep"} if "r" in record else set()
     return {
         name: {key: value for key, value in entry.items() if key not in slots}
         if isinstance(entry, Mapping)
