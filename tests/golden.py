@@ -54,7 +54,7 @@ def visium() -> ad.AnnData:
     return m2st.datasets.simulate_cortex(n_obs=300, n_genes=200)
 
 
-def _patches(places: np.ndarray, seed: int) -> ad.AnnData:
+def _bands(places: np.ndarray, seed: int) -> ad.AnnData:
     """Counts of 80 genes, of which some tell four bands of the tissue apart."""
     rng = np.random.default_rng(seed)
     effects = np.exp(rng.normal(0, 1, (4, 80)) * (rng.random((4, 80)) < 0.3))
@@ -66,12 +66,12 @@ def _patches(places: np.ndarray, seed: int) -> ad.AnnData:
 def square() -> ad.AnnData:
     """Spots on a square array."""
     places = np.array([[x, y] for x in range(18) for y in range(14)], dtype=float)
-    return _patches(places, 1)
+    return _bands(places, 1)
 
 
 def cells() -> ad.AnnData:
     """Cells at irregular places."""
-    return _patches(np.random.default_rng(2).uniform(0, 100, (260, 2)), 2)
+    return _bands(np.random.default_rng(2).uniform(0, 100, (260, 2)), 2)
 
 
 def sections() -> ad.AnnData:

@@ -45,8 +45,8 @@ def test_edges_by_hand() -> None:
     edges = Edges.from_adjacency(path)
     assert edges.indptr.tolist() == [0, 2, 5, 7, 8]
     assert edges.source.tolist() == [0, 1, 0, 1, 2, 1, 2, 3]
-    assert edges.row.tolist() == [0, 1, 2, 3]
-    assert edges.count.tolist() == [1] * 8
+    assert edges.target_row.tolist() == [0, 1, 2, 3]
+    assert edges.weight.tolist() == [1] * 8
     assert edges.edge_index.tolist() == [[0, 1, 0, 1, 2, 1, 2, 3], [0, 0, 1, 1, 1, 2, 2, 3]]
     indptr, position, target = edges.by_source
     for j in range(4):
@@ -61,18 +61,18 @@ def test_edges_from_the_hidden_by_hand() -> None:
     edges = Edges.from_adjacency(path + path.T)
     hidden = torch.tensor([False, True, True, False, True])
     # Rows: 0, 3 and the one of all hidden.
-    found = edges.hide(hidden, torch.ones(5, dtype=torch.bool))
-    assert found.row.tolist() == [0, 2, 2, 1, 2]
+    found = edges.mask(hidden, torch.ones(5, dtype=torch.bool))
+    assert found.target_row.tolist() == [0, 2, 2, 1, 2]
     assert found.indptr.tolist() == [0, 2, 4, 6, 8, 9]
     assert found.source.tolist() == [0, 2, 0, 2, 1, 2, 1, 2, 2]
-    assert found.count.tolist() == [1, 1, 1, 2, 1, 2, 1, 1, 1]
+    assert found.weight.tolist() == [1, 1, 1, 2, 1, 2, 1, 1, 1]
     assert found.edge_index[0].tolist() == [0, 2, 0, 2, 2, 1, 2, 2, 1, 2, 2]
     assert found.edge_index[1].tolist() == [0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 4]
-    found = edges.hide(hidden, hidden)
-    assert found.row.tolist() == [2, 2, 2]
+    found = edges.mask(hidden, hidden)
+    assert found.target_row.tolist() == [2, 2, 2]
     assert found.indptr.tolist() == [0, 2, 4, 5]
-    found = edges.only(hidden)
-    assert found.row.tolist() == [1, 2, 4]
+    found = edges.subgraph(hidden)
+    assert found.target_row.tolist() == [1, 2, 4]
     assert found.indptr.tolist() == [0, 3, 6, 7]
     assert found.source.tolist() == [0, 1, 2, 1, 2, 3, 4]
     assert found.by_source[0].tolist() == [0, 1, 3, 5, 6, 7]
@@ -152,7 +152,7 @@ def test_matches_torch_geometric(
 
     assert_alike(found, outcome(gat, lambda x, _: gat.reference(x, edges), x, None, direction))
 
-    merged = edges.hide(hidden, targets)
+    merged = edges.mask(hidden, targets)
     direction = direction[targets]
 
     def replaced(x: torch.Tensor, token: torch.Tensor | None) -> torch.Tensor:
@@ -191,7 +191,7 @@ def test_layers_side_by_side_do_what_each_does(
         direction = torch.randn(20, sum(heads * channels for heads, channels in shapes))
         hidden, targets = torch.rand(2, 20) < 0.5
     both = torch.nn.ModuleList(layers)
-    merged = edges.hide(hidden, targets)
+    merged = edges.mask(hidden, targets)
     found, expected = (
         outcome(
             both,
@@ -215,7 +215,7 @@ def test_gradients_are_exact() -> None:
         x = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
         token = torch.randn(3, dtype=torch.float64, requires_grad=True)
     hidden = torch.arange(7) > 4
-    merged = edges.hide(hidden, torch.arange(7) > 1)
+    merged = edges.mask(hidden, torch.arange(7) > 1)
 
     def call(x: torch.Tensor, token: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
         return torch.cat([gat(x, edges), gat(x[~hidden], merged, token)])

@@ -230,8 +230,8 @@ def test_transform_refuses_other_features(
 
 
 @pytest.mark.parametrize("n_layers", [1, 2])
-def test_transform_in_pieces_gives_the_same(n_layers: int, rng: np.random.Generator) -> None:
-    """Each piece sees its exact neighbourhood, isolated observations and small islands included."""
+def test_transform_in_parts_gives_the_same(n_layers: int, rng: np.random.Generator) -> None:
+    """Each part sees its exact neighbourhood, isolated observations and small islands included."""
     graph = sparse.block_diag([ring(200), sparse.csr_matrix((3, 3)), ring(4)], format="csr")
     graph = (graph + graph @ graph > 0).astype(np.float32)
     graph.setdiag(0)

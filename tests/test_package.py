@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "python" / "m2st"
 
 # A module may import those of its own layer's list only, at the top or inside a function.
-BASE = {"_keys", "_checks", "_files", "_params", "_patches", "_simd", "_compile", "_kernels"}
+BASE = {"_keys", "_checks", "_files", "_params", "_partition", "_simd", "_compile", "_kernels"}
 CORE = {"_edges", "_fused", "_attention", "_autoencoder", "_training", "_clustering", "_graph"}
 SHELL = {"pp", "tl", "pl", "io", "datasets", "metrics"}
 MAY_IMPORT = {
@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "_checks": {"_keys", "_files"},
     "_files": set(),
     "_params": {"_checks"},
-    "_patches": set(),
+    "_partition": set(),
     "_simd": set(),
     "_compile": set(),
     "_kernels": {"_compile", "_simd"},

@@ -226,13 +226,13 @@ def planted(n_side: int, rng: np.random.Generator) -> np.ndarray:
     return rng.normal(size=(3, 6))[bands] + rng.normal(size=(n_side**2, 6))
 
 
-def test_in_pieces_each_epoch_scores_what_the_whole_graph_would(rng: np.random.Generator) -> None:
-    """The error of the drawn pieces is that of the same observations in the whole graph."""
+def test_in_parts_each_epoch_scores_what_the_whole_graph_would(rng: np.random.Generator) -> None:
+    """The error of the sampled parts is that of the same observations in the whole graph."""
     features, graph = planted(30, rng), sheet(30)
     params = replace(PARAMS, feature_dropout=0.0, batch_size=240)
     run = _Run(features.astype(np.float32), graph, params, 0, torch.device("cpu"))
     assert run.edges is None
-    nodes = run.graph.joined(run.graph.drawn(0, 0))
+    nodes = run.graph.merged(run.graph.sampled(0, 0))
     masked = run.draw_mask()
     scored = nodes[masked[nodes]]
     edges = Edges.from_adjacency(run.graph.adjacency)
@@ -243,7 +243,7 @@ def test_in_pieces_each_epoch_scores_what_the_whole_graph_would(rng: np.random.G
     assert run.epoch() == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_in_pieces_the_same_domains_are_learned(rng: np.random.Generator) -> None:
+def test_in_parts_the_same_domains_are_learned(rng: np.random.Generator) -> None:
     features, graph = planted(40, rng), sheet(40)
     params = AutoencoderParams(scale_dims=(16, 8), hidden_dim=32, n_epochs=60)
     runs = [train(features, graph, replace(params, batch_size=size)) for size in (10_000, 400)]
@@ -253,7 +253,7 @@ def test_in_pieces_the_same_domains_are_learned(rng: np.random.Generator) -> Non
     assert adjusted_rand_score(*labels) >= 0.95
 
 
-def test_in_pieces_checkpoints_resume_to_the_same_bits(
+def test_in_parts_checkpoints_resume_to_the_same_bits(
     rng: np.random.Generator, tmp_path: Path
 ) -> None:
     features, graph = planted(20, rng), sheet(20)
@@ -314,7 +314,7 @@ def test_two_processes_learn_what_one_does(rng: np.random.Generator, tmp_path: P
         np.testing.assert_allclose(together[0][f"arr_{scale}"], embedding, atol=1e-3)
 
 
-def test_more_processes_than_pieces_are_refused(
+def test_more_processes_than_parts_are_refused(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("m2st._training.process", lambda: (0, 9))

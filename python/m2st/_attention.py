@@ -120,7 +120,7 @@ def _try_out(fused: ModuleType) -> None:
         h, (source, target, bias) = leaves
         path = sparse.csr_array(np.diag([1.0, 1.0], 1) + np.diag([1.0, 1.0], -1))
         last, everybody = torch.tensor([[0, 0, 1], [1, 1, 1]], dtype=torch.bool, device="cpu")
-        edges = Edges.from_adjacency(path).hide(last, everybody)  # one hidden row changes nothing
+        edges = Edges.from_adjacency(path).mask(last, everybody)  # one hidden row changes nothing
         found = fused.sums(h, [*leaves[1][:, None]], edges, ((1, 32),), slope=0.2)
         logits = functional.leaky_relu((h @ target)[:, None] + h @ source, 0.2)
         apart = torch.tensor([[0, 0, 1], [0, 0, 0], [1, 0, 0]], dtype=torch.bool, device="cpu")
@@ -267,5 +267,5 @@ class GraphAttention(GATConv):  # type: ignore[misc]
             out: Tensor = super().forward(x, edges.edge_index)
         else:
             rows = torch.cat([x, token[None]])
-            out = super().forward((rows, rows[edges.row.to(torch.int64)]), edges.edge_index)
+            out = super().forward((rows, rows[edges.target_row.to(torch.int64)]), edges.edge_index)
         return out

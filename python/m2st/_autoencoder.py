@@ -22,7 +22,7 @@ from m2st._attention import GraphAttention, attend, loops
 from m2st._checks import check_adjacency, check_features, check_numbers
 from m2st._edges import Edges
 from m2st._params import AutoencoderParams
-from m2st._patches import Patchwork
+from m2st._partition import Partition
 
 
 @contextlib.contextmanager
@@ -201,11 +201,11 @@ class MaskedGraphAutoencoder(nn.Module):
         if fused and not (self.training and dropout):
             # The masked are all alike: one row and one edge stand for those around a target.
             everybody, visible = torch.ones_like(masked), ~masked
-            to_all = edges.hide(masked, everybody)
-            to_scored = edges.hide(masked, everybody if scored is None else scored)
+            to_all = edges.mask(masked, everybody)
+            to_scored = edges.mask(masked, everybody if scored is None else scored)
             shared = self.shared_encoder(x[visible], to_all, self.mask_token)
             # Nobody looks at the embeddings of the masked.
-            embeddings = self._embed(shared, edges, edges.only(visible))
+            embeddings = self._embed(shared, edges, edges.subgraph(visible))
             found = attend(decoders, embeddings, to_scored, tokens)
         else:
             shown = torch.where(masked[:, None], self.mask_token, x)
@@ -246,9 +246,9 @@ class MaskedGraphAutoencoder(nn.Module):
 
         Notes
         -----
-        More than `batch_size` observations are embedded in pieces, each with all that its result
+        More than `batch_size` observations are embedded in parts, each with all that its result
         depends on around it: the same numbers but for rounding, in bounded memory. Processes of
-        `torch.distributed` share the pieces, and each ends with the whole.
+        `torch.distributed` share the parts, and each ends with the whole.
         """
         features = check_numbers(features, name="features")
         check_features(features)
@@ -260,11 +260,11 @@ class MaskedGraphAutoencoder(nn.Module):
                 f"found {features.shape[1]}."
             )
             raise ValueError(msg)
-        return self.embed(features, Patchwork.of(adjacency, self.params.batch_size))
+        return self.embed(features, Partition.of(adjacency, self.params.batch_size))
 
     @own_torch()
     @torch.no_grad()
-    def embed(self, features: NDArray[np.float32], graph: Patchwork) -> list[NDArray[np.float32]]:
+    def embed(self, features: NDArray[np.float32], graph: Partition) -> list[NDArray[np.float32]]:
         """`transform` on what has been checked and divided already."""
         rank, n_processes = process()
         batches = graph.batches()
@@ -274,8 +274,8 @@ class MaskedGraphAutoencoder(nn.Module):
         was_training = self.training
         self.eval()
         for nodes in batches[rank::n_processes] if shared else batches:
-            reached = graph.surroundings(nodes, 1 + self.params.n_layers)
-            edges = Edges.from_adjacency(graph.between(reached)).to(device)
+            reached = graph.neighbourhood(nodes, 1 + self.params.n_layers)
+            edges = Edges.from_adjacency(graph.induced_subgraph(reached)).to(device)
             x = torch.from_numpy(features[graph.order[reached]]).to(device)
             inside = torch.from_numpy(np.searchsorted(reached, nodes)).to(device)
             rows = torch.from_numpy(graph.order[nodes])

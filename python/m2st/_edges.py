@@ -17,16 +17,16 @@ from torch import Tensor
 class Edges:
     """Who sends to whom: edges from rows of a feature matrix to targets.
 
-    Target t is the observation with the features ``row[t]`` and receives from the rows
-    ``source[indptr[t] : indptr[t + 1]]``; an edge of `count` c stands for c edges from equal rows.
-    Counts are float32, all else is int32.
+    Target t is the observation with the features ``target_row[t]`` and receives from the rows
+    ``source[indptr[t] : indptr[t + 1]]``; an edge of `weight` w stands for w edges from equal rows.
+    Weights are float32, all else is int32.
     """
 
     n_rows: int
-    row: Tensor
+    target_row: Tensor
     indptr: Tensor
     source: Tensor
-    count: Tensor
+    weight: Tensor
 
     @classmethod
     def from_adjacency(cls, adjacency: sparse.spmatrix) -> Edges:
@@ -41,49 +41,49 @@ class Edges:
         pattern.sum_duplicates()
         pattern.sort_indices()
         indptr, source = pattern.indptr.astype(np.int32), pattern.indices.astype(np.int32)
-        row = np.arange(n_obs, dtype=np.int32)
-        count = np.ones(len(source), dtype=np.float32)
-        arrays = (torch.from_numpy(array) for array in (row, indptr, source, count))
+        target_row = np.arange(n_obs, dtype=np.int32)
+        weight = np.ones(len(source), dtype=np.float32)
+        arrays = (torch.from_numpy(array) for array in (target_row, indptr, source, weight))
         return cls(n_obs, *arrays)
 
-    def hide(self, hidden: Tensor, targets: Tensor) -> Edges:
-        """The edges to some targets when all hidden observations have one row of features.
+    def mask(self, masked: Tensor, targets: Tensor) -> Edges:
+        """The edges to some targets when all masked observations have one row of features.
 
         Parameters
         ----------
-        hidden, targets
-            Which observations are hidden, and which are targets; boolean, of shape (n_obs,), on the
+        masked, targets
+            Which observations are masked, and which are targets; boolean, of shape (n_obs,), on the
             CPU.
 
         Returns
         -------
-        Edges whose rows are the observations that are not hidden, in order, and last the one row of
-        all hidden ones, with one edge from there per target. Targets keep their order.
+        Edges whose rows are the observations that are not masked, in order, and last the one row of
+        all masked ones, with one edge from there per target. Targets keep their order.
         """
-        flags = hidden.numpy()
+        flags = masked.numpy()
         return self._toward(targets, flags, len(flags) - int(flags.sum()) + 1)
 
-    def only(self, targets: Tensor) -> Edges:
+    def subgraph(self, targets: Tensor) -> Edges:
         """The edges to some targets, a boolean of shape (n_obs,); rows stay as they are."""
         return self._toward(targets, np.zeros(len(targets), dtype=bool), len(targets))
 
-    def _toward(self, targets: Tensor, hidden: NDArray[np.bool_], n_rows: int) -> Edges:
-        """The edges to some targets, those from hidden observations from the last of all rows."""
+    def _toward(self, targets: Tensor, masked: NDArray[np.bool_], n_rows: int) -> Edges:
+        """The edges to some targets, those from masked observations from the last of all rows."""
         from m2st import _kernels
 
         _, indptr, source, _ = self.arrays
-        found = _kernels.hide(indptr, source, hidden, targets.numpy())
+        found = _kernels.mask(indptr, source, masked, targets.numpy())
         return Edges(n_rows, *map(torch.from_numpy, found))
 
     @property
     def n_targets(self) -> int:
         """Number of targets."""
-        return len(self.row)
+        return len(self.target_row)
 
     @cached_property
     def arrays(self) -> list[NDArray[Any]]:
-        """`row`, `indptr`, `source` and `count`, on the CPU."""
-        return [part.numpy() for part in (self.row, self.indptr, self.source, self.count)]
+        """`target_row`, `indptr`, `source` and `weight`, on the CPU."""
+        return [part.numpy() for part in (self.target_row, self.indptr, self.source, self.weight)]
 
     @cached_property
     def by_source(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
@@ -102,13 +102,15 @@ class Edges:
 
     @cached_property
     def edge_index(self) -> Tensor:
-        """The edges as torch-geometric's list, int64, those that a count stands for one by one."""
-        counts = self.count.to(torch.int64)
+        """The edges as torch-geometric's list, int64; one that stands for several is repeated."""
+        weights = self.weight.to(torch.int64)
         degrees = torch.diff(self.indptr.to(torch.int64))
-        targets = torch.arange(len(self.row), device=self.row.device).repeat_interleave(degrees)
-        return torch.stack([self.source.to(torch.int64), targets]).repeat_interleave(counts, dim=1)
+        targets = torch.arange(
+            len(self.target_row), device=self.target_row.device
+        ).repeat_interleave(degrees)
+        return torch.stack([self.source.to(torch.int64), targets]).repeat_interleave(weights, dim=1)
 
     def to(self, device: torch.device) -> Edges:
         """The same edges on `device`."""
-        parts = (self.row, self.indptr, self.source, self.count)
+        parts = (self.target_row, self.indptr, self.source, self.weight)
         return Edges(self.n_rows, *(part.to(device) for part in parts))

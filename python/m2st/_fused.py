@@ -110,10 +110,10 @@ class _Rows(NamedTuple):
 
         Returns the attention of their edges, before and after dropout.
         """
-        row, indptr, source, count = edges.arrays
+        target_row, indptr, source, weight = edges.arrays
         n_edges = int(indptr[last]) - int(indptr[first])
         attention = self.h.new_empty(n_edges * self.layout.pitch + LANES)
-        graph = (row, indptr, source, count, first, last)
+        graph = (target_row, indptr, source, weight, first, last)
         _kernels.weigh(_flat(self.logits), self.layout, slope, *graph, _flat(attention))
         weights = functional.dropout(attention, dropout) if dropout else attention
         rows = (_flat(self.h), self.layout, _flat(weights), _flat(self.vectors[2]))

@@ -37,28 +37,28 @@ def reverse(indptr, source, n_rows):  # type: ignore[no-untyped-def]
     for j in source:
         starts[j + 1] += 1
     starts = np.cumsum(starts).astype(np.int32)
-    reverse, receiver = np.empty_like(source), np.empty_like(source)
+    reverse, target = np.empty_like(source), np.empty_like(source)
     filled = starts[:-1].copy()
     for t in range(len(indptr) - 1):
         for e in range(indptr[t], indptr[t + 1]):
             j = number(source, e)
             place = filled[j]
-            reverse[place], receiver[place] = e, t
+            reverse[place], target[place] = e, t
             filled[j] += 1
-    return starts, reverse, receiver
+    return starts, reverse, target
 
 
 @compiled
-def hide(indptr, source, hidden, targets):  # type: ignore[no-untyped-def]
-    """Arrays of `Edges.hide`."""
-    n_obs = len(hidden)
+def mask(indptr, source, masked, targets):  # type: ignore[no-untyped-def]
+    """Arrays of `Edges.mask`."""
+    n_obs = len(masked)
     rows = np.empty(n_obs, np.int32)
     n_visible = 0
     for j in range(n_obs):
         rows[j] = n_visible
-        n_visible += not hidden[j]
+        n_visible += not masked[j]
     for j in range(n_obs):
-        if hidden[j]:
+        if masked[j]:
             rows[j] = n_visible
     n_targets = targets.sum()
     row, starts = np.empty(n_targets, np.int32), np.zeros(n_targets + 1, np.int32)
@@ -140,7 +140,7 @@ def score(h, vectors, layout, logits):  # type: ignore[no-untyped-def]
 
 @compiled
 def weigh(  # type: ignore[no-untyped-def]
-    logits, layout, slope, row, indptr, source, count, first, last, attention
+    logits, layout, slope, target_row, indptr, source, edge_weight, first, last, attention
 ):
     """Softmax over the edges of the targets from `first` to before `last`."""
     _, n_heads, _, padded, pitch = layout
@@ -153,7 +153,7 @@ def weigh(  # type: ignore[no-untyped-def]
         start, end = np.int64(indptr[t]), np.int64(indptr[t + 1])
         to = (start - indptr[first]) * pitch
         for k in range(0, n_heads, LANES):
-            own = load(logits, (2 * np.int64(row[t]) + 1) * padded + k)
+            own = load(logits, (2 * np.int64(target_row[t]) + 1) * padded + k)
             # LeakyReLU never decreases: the largest logit is that of the largest source.
             largest = load(logits, 2 * np.int64(number(source, start)) * padded + k)
             for e in range(start + 1, end):
@@ -166,7 +166,9 @@ def weigh(  # type: ignore[no-untyped-def]
             for e in range(start, end):
                 logit = add(load(logits, 2 * np.int64(number(source, e)) * padded + k), own)
                 logit = maximum(logit, multiply(slopes, logit))
-                weight = multiply(spread(logits, number(count, e)), exp(subtract(logit, largest)))
+                weight = multiply(
+                    spread(logits, number(edge_weight, e)), exp(subtract(logit, largest))
+                )
                 summed = add(summed, weight)
                 store(weights, (e - start) * LANES, weight)
             share = divide(one, summed)
@@ -216,10 +218,10 @@ def backward(  # type: ignore[no-untyped-def]
     slope,
     attention,
     weights,
-    row,
+    target_row,
     reverse_indptr,
     reverse,
-    receiver,
+    target,
 ):
     """Gradients of `h` and of `vectors` in one pass over the edges, by source."""
     width, n_heads, head, padded, pitch = layout
@@ -244,7 +246,7 @@ def backward(  # type: ignore[no-untyped-def]
             h2, h3 = load(h, own + f2), load(h, own + f3)
             sum0, sum1, sum2, sum3 = zero, zero, zero, zero
             for p in range(start, end):
-                at, of = np.int64(number(receiver, p)) * width, np.int64(number(reverse, p)) * pitch
+                at, of = np.int64(number(target, p)) * width, np.int64(number(reverse, p)) * pitch
                 sum0 = _add_scaled(sum0, weights, of + k, grad, at + f)
                 sum1 = _add_scaled(sum1, weights, of + k1, grad, at + f1)
                 sum2 = _add_scaled(sum2, weights, of + k2, grad, at + f2)
@@ -259,8 +261,8 @@ def backward(  # type: ignore[no-untyped-def]
         for k in range(0, n_heads, LANES):
             from_source, summed = load(logits, 2 * j * padded + k), zero
             for p in range(start, end):
-                to, e = np.int64(number(receiver, p)), np.int64(number(reverse, p)) * pitch + k
-                place = (2 * np.int64(number(row, to)) + 1) * padded + k
+                to, e = np.int64(number(target, p)), np.int64(number(reverse, p)) * pitch + k
+                place = (2 * np.int64(number(target_row, to)) + 1) * padded + k
                 derivative = subtract(
                     multiply(load(weights, e), load(dots, (p - start) * padded + k)),
                     multiply(load(attention, e), load(mean, to * padded + k)),

@@ -31,7 +31,7 @@ from m2st._autoencoder import (
 from m2st._checks import check_adjacency, check_features, check_int, check_numbers, check_seed
 from m2st._edges import Edges
 from m2st._params import AutoencoderParams
-from m2st._patches import PIECES_PER_BATCH, Patchwork
+from m2st._partition import PARTS_PER_BATCH, Partition
 
 logger = logging.getLogger(__name__)
 
@@ -247,17 +247,17 @@ class _Run:
         # A matrix of zeros has no scale; dividing by 1 leaves it as it is.
         scale = float(np.sqrt(np.mean(np.square(features, dtype=np.float64)))) or 1.0
         self.model.feature_scale.fill_(scale)
-        self.graph = Patchwork.of(adjacency, params.batch_size)
+        self.graph = Partition.of(adjacency, params.batch_size)
         self.x = torch.from_numpy(features[self.graph.order]).to(device) / scale
         self.edges = None  # of the whole graph, where it is not divided
-        if len(self.graph.pieces) == 1:
+        if len(self.graph.parts) == 1:
             self.edges = Edges.from_adjacency(self.graph.adjacency).to(device)
         # The model itself, or the one that averages its gradients over all processes.
         self.network: nn.Module = self.model
         if self.divided:
-            if self.n_processes > PIECES_PER_BATCH:
+            if self.n_processes > PARTS_PER_BATCH:
                 msg = (
-                    f"Expected at most {PIECES_PER_BATCH} processes, one for a piece of an epoch, "
+                    f"Expected at most {PARTS_PER_BATCH} processes, one for a part of an epoch, "
                     f"found {self.n_processes}. Start fewer."
                 )
                 raise ValueError(msg)
@@ -277,8 +277,8 @@ class _Run:
 
     @property
     def divided(self) -> bool:
-        """Whether processes of `torch.distributed` share the pieces of an epoch."""
-        return self.n_processes > 1 and len(self.graph.pieces) > 1
+        """Whether processes of `torch.distributed` share the parts of an epoch."""
+        return self.n_processes > 1 and len(self.graph.parts) > 1
 
     def draw_mask(self) -> NDArray[np.bool_]:
         """Which observations the epoch masks, equation (1), the same in all processes."""
@@ -292,18 +292,20 @@ class _Run:
         return masked
 
     def epoch(self) -> float:
-        """Take one step of Adam with a new mask, on the pieces whose turn it is."""
+        """Take one step of Adam with a new mask, on the parts whose turn it is."""
         self.optimizer.zero_grad(set_to_none=True)
         masked = self.draw_mask()
         scored = masked if self.params.mask_rate > 0 else np.ones_like(masked)
-        numbers = self.graph.drawn(len(self.loss), self.random_state)
-        nodes = self.graph.joined(numbers)
+        numbers = self.graph.sampled(len(self.loss), self.random_state)
+        nodes = self.graph.merged(numbers)
         n_scored = max(int(scored[nodes].sum()), 1)
         if self.divided:
-            nodes = self.graph.joined(numbers[self.rank :: self.n_processes])
+            nodes = self.graph.merged(numbers[self.rank :: self.n_processes])
         # One step more than an embedding sees, for the decoder.
-        reached = self.graph.surroundings(nodes, 2 + self.params.n_layers)
-        edges = self.edges or Edges.from_adjacency(self.graph.between(reached)).to(self.device)
+        reached = self.graph.neighbourhood(nodes, 2 + self.params.n_layers)
+        edges = self.edges or Edges.from_adjacency(self.graph.induced_subgraph(reached)).to(
+            self.device
+        )
         x = self.x[torch.from_numpy(reached).to(self.device)] if self.edges is None else self.x
         counted = np.zeros_like(masked)
         counted[nodes] = scored[nodes]
