@@ -283,3 +283,16 @@ def test_import_takes_neither_rpy2_nor_rds2py() -> None:
         "assert not {'rpy2', 'rds2py', 'matplotlib'} & set(sys.modules), sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.usefixtures("r")
+def test_thousands_of_values_cross_without_ending_python() -> None:
+    # In a process of its own: None that is let go too often ends it, at the end at the latest.
+    code = (
+        "import sys; import numpy as np; from m2st.interop import _embedded as e;"
+        "x = e.RNode(e.numeric(np.arange(3.0), 'double')); before = sys.getrefcount(None);"
+        "[(x.numbers(), e.numeric(np.arange(2), 'integer')) for _ in range(5000)];"
+        "assert sys.getrefcount(None) > before - 100, sys.getrefcount(None) - before"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -28,7 +28,12 @@ _KINDS = {
     "ListSexpVector": "list",
     "SexpS4": "S4",
 }
-_LONGEST = 2**31 - 1
+# Where R keeps the values of a vector, and what they are.
+_VALUES: dict[str, tuple[str, np.dtype[Any]]] = {
+    "logical": ("LOGICAL", np.dtype(np.int32)),
+    "integer": ("INTEGER", np.dtype(np.int32)),
+    "double": ("REAL", np.dtype(np.float64)),
+}
 _LIBRARIES = "LD_LIBRARY_PATH"
 
 
@@ -154,10 +159,7 @@ class RNode(Node):
 
     def numbers(self) -> NDArray[Any]:
         """Copy the values."""
-        dtype = np.float64 if self.kind == "double" else np.int32
-        if len(self.value) == 0:
-            return np.empty(0, dtype)
-        return np.array(self.value.memoryview(), dtype=dtype)
+        return _view(self.value, self.kind).copy()
 
     def strings(self) -> NDArray[np.object_]:
         """Return the values, None where missing."""
@@ -172,9 +174,32 @@ class RNode(Node):
         """Return the elements."""
         return [NULL if (node := RNode(item)).kind == "null" else node for item in self.value]
 
+    def outlines(self) -> tuple[list[str], NDArray[np.int64], NDArray[np.float64]]:
+        """Take a list of sp's Polygons apart, in one call of R."""
+        names, counts, corners = (RNode(part) for part in call("outlines", self.value))
+        placed = corners.numbers().astype(np.float64).reshape(-1, 2, order="F")
+        return names.strings().tolist(), counts.numbers().astype(np.int64), placed
+
     def as_sparse(self) -> Node:
         """Return the matrix as R converts it."""
         return RNode(call("asSparse", self.value))
+
+
+def _view(vector: Any, kind: str) -> NDArray[Any]:
+    """Values of a vector where R keeps them, to be read or written.
+
+    rpy2's own memoryview gives up a reference to None at each call, and some hundred of them end
+    Python 3.11.
+    """
+    from rpy2.rinterface_lib import openrlib
+
+    pointer, dtype = _VALUES[kind]
+    if not len(vector):
+        return np.empty(0, dtype)
+    start = getattr(openrlib.rlib, pointer)(vector.__sexp__._cdata)
+    held = openrlib.ffi.buffer(start, len(vector) * dtype.itemsize)
+    view: NDArray[Any] = np.frombuffer(held, dtype)
+    return view
 
 
 def null() -> Any:
@@ -186,11 +211,10 @@ def numeric(values: NDArray[Any], kind: str, missing: NDArray[np.bool_] | None =
     """Make a logical, integer or double vector, with R's NA where missing."""
     r = session()
     made = r.base["vector"](r.ri.StrSexpVector([kind]), r.ri.FloatSexpVector([values.size]))
-    if values.size:
-        target: NDArray[Any] = np.asarray(made.memoryview())
-        target[:] = values.ravel(order="F")
-        if missing is not None:
-            target[missing] = r.ri.NA_Real if kind == "double" else NA_INTEGER
+    target = _view(made, kind)
+    target[:] = values.ravel(order="F")
+    if missing is not None:
+        target[missing] = r.ri.NA_Real if kind == "double" else NA_INTEGER
     return made
 
 

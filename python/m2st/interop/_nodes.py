@@ -48,6 +48,13 @@ class Node(ABC):
     def as_sparse(self) -> Node:
         """Return a matrix of a class that is not read here as a dgCMatrix."""
 
+    @abstractmethod
+    def outlines(self) -> tuple[list[str], NDArray[np.int64], NDArray[np.float64]]:
+        """Take a list of sp's Polygons apart: names, numbers of corners, and all corners, x and y.
+
+        At once, as there may be as many as cells.
+        """
+
     @property
     def classes(self) -> tuple[str, ...]:
         """Content of the class attribute."""
@@ -134,6 +141,10 @@ class Null(Node):
     def items(self) -> list[Node]:
         """No elements."""
         return []
+
+    def outlines(self) -> tuple[list[str], NDArray[np.int64], NDArray[np.float64]]:
+        """No outlines."""
+        return [], np.empty(0, dtype=np.int64), np.empty((0, 2))
 
     def as_sparse(self) -> Node:
         """NULL is no matrix."""

@@ -76,6 +76,19 @@ class ParsedNode(Node):
         found = (ParsedNode(self.value.load_vec_element(i)) for i in range(self.value.get_rsize()))
         return [NULL if node.kind in {"null", "symbol"} else node for node in found]
 
+    def outlines(self) -> tuple[list[str], NDArray[np.int64], NDArray[np.float64]]:
+        """Take a list of sp's Polygons apart."""
+        names, counts, corners = [], [], [np.empty((0, 2))]
+        for polygons in self.items():
+            parts = [
+                part.attribute("coords").numbers().reshape(-1, 2, order="F")
+                for part in polygons.attribute("Polygons").items()
+            ]
+            names.append(str(polygons.attribute("ID").text()))
+            counts.append(sum(map(len, parts)))
+            corners += parts
+        return names, np.array(counts, dtype=np.int64), np.vstack(corners)
+
     def as_sparse(self) -> Node:
         """Only R knows how."""
         msg = f"of class {self.classes[0]}, which only R can read: use method='r'"

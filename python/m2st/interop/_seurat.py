@@ -533,15 +533,9 @@ def _outline_centres(boundary: Node) -> tuple[list[str], NDArray[np.float64]]:
         )
         means = corners.groupby(read_vector(fields["cell"])[0], sort=False, observed=True).mean()
         return [str(cell) for cell in means.index], means.to_numpy()
-    cells, centres = [], []
-    for polygons in boundary.attribute("polygons").items():
-        corners = [
-            part.attribute("coords").numbers().reshape(-1, 2, order="F")
-            for part in polygons.attribute("Polygons").items()
-        ]
-        cells.append(str(polygons.attribute("ID").text()))
-        centres.append(np.vstack(corners).mean(axis=0))
-    return cells, np.array(centres).reshape(-1, 2)
+    cells, counts, corners = boundary.attribute("polygons").outlines()
+    means = pd.DataFrame(corners).groupby(np.repeat(np.arange(len(cells)), counts)).mean()
+    return cells, means.reindex(range(len(cells))).to_numpy()
 
 
 def _list_uncarried(x: Node, assays: Iterable[str], chosen: str, lost: list[str]) -> None:

@@ -55,6 +55,17 @@ asSparse <- function(x) {
     x
 }
 
+# Outlines of cells as sp has them: names, numbers of corners, and all corners.
+outlines <- function(polygons) {
+    corners <- lapply(polygons, function(one) {
+        do.call(rbind, lapply(attr(one, "Polygons"), attr, "coords"))
+    })
+    list(
+        vapply(polygons, attr, "", "ID"), vapply(corners, nrow, 0L),
+        unname(do.call(rbind, c(corners, list(matrix(0, 0L, 2L)))))
+    )
+}
+
 readObjects <- function(path) {
     if (grepl("[.]rds$", path, ignore.case = TRUE)) {
         return(list(readRDS(path)))
