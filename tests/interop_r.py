@@ -62,6 +62,15 @@ class R:
         return list(self.call(function, *arguments))
 
 
+def version() -> tuple[int, int]:
+    """Tell which R this is."""
+    from m2st.interop import _embedded
+
+    ri = _embedded.session().ri
+    found = ri.baseenv["eval"](ri.parse("as.integer(unlist(getRversion()))"))
+    return found[0], found[1]
+
+
 def start(library: Path) -> R:
     """Start R, with the real SpatialExperiment if there is one, else the stand-in."""
     pytest.importorskip("rpy2", reason="rpy2 is not installed: pip install 'm2st[r]'")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import sparse
-from tests import interop_r
+from tests import hostile, interop_r
 from tests.interop_r import R
+from typer.testing import CliRunner
 
-from m2st import interop
+from m2st import cli, datasets, interop, io
 from m2st.interop import _embedded
 
 DATA = Path(__file__).parent / "data"
@@ -231,12 +233,58 @@ def test_missing_pieces_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
             interop.read_r(DATA / "seurat5.rds", method="rds2py")
 
 
-def test_auto_falls_back_to_rds2py_without_r(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing() -> None:
-        raise ImportError
+@pytest.mark.parametrize("make", [hostile.rds, hostile.rda])
+@pytest.mark.filterwarnings("default:Not carried:UserWarning")
+@pytest.mark.usefixtures("r")
+def test_no_code_in_a_file_runs_unless_r_is_asked_for(
+    make: Callable[[bytes], hostile.Maker], tmp_path: Path
+) -> None:
+    mark = tmp_path / "mark"
+    held = hostile.listing({"a": hostile.promise(str(mark))})
+    path = make(hostile.experiment(metadata=held))(tmp_path / "x")
+    commands = ["run", str(path), "-k", "2", "-o"], ["convert", str(path)]
+    for read in (interop.read_r, io.read, datasets.from_r_file):
+        with pytest.raises(ValueError, match=r"type 5.*trust.*method='r'.*CVE-2024-27322"):
+            read(path)
+    for command in commands:
+        done = CliRunner().invoke(cli.app, [*command, str(tmp_path / "y.h5ad")])
+        assert done.exit_code == 1
+        assert "CVE-2024-27322" in done.stderr
+    assert not mark.exists()
+    with pytest.warns(UserWarning, match="coordinates"):
+        assert interop.read_r(path, method="r").shape == (3, 4)
+    if interop_r.version() < (4, 4):
+        assert mark.exists()
+    done = CliRunner().invoke(cli.app, [*commands[1], str(tmp_path / "y.h5ad"), "--trust"])
+    assert done.exit_code == 0, done.stderr
 
-    monkeypatch.setattr(_embedded, "session", missing)
-    assert interop.read_r(DATA / "spatial_experiment.rds").shape == (12, 5)
+
+def test_an_object_that_does_not_hold_together_is_refused(tmp_path: Path) -> None:
+    def refused(content: bytes, reason: str) -> None:
+        path = hostile.rds(content)(tmp_path / "x")
+        with pytest.raises(ValueError, match=reason):
+            interop.read_r(path)
+
+    outside = "Expected a valid sparse matrix in `the dgCMatrix`, found a damaged one"
+    refused(hostile.experiment(hostile.dgc(i=[0, 1, 9])), outside)
+    refused(hostile.experiment(hostile.dgc(p=[0, 2, 1, 3])), outside)
+    refused(hostile.experiment(hostile.dgc(p=[0, 1, 2, 9])), "found them damaged")
+    refused(hostile.experiment(hostile.dgc(dim=[2**31 - 1, 3])), "of the length of its content")
+    refused(hostile.experiment(hostile.dgc(dim=[5, 3])), "Expected the assay 'counts' of 4 × 3")
+    refused(hostile.experiment(colData=hostile.strings(["a"])), "found them damaged")
+    deep = hostile.doubles([1.0])
+    for _ in range(2000):
+        deep = hostile.listing([deep])
+    refused(hostile.experiment(metadata=deep), "too deep")
+
+
+def test_a_file_that_would_end_the_process_is_refused(tmp_path: Path) -> None:
+    path = hostile.rds(hostile.open_lists(10**6))(tmp_path / "x")
+    with pytest.raises(ValueError, match=r"rds2py could not read .* ends the process"):
+        interop.read_r(path)
+    bomb = hostile.rds(hostile.zeros(2**27 + 2**10))(tmp_path / "y")
+    with pytest.raises(ValueError, match=r"MB unpack to 0\.5 GB"):
+        interop.read_r(bomb)
 
 
 def test_converter_works_in_a_local_context(r: R, adata: ad.AnnData) -> None:

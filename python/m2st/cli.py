@@ -44,6 +44,12 @@ Input = Annotated[
 Layer = Annotated[str | None, typer.Option(help="Layer that holds the counts.")]
 SampleKey = Annotated[str | None, typer.Option(help="Column of obs that names the tissue section.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what exists.")]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust", help="Read INPUT as it comes, an R object by R, which may run what it holds."
+    ),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Seed = Annotated[
@@ -95,6 +101,7 @@ def run_command(
     checkpoint: Annotated[
         Path | None, typer.Option(help="File from which an interrupted training resumes.")
     ] = None,
+    trust: Trust = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -121,7 +128,8 @@ def run_command(
             raise ValueError(msg)
         with _on_cluster(dask), among_processes():
             # What serves as features is needed as a whole.
-            adata = m2st.io.read(input_path, backed=False if use_rep == "X" else "auto")
+            backed: Literal["auto", False] = False if use_rep == "X" else "auto"
+            adata = m2st.io.read(input_path, backed=backed, trust=trust)
             m2st.run(
                 adata,
                 _n_domains(domains),
@@ -158,6 +166,7 @@ def convert(
         str | None,
         typer.Option("--as", help="Class in R: SpatialExperiment, SingleCellExperiment or Seurat."),
     ] = None,
+    trust: Trust = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -171,7 +180,7 @@ def convert(
         if as_ is not None and not in_r:
             msg = f"Expected `--as` only with an .rds, .rda or .RData file, found {output}."
             raise ValueError(msg)
-        adata = m2st.io.read(input_path)
+        adata = m2st.io.read(input_path, trust=trust)
         if in_r:
             m2st.interop.write_r(adata, output, as_, overwrite=overwrite)
         else:
@@ -199,6 +208,7 @@ def compare(
     iterations: Annotated[
         int | None, typer.Option(min=1001, help="Iterations of BayesSpace, 50000 by default.")
     ] = None,
+    trust: Trust = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -211,7 +221,7 @@ def compare(
             if path is not None:
                 _check_output(input_path, path, overwrite=overwrite, suffixes=(".csv",))
         found = m2st.compare_methods(
-            m2st.io.read(input_path),
+            m2st.io.read(input_path, trust=trust),
             domains,
             truth=truth,
             methods=[name.strip() for name in methods.split(",")],
@@ -290,6 +300,7 @@ def report_command(
     sample_key: SampleKey = None,
     markers: Annotated[int, typer.Option(min=0, help="Most genes to list for each domain.")] = 5,
     title: Annotated[str | None, typer.Option(help="Heading; by default the file's name.")] = None,
+    trust: Trust = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -300,7 +311,7 @@ def report_command(
 
         _check_output(input_path, output, overwrite=overwrite, suffixes=(".html",))
         m2st.report(
-            m2st.io.read(input_path),
+            m2st.io.read(input_path, trust=trust),
             output,
             columns=column or [],
             sample_key=sample_key,

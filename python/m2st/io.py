@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from errno import ENOSPC
 from io import BytesIO
@@ -25,9 +25,18 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from m2st import _keys
-from m2st._checks import check_target, importing, warn
+from m2st._checks import check_sparse, check_target, importing, warn
 from m2st._files import is_store, remove, replacing, second_names
 from m2st._stores import check_storable, in_memory, plain, put_anndata, shards_as_asked
+from m2st._trust import (
+    Untrusted,
+    check_gzip,
+    check_hdf5,
+    check_image,
+    check_mtx,
+    check_parquet,
+    check_zarr,
+)
 
 __all__ = ["read", "write"]
 
@@ -63,6 +72,7 @@ def read(
     *,
     table: str | None = None,
     backed: _Backed = False,
+    trust: bool = False,
 ) -> AnnData:
     """Read a spatial data set; the format is found from what is there.
 
@@ -86,6 +96,9 @@ def read(
         is; `m2st.run` reads of them what it needs, in blocks. ``"auto"`` does so if they would take
         more than 2 GB of memory, and logs it. For h5ad and zarr; any other format is refused, or
         read with ``"auto"``.
+    trust
+        Whether the file comes from someone who is trusted. Otherwise it is looked at first, as
+        *Notes* say, and an R object is read without R. If so, an R object is read by R.
 
     Returns
     -------
@@ -103,9 +116,12 @@ def read(
         There is nothing at `path`, or a Space Ranger folder has no positions.
     ValueError
         The file or folder is empty, damaged or of another format; barcodes have no position;
-        `table` does not say which table to take; `backed` with a format that has to be loaded.
+        `table` does not say which table to take; `backed` with a format that has to be loaded;
+        what *Notes* list, without `trust`.
     ImportError
         The package that the format needs is not installed.
+    MemoryError
+        The data take more memory than there is.
 
     Warns
     -----
@@ -117,6 +133,12 @@ def read(
     -----
     A SpatialData table without ``obsm["spatial"]`` gets the centroids of the shapes that it
     annotates, in the shapes' own coordinates: no transformation is applied.
+
+    A file may be damaged, or made to do harm. Without `trust`, HDF5 is read once in a process of
+    its own, which takes 0.3 s and as long again as reading, so that a file that would end the
+    process gives an error. Refused are links and values in other files, references and plugins of
+    HDF5; pickles in a zarr store; what unpacks to more than 150 times its size and 0.5 GB. Sparse
+    matrices whose indices lead out of them are always refused.
 
     What was left in a file is a :class:`anndata.abc.CSRDataset`, :class:`anndata.abc.CSCDataset` or
     a data set of h5py or zarr. Indexing reads, ``adata.X[:100]``, ``adata.to_memory()`` reads all,
@@ -130,8 +152,24 @@ def read(
     if backed not in (True, False, "auto"):
         msg = f"Expected `backed` to be True, False or 'auto', found {backed!r}."
         raise ValueError(msg)
+    try:
+        adata = _read(path, table, backed=backed, trust=trust)
+    except MemoryError as error:
+        msg = (
+            f"Expected data that fit into memory, found {path} to take more. With h5ad and zarr, "
+            "expression can stay in the file: `backed=True`."
+        )
+        raise MemoryError(msg) from error
+    for place, matrix in _matrices(adata):
+        if getattr(matrix, "format", None) in {"csr", "csc"} and sparse.issparse(matrix):
+            check_sparse(matrix, name=f"{place} in {path}")
+    return adata
+
+
+def _read(path: Path, table: str | None, *, backed: _Backed, trust: bool) -> AnnData:
+    """Find the format and read it."""
     if is_store(path) and _TABLES & _names(path):
-        return _read_spatialdata(path, table, backed=backed)
+        return _read_spatialdata(path, table, backed=backed, trust=trust)
     if table is not None:
         msg = f"Expected `table` only with a SpatialData store, found {table!r} with {path}."
         raise ValueError(msg)
@@ -140,18 +178,20 @@ def read(
         raise FileNotFoundError(msg)
     if is_store(path) and {"obs", "var"} <= _names(path):
         with _expect("an AnnData zarr store", path):
+            if not trust:
+                check_zarr(path)
             return _read_store(path, ad.io.read_zarr, _open_zarr, backed=backed)
     if path.suffix.lower() == ".h5ad" and path.is_file():
-        return _read_h5ad(path, backed=backed)
+        return _read_h5ad(path, backed=backed, trust=trust)
     if backed is True:
         msg = f"Expected `backed=True` only with h5ad and zarr, found {path}. Read it into memory."
         raise ValueError(msg)
     if path.is_dir():
-        return _read_folder(path)
+        return _read_folder(path, trust=trust)
     if path.suffix.lower() in {".rds", ".rda", ".rdata"}:
         from m2st.interop import read_r
 
-        return read_r(path)
+        return read_r(path, method="r" if trust else "auto")
     msg = f"Expected a supported format, found {path}. {_SUPPORTED}"
     raise ValueError(msg)
 
@@ -447,6 +487,12 @@ def _expect(what: str, path: Path) -> Iterator[None]:
         yield
     except (ImportError, MemoryError, PermissionError, Warning):
         raise
+    except Untrusted as refused:
+        msg = (
+            f"Expected {what} that can be read safely, found {path} not to be: {refused}. If you "
+            "trust where it comes from: `trust=True`, or `--trust` on the command line."
+        )
+        raise ValueError(msg) from None
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         msg = f"Expected {what} at {path}, found it damaged or of another kind ({reason}). "
@@ -458,12 +504,14 @@ def _names(folder: Path) -> set[str]:
     return {entry.name for entry in folder.iterdir()}
 
 
-def _read_h5ad(path: Path, *, backed: _Backed) -> AnnData:
+def _read_h5ad(path: Path, *, backed: _Backed, trust: bool) -> AnnData:
     """Read h5ad; other HDF5 files are refused before anndata guesses at them."""
     if path.stat().st_size == 0:
         msg = f"Expected an h5ad file at {path}, found it empty. {_SUPPORTED}"
         raise ValueError(msg)
     with _expect("an h5ad file", path):
+        if not trust:
+            check_hdf5(path)
         with h5py.File(path) as file:
             found = set(file)
         if not {"obs", "var"} <= found:
@@ -525,7 +573,9 @@ def _kind(element: Any) -> Any:
 def _lazy(element: Any) -> Any:
     """Leave a matrix in its store; read anything else."""
     if _kind(element) in {"csr_matrix", "csc_matrix"} or "h5sparse_format" in element.attrs:
-        return ad.io.sparse_dataset(element)
+        matrix = ad.io.sparse_dataset(element)
+        _check_ends(matrix)
+        return matrix
     # anndata 0.7 and older did not mark arrays.
     is_array = _kind(element) == "array" or isinstance(element, h5py.Dataset)
     return element if is_array else ad.io.read_elem(element)
@@ -541,6 +591,32 @@ def _slots_of_old(store: h5py.File, *, var: str = "var") -> dict[str, Any]:
                 store.copy(store[source], copy, name=key)
     adata = ad.io.read_h5ad(image)
     return {slot: getattr(adata, slot) for slot in _SLOTS}
+
+
+def _check_ends(matrix: Any) -> None:
+    """Require of a sparse matrix in a file that its rows are where it says; values come later."""
+    ends = matrix.group["indptr"][:]
+    n_rows = matrix.shape[0 if matrix.format == "csr" else 1]
+    n_stored = min(matrix.group[part].shape[0] for part in ("indices", "data"))
+    if len(ends) != n_rows + 1 or ends[0] != 0 or ends[-1] > n_stored or (np.diff(ends) < 0).any():
+        msg = f"the `indptr` of {matrix.group.name} does not fit its shape, {matrix.shape}"
+        raise ValueError(msg)
+
+
+def _matrices(adata: AnnData) -> Iterator[tuple[str, Any]]:
+    """Everything in an AnnData that may be a matrix, with its place."""
+    yield "X", adata.X
+    if adata.raw is not None:
+        yield "raw/X", adata.raw.X
+    for slot in ("layers", "obsm", "varm", "obsp", "varp", "uns"):
+        waiting = [(slot, getattr(adata, slot))]
+        while waiting:
+            place, values = waiting.pop()
+            for key, value in values.items():
+                if isinstance(value, Mapping):
+                    waiting.append((f"{place}/{key}", value))
+                else:
+                    yield f"{place}/{key}", value
 
 
 def _left_in_file(adata: AnnData) -> dict[str, Any]:
@@ -585,12 +661,12 @@ def _carry_over(matrix: Any, file: h5py.File, place: str) -> None:
     file[place].attrs.update(source.attrs)
 
 
-def _read_folder(path: Path) -> AnnData:
+def _read_folder(path: Path, *, trust: bool) -> AnnData:
     """Read the output of Space Ranger."""
     for root in (path, path / "outs"):
         counts = _find(f"{_COUNTS}.h5", root) or _find(_COUNTS, root)
         if counts is not None:
-            return _read_space_ranger(root, counts)
+            return _read_space_ranger(root, counts, trust=trust)
         bins = sorted((root / "binned_outputs").glob("square_*um"))
         if bins:
             msg = (
@@ -625,11 +701,13 @@ def _find(name: str, *folders: Path) -> Path | None:
     return None
 
 
-def _read_space_ranger(root: Path, counts: Path) -> AnnData:
+def _read_space_ranger(root: Path, counts: Path, *, trust: bool) -> AnnData:
     """Read counts, positions, scale factors and images of one capture area."""
     import scanpy as sc
 
     with _expect("10x counts", counts), warnings.catch_warnings():
+        if not trust:
+            _check_counts(counts)
         # Two genes may share a symbol; the names are made unique below.
         warnings.filterwarnings("ignore", "Variable names are not unique", UserWarning)
         adata = sc.read_10x_h5(counts) if counts.is_file() else sc.read_10x_mtx(counts)
@@ -644,7 +722,7 @@ def _read_space_ranger(root: Path, counts: Path) -> AnnData:
             f"{', '.join(_POSITIONS)}. Copy Space Ranger's folder `spatial` beside {counts.name}."
         )
         raise FileNotFoundError(msg)
-    positions = _read_positions(file)
+    positions = _read_positions(file, trust=trust)
     lost = adata.obs_names[~adata.obs_names.isin(positions.index)]
     if len(lost):
         msg = (
@@ -669,17 +747,33 @@ def _read_space_ranger(root: Path, counts: Path) -> AnnData:
             from matplotlib.image import imread
 
             with _expect("a PNG image", picture):
+                if not trust:
+                    check_image(picture)
                 library["images"][size] = imread(picture)
     adata.uns["spatial"] = {_library_id(root, counts): library}
     return adata
 
 
-def _read_positions(file: Path) -> pd.DataFrame:
+def _check_counts(counts: Path) -> None:
+    """Look at 10x counts, as one file or as a folder of three."""
+    if counts.is_file():
+        check_hdf5(counts)
+        return
+    for file in counts.iterdir():
+        if file.name.endswith((".mtx", ".mtx.gz")):
+            check_mtx(file)
+        elif file.suffix == ".gz":
+            check_gzip(file)
+
+
+def _read_positions(file: Path, *, trust: bool) -> pd.DataFrame:
     """Read positions of any generation, indexed by barcode."""
     columns = ["barcode", *_ARRAY, *_PIXELS]
     with _expect("positions of Space Ranger", file):
         if file.suffix == ".parquet":
             try:
+                if not trust:
+                    check_parquet(file)
                 frame = pd.read_parquet(file)
             except ImportError:
                 with importing("pyarrow", f"Reading {file} (Visium HD)", "pip install pyarrow"):
@@ -710,12 +804,14 @@ def _library_id(root: Path, counts: Path) -> str:
     return folder.parent.name if folder.name == "outs" else folder.name
 
 
-def _read_spatialdata(path: Path, table: str | None, *, backed: _Backed) -> AnnData:
+def _read_spatialdata(path: Path, table: str | None, *, backed: _Backed, trust: bool) -> AnnData:
     """Read one table of a SpatialData store, with coordinates."""
     with importing("spatialdata", f"Reading {path} (SpatialData)", _SPATIALDATA):
         import spatialdata
     folder = path / ("tables" if "tables" in _names(path) else "table")
     with _expect("a SpatialData store", path):
+        if not trust:
+            check_zarr(path, ("tables", "table", "shapes"))
         # Images and points are not needed, and may be large.
         selection = ("shapes",) if backed else ("tables", "shapes")
         store = spatialdata.read_zarr(path, selection=selection)

@@ -73,12 +73,10 @@ to R, ``obsp``, ``varm``, ``varp`` and ``raw`` are not carried.
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
 
 from m2st._checks import check_choice, check_target, warn
@@ -223,7 +221,7 @@ def read_r(
     object: str | None = None,
     *,
     assay: str | None = None,
-    method: str = "auto",
+    method: Literal["auto", "rds2py", "r"] = "auto",
 ) -> AnnData:
     """Read an R object from an ``.rds``, ``.rda`` or ``.RData`` file.
 
@@ -237,9 +235,11 @@ def read_r(
     assay
         As in :func:`to_anndata`.
     method
-        ``"r"``: through R and rpy2. ``"rds2py"``: without R, by the parser of rds2py; the result
-        is the same, but some files cannot be read, such as those with functions in them or with
-        matrices on disk. ``"auto"``: through R where R can be used, else rds2py.
+        ``"auto"``, ``"rds2py"``: without R, by the parser of rds2py. The result is the same as
+        R's, but some files cannot be read, such as those with functions in them or with matrices
+        on disk. ``"r"``: through R and rpy2, which is for files whose origin you trust: R before
+        4.4 runs what a crafted file tells it to (CVE-2024-27322), and any R computes matrices that
+        come as functions.
 
     Returns
     -------
@@ -256,8 +256,8 @@ def read_r(
     TypeError
         No object in the file is of a class that can be converted.
     ValueError
-        The file is of another kind, damaged, or beyond what rds2py can read; it holds several
-        objects, or none of that name.
+        The file is of another kind, damaged, or beyond what rds2py can read; it unpacks to more
+        than 150 times its size and 0.5 GB; it holds several objects, or none of that name.
 
     Warns
     -----
@@ -268,7 +268,7 @@ def read_r(
     --------
     >>> adata = m2st.interop.read_r("section.rds")  # doctest: +SKIP
     """
-    check_choice("method", method, ("auto", "r", "rds2py"))
+    check_choice("method", method, ("auto", "rds2py", "r"))
     path = Path(path)
     if not path.is_file():
         msg = f"Expected a file at {path}, found none."
@@ -279,12 +279,14 @@ def read_r(
     if path.stat().st_size == 0:
         msg = f"Expected an R object in {path}, found it empty."
         raise ValueError(msg)
-    if _use_r(method):
+    if method == "r":
         listing = r.RNode(r.call("readObjects", r.strings([str(path)])))
         objects = dict(zip(listing.names or ["object"], listing.items(), strict=True))
     else:
         objects = _parsed.read_objects(path)
-    return _read_node(_choose(objects, object, path), assay=assay)
+    chosen = _choose(objects, object, path)
+    with _parsed.whole(path):
+        return _read_node(chosen, assay=assay)
 
 
 def write_r(
@@ -415,21 +417,6 @@ def _lacking(adata: AnnData, kind: str) -> str:
                 f"adata.obs[{list(found)}].to_numpy()`."
             )
     return " ".join(said)
-
-
-def _use_r(method: str) -> bool:
-    """Whether to read through R; otherwise by rds2py."""
-    if method != "auto":
-        return method == "r"
-    if importlib.util.find_spec("rds2py") is None:
-        return True
-    if threading.current_thread() is not threading.main_thread():
-        return False
-    try:
-        r.session()
-    except ImportError:
-        return False
-    return True
 
 
 def _choose(objects: Mapping[str, Node], name: str | None, path: Path) -> Node:

@@ -18,6 +18,7 @@ from m2st.interop._nodes import NULL, Node, Uncarried
 from m2st.interop._values import (
     Note,
     carry,
+    check_length,
     in_order,
     kept_dtype,
     number_kind,
@@ -87,9 +88,19 @@ def read_experiment(x: Node, lost: list[str]) -> AnnData:
     var, var_notes = read_columns(
         var_node.attribute("listData"), where="rowData", rows=var_names, lost=lost
     )
+    assays, assay_notes = _read_assays(x, lost)
+    for name, matrix in assays.items():
+        if matrix.shape != (n_obs, n_vars):
+            msg = (
+                f"Expected the assay {name!r} of {n_vars} × {n_obs} values, found {matrix.shape[1]}"
+                f" × {matrix.shape[0]}. Check the object in R: `validObject(x)`."
+            )
+            raise ValueError(msg)
+    for n, names in ((n_obs, obs_names), (n_vars, var_names)):
+        if names is None and not assays:
+            check_length(n, what=f"a {kind}")
     obs_frame, obs_record = _record.table(obs, obs_names, n_obs)
     var_frame, var_record = _record.table(var, var_names, n_vars)
-    assays, assay_notes = _read_assays(x, lost)
     uns, metadata_note = _read_metadata(x.attribute("metadata"), lost)
     main = main_assay(list(assays)) if assays else None
     order = list(assays)

@@ -8,8 +8,8 @@ import gzip
 import io
 import lzma
 import re
-import shutil
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from m2st._trust import check_r, check_size
 from m2st.interop._nodes import NULL, Node, Uncarried
 
 _KINDS = {"boolean": "logical", "string": "character", "vector": "list"}
@@ -26,7 +27,13 @@ _OPENERS: dict[bytes, Callable[..., Any]] = {
     b"\xfd7zXZ": lzma.open,
 }
 _OLD = re.compile(rb"(RDX2\n)?X\n\0\0\0\x02(.{8})(.*)", re.DOTALL)
-_HINT = "Read it through R: `method='r'`, which needs R and `pip install 'm2st[r]'`."
+# Files of fewer bytes, unpacked, are too shallow to end the parser.
+_SMALL = 2**13
+_HINT = (
+    "If you trust where it comes from, read it through R: `method='r'`, or `--trust` on the "
+    "command line; that needs R and `pip install 'm2st[r]'`. R before 4.4 runs what a crafted file "
+    "tells it to (CVE-2024-27322)."
+)
 
 
 class ParsedNode(Node):
@@ -109,18 +116,42 @@ def read_objects(path: Path) -> dict[str, Node]:
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what else could be installed
             from rds2py.lib_rds_parser import RdaObject, RdsObject, RdsParserError
     except ImportError as error:
-        msg = "Reading R files without R needs rds2py, not installed: `pip install 'm2st[rds]'`."
+        msg = (
+            "Reading R files without R needs rds2py, not installed: `pip install 'm2st[rds]'`. "
+            + _HINT
+        )
         raise ImportError(msg) from error
     try:
         with _plain(path) as file:
+            if file.stat().st_size > _SMALL:
+                check_r(file)
             if path.suffix.lower() == ".rds":
                 return {"object": ParsedNode(RdsObject(str(file)).get_robject())}
             found = RdaObject(str(file))
             names = found.get_object_names()
             return {name: ParsedNode(found.get_object_by_name(name)) for name in names}
-    except (RdsParserError, EOFError, OSError, lzma.LZMAError) as error:
+    except (RdsParserError, EOFError, OSError, ValueError, lzma.LZMAError, zlib.error) as error:
         reason = " ".join(str(error).split())
         msg = f"rds2py could not read {path} ({reason}). {_HINT}"
+        raise ValueError(msg) from error
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[None]:
+    """Turn what goes wrong with an object that is not as R makes it into one line."""
+    try:
+        yield
+    except (ImportError, MemoryError, OSError, RuntimeWarning, UserWarning):
+        raise
+    except Exception as error:
+        if str(error).startswith(("Expected", "R: ")):  # said already
+            raise
+        deep = isinstance(error, RecursionError)
+        reason = "its lists are too deep" if deep else " ".join(str(error).split())
+        msg = (
+            f"Expected whole objects of R in {path}, found them damaged "
+            f"({reason or type(error).__name__}). Write the file again."
+        )
         raise ValueError(msg) from error
 
 
@@ -130,11 +161,14 @@ def _plain(path: Path) -> Iterator[Path]:
     with path.open("rb") as stream:
         start = stream.read(5)
     opener = next((opener for mark, opener in _OPENERS.items() if start.startswith(mark)), open)
+    n_bytes = path.stat().st_size
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / path.name
         with opener(path, "rb") as packed, plain.open("wb") as stream:
             stream.write(_modern_header(packed.read(19)))
-            shutil.copyfileobj(packed, stream)
+            while piece := packed.read(2**20):
+                stream.write(piece)
+                check_size(stream.tell(), n_bytes)
         yield plain
 
 

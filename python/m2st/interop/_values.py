@@ -15,12 +15,14 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
+from m2st._checks import check_sparse
 from m2st.interop import _embedded as r
 from m2st.interop._nodes import NA_INTEGER, Node, Uncarried
 
 Note = dict[str, Any]
 _T = TypeVar("_T")
 
+_UNHELD = 2**22  # rows or columns that an object may have without a value in them
 _EXACT = 2**53  # whole numbers up to here are exact as double
 _PLAIN = {"names", "dim", "dimnames", "levels", "class", "row.names"}
 _SPARSE = re.compile("[dln]g[CTR]Matrix")
@@ -76,6 +78,7 @@ def read_vector(node: Node, *, categorical: bool = False) -> tuple[Any, Note]:
     classes = node.classes
     if node.kind == "S4" and classes == ("Rle",):
         runs, lengths = node.attribute("values"), node.attribute("lengths").numbers()
+        check_length(int(lengths.sum(dtype=np.int64)), held=_UNHELD, what="an Rle")
         if runs.kind == "character":
             values, note = _read_strings(runs.strings().repeat(lengths), categorical=categorical)
         else:
@@ -196,6 +199,8 @@ def _read_sparse(node: Node, name: str) -> sparse.csr_matrix:
         if name.startswith("l"):
             missing = values == NA_INTEGER
             values = np.where(missing, np.nan, values) if missing.any() else values == 1
+    for n in shape:
+        check_length(n, held=len(values), what=f"a {name}")
     if name[2] == "T":
         rows, columns = node.attribute("i").numbers(), node.attribute("j").numbers()
         return sparse.coo_matrix((values, (columns, rows)), shape=shape).tocsr()
@@ -203,7 +208,16 @@ def _read_sparse(node: Node, name: str) -> sparse.csr_matrix:
     if name[2] == "R":
         major = sparse.csc_matrix
     minor = node.attribute("i" if name[2] == "C" else "j").numbers()
-    return major((values, minor, pointers), shape=shape).tocsr()
+    matrix = major((values, minor, pointers), shape=shape)
+    check_sparse(matrix, name=f"the {name}")
+    return matrix.tocsr()
+
+
+def check_length(n: int, *, held: int = 0, what: str) -> None:
+    """Require a length that `held` values can explain: a damaged one would fill the memory."""
+    if n > _UNHELD + 16 * held:
+        msg = f"Expected {what} of the length of its content, found {n:,}. The file is damaged."
+        raise ValueError(msg)
 
 
 def read_value(node: Node, *, where: str, lost: list[str]) -> tuple[Any, Note]:
@@ -284,6 +298,7 @@ def read_frame(node: Node, *, where: str, lost: list[str]) -> tuple[pd.DataFrame
         columns, rows = node.attribute("listData"), node.attribute("rownames")
         n = int(node.attribute("nrows").numbers()[0])
         names = [str(name) for name in rows.strings()] if rows.kind == "character" else None
+        check_length(n, held=len(names or ()), what="a DataFrame")
     else:
         columns, names = node, node.row_names
         n = len(names)
