@@ -20,7 +20,7 @@ export M2ST_SHARED_DATA ?= $(abspath $(CURDIR)/../shared/data)
 .PHONY: demo docs test lint test-python browser r-packages install-r test-r check-r benchmark clean
 
 demo: $(VENV)/package.stamp
-	$(BIN)/m2st demo --output demo
+	$(BIN)/m2st demo --output demo --overwrite
 
 test: lint test-python test-r check-r
 

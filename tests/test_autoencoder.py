@@ -190,7 +190,7 @@ def test_save_keeps_the_old_file_when_it_fails(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         model.save(path)
     assert path.read_bytes() == before
@@ -202,6 +202,23 @@ def test_load_refuses_other_files(tmp_path: Path) -> None:
     (tmp_path / "foreign").write_bytes(b"not a model, but long enough to have a header")
     with pytest.raises(ValueError, match="Expected a safetensors file written by m2ST"):
         MaskedGraphAutoencoder.load(tmp_path / "foreign")
+
+
+def test_load_refuses_a_damaged_file_and_another_format(
+    model: MaskedGraphAutoencoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.safetensors"
+    model.save(path)
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"found it damaged \(another checksum\)\. Delete it"):
+        MaskedGraphAutoencoder.load(path)
+    with monkeypatch.context() as other:
+        other.setattr("m2st._autoencoder._FORMAT", 2)
+        model.save(path)
+    with pytest.raises(ValueError, match=r"a file of format 1 in .*, found 2, of m2ST"):
+        MaskedGraphAutoencoder.load(path)
 
 
 def test_load_refuses_a_checkpoint(tmp_path: Path, rng: np.random.Generator) -> None:

@@ -115,6 +115,81 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     assert "Traceback (most recent call last)" in found.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-o", "out.h5ad", "--plots", "absent/" * 2 + "file"], None),
+        (["-o", "out.h5ad", "--plots", "{data}"], "a folder or nothing at"),
+        (["-o", "out.h5ad", "--plots", "a" * 300], "File name too long"),
+        (["-o", "a" * 300 + ".h5ad"], "File name too long"),
+        (["-o", "out.h5ad", "--checkpoint", "absent/state"], "absent to exist"),
+        (["-o", "/proc/out.h5ad"], "can be written, found: "),
+    ],
+)
+def test_what_cannot_be_written_is_said_before_anything_is_read(
+    tmp_path: Path, data: Path, arguments: list[str], message: str | None
+) -> None:
+    arguments = [argument.format(data=data) for argument in arguments]
+    found = subprocess.run(
+        [M2ST, "run", "absent.h5ad", "-k", "2", *arguments],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert found.returncode == 1
+    assert (message or "found nothing") in found.stderr.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_format_cannot_hold_is_said_before_training(data: Path, tmp_path: Path) -> None:
+    adata = m2st.io.read(data)
+    adata.uns["a b"] = 1
+    m2st.io.write(adata, tmp_path / "a.h5ad")
+    found = call("run", tmp_path / "a.h5ad", "-k", "2", "-o", tmp_path / "o.zarr", "--epochs", "2")
+    assert found.returncode == 1
+    assert found.stderr.count("\n") == 1  # no word of the graph: nothing was done
+    assert "a table that SpatialData can hold, found: " in found.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["a.h5ad"]
+
+
+def test_a_picture_that_fails_is_a_warning_after_the_result(data: Path, tmp_path: Path) -> None:
+    adata = m2st.io.read(data)
+    output, plots = tmp_path / "out.h5ad", tmp_path / "plots"
+    # More domains than can be drawn.
+    found = call(
+        "run", data, "-k", "110", "-o", output, "--plots", plots, "--epochs", "2",
+        "--members", "1",
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    assert f"Warning: {plots / 'domains.png'} could not be drawn and was left out: " in found.stderr
+    assert found.stdout.index("Saved") > 0
+    assert m2st.io.read(output).n_obs == adata.n_obs
+    assert {path.name for path in plots.iterdir()} == {"scale_weights.png", "training.png"}
+    again = call("run", data, "-k", "2", "-o", tmp_path / "b.h5ad", "--plots", plots)
+    assert again.returncode == 1
+    assert "training.png exists. Name another folder, or replace it with --over" in again.stderr
+
+
+@pytest.mark.filterwarnings("ignore:Call to deprecated class Scaler:DeprecationWarning")
+def test_a_run_goes_into_a_spatialdata_store(data: Path, tmp_path: Path) -> None:
+    options = ["-k", "2", "--epochs", "2", "--members", "1"]
+    found = call("run", data, "-o", tmp_path / "a.zarr", *options)
+    assert found.returncode == 0, found.stderr
+    found = call("run", data, "-o", tmp_path / "a.zarr", "--output-table", "new", *options)
+    assert "a.zarr exists" in found.stderr
+    found = call(
+        "run", data, "-o", tmp_path / "a.zarr", "--output-table", "new", "--overwrite", *options
+    )
+    assert found.returncode == 0, found.stderr
+    for table in ("table", "new"):
+        assert m2st.io.read(tmp_path / "a.zarr", table=table).obs["m2st_domain"].nunique() == 2
+
+
+def test_compare_refuses_one_file_for_both(data: Path, tmp_path: Path) -> None:
+    for labels in (tmp_path / "s.csv", tmp_path / "." / "x" / ".." / "s.csv"):
+        found = call("compare", data, "-k", "2", "-o", tmp_path / "s.csv", "--labels", labels)
+        assert found.returncode == 1
+        assert "Expected scores and domains in two files, found" in found.stderr
+
+
 def test_usage_errors_exit_with_2(data: Path) -> None:
     assert call("run", data, "-o", "out.h5ad").returncode == 2
     assert call("nonsense").returncode == 2

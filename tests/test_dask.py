@@ -217,4 +217,6 @@ def test_dask_absent(data: Path, tmp_path: Path) -> None:
     options = arguments(data, tmp_path / "out.h5ad", "--dask", "tcp://127.0.0.1:9")
     found = call([sys.executable, "-c", code, *options[1:]])
     assert found.returncode == 1
-    assert found.stderr == "m2st: `--dask` needs `pip install 'm2st[dask]'`.\n"
+    assert found.stderr == (
+        "m2st: `--dask` needs distributed, which is not installed: `pip install 'm2st[dask]'`.\n"
+    )

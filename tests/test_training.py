@@ -183,6 +183,81 @@ def test_checkpoint_of_another_run_is_refused(features: np.ndarray, tmp_path: Pa
             train(other, ring(40), PARAMS, random_state=seed, checkpoint=path)
 
 
+def test_a_damaged_checkpoint_is_said(features: np.ndarray, tmp_path: Path) -> None:
+    """Whatever bit it is: never another result."""
+    path = tmp_path / "state"
+    expected = train(features, ring(40), PARAMS, checkpoint=path).embeddings[0]
+    whole = path.read_bytes()
+    places = np.random.default_rng(0).integers(len(whole) * 8, size=60)
+    for place in [*places, 8 * (len(whole) - 1), 8 * 8 + 3]:
+        flipped = bytearray(whole)
+        flipped[place // 8] ^= 1 << (place % 8)
+        path.write_bytes(flipped)
+        try:
+            found = train(features, ring(40), PARAMS, checkpoint=path).embeddings[0]
+        except ValueError as error:
+            assert "Expected" in str(error)  # noqa: PT017
+            assert "the training starts anew" in str(error)  # noqa: PT017
+        else:  # a space of the header
+            np.testing.assert_array_equal(found, expected)
+            path.write_bytes(whole)
+
+
+def test_a_checkpoint_of_another_version_is_refused(
+    features: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "state"
+    with monkeypatch.context() as other:
+        other.setattr("m2st._autoencoder.version", lambda _: "0.0.9")
+        train(features, ring(40), PARAMS, checkpoint=path)
+    with pytest.raises(ValueError, match=r"found one of version 0\.0\.9 of m2ST, and this is"):
+        train(features, ring(40), PARAMS, checkpoint=path)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_said_first(
+    features: np.ndarray, tmp_path: Path
+) -> None:
+    def callback(*_: object) -> None:
+        pytest.fail("trained")
+
+    (tmp_path / "folder").mkdir()
+    for name, error, message in (
+        ("absent/state", FileNotFoundError, "Expected the folder"),
+        ("a" * 300, OSError, "File name too long"),
+        ("folder", ValueError, "a file or nothing at .*folder, found a folder"),
+    ):
+        with pytest.raises(error, match=message):
+            train(features, ring(40), PARAMS, callback=callback, checkpoint=tmp_path / name)
+
+
+def test_a_planted_link_is_not_followed(features: np.ndarray, tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("mine")
+    for name in ("state.partial", "state.part", ".state.part"):
+        (tmp_path / name).symlink_to(tmp_path / "precious")
+    train(features, ring(40), PARAMS, checkpoint=tmp_path / "state")
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
+def test_two_runs_with_one_checkpoint_end_alike(features: np.ndarray, tmp_path: Path) -> None:
+    """Each writes under a name of its own, at every epoch of the other's."""
+
+    def second(*_: object) -> None:
+        train(features, ring(40), PARAMS, checkpoint=tmp_path / "state", checkpoint_every=1)
+
+    found = train(
+        features,
+        ring(40),
+        PARAMS,
+        checkpoint=tmp_path / "state",
+        checkpoint_every=1,
+        callback=second,
+    )
+    np.testing.assert_array_equal(
+        found.embeddings[0], train(features, ring(40), PARAMS).embeddings[0]
+    )
+    assert [p.name for p in tmp_path.iterdir()] == ["state"]
+
+
 def test_bad_input(features: np.ndarray) -> None:
     broken = features.copy()
     broken[3, 0] = np.nan

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator, Mapping
+from hashlib import blake2b
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,8 +22,12 @@ from torch.nn import functional
 from m2st._attention import GraphAttention, attend, loops
 from m2st._checks import check_adjacency, check_features, check_numbers
 from m2st._edges import Edges
+from m2st._files import write_whole
 from m2st._params import AutoencoderParams
 from m2st._partition import Partition
+
+# Of the files that are written here; older ones are refused.
+_FORMAT = 1
 
 
 @contextlib.contextmanager
@@ -319,21 +324,17 @@ class MaskedGraphAutoencoder(nn.Module):
         try:
             model = cls(header["n_features"], AutoencoderParams.from_dict(header["params"]))
             model.load_state_dict(tensors)
-        except (KeyError, RuntimeError) as error:
+        except (KeyError, TypeError, RuntimeError) as error:
             msg = f"Expected a saved m2ST model in {path}, found another file: {error}"
             raise ValueError(msg) from error
         return model
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Write tensors with a JSON header as safetensors; the file appears whole or not at all."""
+    """Write tensors with a JSON header as safetensors, with a checksum, whole or not at all."""
     cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        partial.write_bytes(save(cpu, metadata={"m2st": json.dumps(header)}))
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    text = json.dumps({"format": _FORMAT, "version": version("m2st"), **header})
+    write_whole(path, save(cpu, metadata={"m2st": text, "checksum": _checksum(cpu, text)}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -344,8 +345,33 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            header = json.loads((file.metadata() or {})["m2st"])
-    except (SafetensorError, KeyError, ValueError) as error:
+            found = file.metadata() or {}
+        text, checksum = found["m2st"], found["checksum"]
+        whole = checksum == _checksum(tensors, text)
+        header = json.loads(text) if whole else {}
+    except (SafetensorError, KeyError, ValueError, RuntimeError, OverflowError) as error:
         msg = f"Expected a safetensors file written by m2ST in {path}, found another: {error}"
         raise ValueError(msg) from error
+    if not whole:
+        msg = (
+            f"Expected {path} as m2ST wrote it, found it damaged (another checksum). Delete it, or "
+            "take another copy."
+        )
+        raise ValueError(msg)
+    if header.get("format") != _FORMAT:
+        msg = (
+            f"Expected a file of format {_FORMAT} in {path}, found {header.get('format')}, of m2ST "
+            f"{header.get('version')}. Use that version, or make the file again."
+        )
+        raise ValueError(msg)
     return tensors, header
+
+
+def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
+    """Digest of a header and of all tensors, their names, types and shapes."""
+    digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16)
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

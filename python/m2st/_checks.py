@@ -409,7 +409,7 @@ def check_n_domains(n_domains: int, *, n_obs: int) -> None:
 
 
 @contextmanager
-def importing(package: str, purpose: str, install: str) -> Iterator[None]:
+def importing(package: str, purpose: str, install: str, hint: str = "") -> Iterator[None]:
     """Import an optional package in the block, or say what needs it and how to get it.
 
     A package that is installed and does not load is not asked for again: the cause is named.
@@ -429,7 +429,7 @@ def importing(package: str, purpose: str, install: str) -> Iterator[None]:
                 f"{purpose} needs {package}, which is installed but cannot be imported "
                 f"({type(error).__name__}: {error}). Mend this first; `{install} --upgrade` may."
             )
-        raise ImportError(msg) from error
+        raise ImportError(f"{msg} {hint}".rstrip()) from error
 
 
 def warn(message: str) -> None:

@@ -81,6 +81,7 @@ def replacing(target: Path, *, n_bytes: int | None = None) -> Iterator[Path]:
         if not (target.is_dir() and _exchange(part, target)):
             _rename(part, target)
     except OSError as error:
+        remove(part)
         needed = "" if n_bytes is None else f"It takes {n_bytes / 1e6:,.2f} MB; "
         with suppress(OSError):
             free = shutil.disk_usage(target.parent).free

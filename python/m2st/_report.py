@@ -18,6 +18,7 @@ from scipy import sparse
 
 from m2st import _keys
 from m2st._checks import check_int, check_key, check_target
+from m2st._files import write_whole
 from m2st.pl import (
     MISSING_COLOR,
     _categories,
@@ -95,6 +96,8 @@ def report(
         If the folder does not exist.
     FileExistsError
         If there is a file already, and `overwrite` is not set.
+    OSError
+        If the page cannot be written; what was there is unchanged.
 
     Notes
     -----
@@ -152,7 +155,7 @@ def report(
         run=_run_in_words(record),
         missing_color=MISSING_COLOR,
     )
-    target.write_bytes(page.encode("utf-8", "replace"))
+    write_whole(target, page.encode("utf-8", "replace"))
 
 
 # what is shown ----------------------------------------------------------------------------------

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from m2st import _keys
-from m2st._checks import check_int, check_key, check_n_domains, check_seed
+from m2st._checks import check_int, check_key, check_n_domains, check_seed, check_target
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from anndata import AnnData
 
     from m2st._params import AutoencoderParams, ClusteringParams
@@ -94,6 +93,8 @@ def run(
     KeyError, ValueError, TypeError
         If something is missing or unfit, with what to do about it; as far as can be told, before
         any work is done.
+    OSError
+        If `checkpoint` cannot be written.
 
     Notes
     -----
@@ -114,6 +115,8 @@ def run(
     if n_domains != "auto":
         check_n_domains(n_domains, n_obs=adata.n_obs)
     random_state = check_seed(random_state)
+    if checkpoint is not None:
+        check_target(Path(f"{checkpoint}.1"), (), overwrite=True)
     if use_rep is not None and (layer is not None or normalized):
         msg = (
             f"Expected either ready features or expression to prepare, found `use_rep={use_rep!r}` "

@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +29,14 @@ from m2st._autoencoder import (
     read_tensors,
     write_tensors,
 )
-from m2st._checks import check_adjacency, check_features, check_int, check_numbers, check_seed
+from m2st._checks import (
+    check_adjacency,
+    check_features,
+    check_int,
+    check_numbers,
+    check_seed,
+    check_target,
+)
 from m2st._edges import Edges
 from m2st._params import AutoencoderParams
 from m2st._partition import PARTS_PER_BATCH, Partition
@@ -156,7 +164,8 @@ def train(
         File that holds the state of the training. If it exists, training resumes from it and ends
         in the same bits as an undisturbed one.
     checkpoint_every
-        Epochs between two writes of `checkpoint`; it is also written at the end.
+        Epochs between two writes of `checkpoint`; it is also written at the end. Each appears whole
+        or not at all, with a checksum and the version of m2ST.
 
     Returns
     -------
@@ -165,8 +174,11 @@ def train(
     Raises
     ------
     ValueError
-        If features or graph are unfit, the device cannot be used, or `checkpoint` belongs to other
-        data, settings or another seed.
+        If features or graph are unfit, the device cannot be used, or `checkpoint` is damaged or
+        belongs to other data, settings, versions or another seed.
+    OSError
+        If `checkpoint` cannot be written, as far as can be told before the training; what was there
+        is unchanged, and training goes on from it when called again.
     FloatingPointError
         If the loss is no longer finite.
     """
@@ -182,6 +194,8 @@ def train(
     if where.type == "cpu" and loops().module is not None:
         attention = "fused"
     path = None if checkpoint is None else Path(checkpoint)
+    if path is not None:
+        check_target(path, (), overwrite=True)
     with own_torch(), _seeded(random_state, where):
         run = _Run(features, adjacency, params, random_state, where)
         if path is not None and path.exists():
@@ -272,7 +286,9 @@ class _Run:
         digest = hashlib.blake2b(np.ascontiguousarray(features).tobytes(), digest_size=16)
         for array in (self.graph.adjacency.indptr, self.graph.adjacency.indices):
             digest.update(array.astype(np.int64).tobytes())
-        digest.update(json.dumps([params.to_dict(), random_state, device.type]).encode())
+        settings = [params.to_dict(), random_state, device.type, version("torch")]
+        settings.append(loops().module is not None)  # other loops, other bits
+        digest.update(json.dumps(settings).encode())
         self.fingerprint = digest.hexdigest()
 
     @property
@@ -353,11 +369,19 @@ class _Run:
 
     def restore(self, path: Path) -> None:
         """Continue from what `save` wrote."""
-        tensors, header = read_tensors(path)
-        if header.get("fingerprint") != self.fingerprint:
+        try:
+            tensors, header = read_tensors(path)
+        except ValueError as error:
+            msg = f"{error} Without {path}, the training starts anew."
+            raise ValueError(msg) from error
+        belongs = header.get("fingerprint") == self.fingerprint
+        if not belongs or header["version"] != version("m2st"):
+            found = "other features, graph, settings, seed, kind of device or version of torch"
+            if belongs:
+                found = f"version {header['version']} of m2ST, and this is {version('m2st')}"
             msg = (
-                f"Expected {path} to be a checkpoint of this run, found one of other features, "
-                "graph, settings, seed or kind of device. Delete it or name another file."
+                f"Expected {path} to be a checkpoint of this run, found one of {found}. Delete it "
+                "or name another file."
             )
             raise ValueError(msg)
         state: dict[int, dict[str, Tensor]] = {}

@@ -10,9 +10,10 @@ import shutil
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -20,15 +21,18 @@ import numpy as np
 import typer
 
 from m2st import _keys
-from m2st._checks import check_target
+from m2st._checks import check_target, importing, warn
+from m2st._files import write_whole
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from matplotlib.figure import Figure
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it; a result that was saved all the same says so."""
 
 _DASK_TIMEOUT = 10  # seconds
+_PICTURES = ("domains.png", "training.png", "scale_weights.png")
 _CONVERTED = (".h5ad", ".zarr", ".rds", ".rda", ".rdata")
 
 app = typer.Typer(
@@ -43,6 +47,9 @@ Input = Annotated[
 ]
 Layer = Annotated[str | None, typer.Option(help="Layer that holds the counts.")]
 SampleKey = Annotated[str | None, typer.Option(help="Column of obs that names the tissue section.")]
+OutputTable = Annotated[
+    str | None, typer.Option(help="Table to write into a SpatialData store that has several.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what exists.")]
 Trust = Annotated[
     bool,
@@ -70,7 +77,9 @@ def run_command(
     domains: Annotated[
         str, typer.Option("--domains", "-k", help="Number of domains, or auto to choose it.")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="h5ad file to write.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="h5ad file to write, or SpatialData zarr.")
+    ],
     plots: Annotated[Path | None, typer.Option(help="Folder for pictures (PNG).")] = None,
     layer: Layer = None,
     use_rep: Annotated[
@@ -101,6 +110,7 @@ def run_command(
     checkpoint: Annotated[
         Path | None, typer.Option(help="File from which an interrupted training resumes.")
     ] = None,
+    output_table: OutputTable = None,
     trust: Trust = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -109,11 +119,15 @@ def run_command(
     """Find the spatial domains of a data set and save it with the results."""
     first = int(os.environ.get("RANK", 0)) == 0  # of the processes that torchrun started
     quiet = quiet or not first
-    with _one_line_errors(debug=debug, quiet=quiet):
+    with _one_line_errors(debug=debug, quiet=quiet) as saved:
         import m2st
         from m2st._training import among_processes
 
-        _check_output(input_path, output, overwrite=overwrite)
+        _check_output(input_path, output, overwrite=overwrite, suffixes=(".h5ad", ".zarr"))
+        if plots is not None:
+            _check_folder(plots, _PICTURES, overwrite=overwrite)
+        if checkpoint is not None:
+            check_target(Path(f"{checkpoint}.1"), (), overwrite=True)
         autoencoder = m2st.AutoencoderParams()
         if members is not None:
             autoencoder = replace(autoencoder, n_members=members)
@@ -127,9 +141,11 @@ def run_command(
             msg = f"Expected either `--jobs` or `--dask`, found {jobs} and {dask}. Leave one out."
             raise ValueError(msg)
         with _on_cluster(dask), among_processes():
-            # What serves as features is needed as a whole.
-            backed: Literal["auto", False] = False if use_rep == "X" else "auto"
+            # What serves as features is needed as a whole, and zarr is written from memory.
+            whole = use_rep == "X" or output.suffix.lower() == ".zarr"
+            backed: Literal["auto", False] = False if whole else "auto"
             adata = m2st.io.read(input_path, backed=backed, trust=trust)
+            m2st.io.check_writable(adata, output, table=output_table)
             m2st.run(
                 adata,
                 _n_domains(domains),
@@ -147,10 +163,11 @@ def run_command(
             )
         if not first:  # all processes end with the same result
             return
+        m2st.io.write(adata, output, table=output_table, overwrite=overwrite)
+        saved.append(output)
+        _say(f"{_summary(adata)}\nSaved {output}", quiet=quiet)
         if plots is not None:
             _save_plots(adata, plots, sample_key=sample_key)
-        m2st.io.write(adata, output, overwrite=overwrite)
-        _say(f"{_summary(adata)}\nSaved {output}", quiet=quiet)
         if adata.uns["m2st"]["embed"]["stopped"] == "interrupted":
             raise typer.Exit(INTERRUPTED)
 
@@ -166,6 +183,7 @@ def convert(
         str | None,
         typer.Option("--as", help="Class in R: SpatialExperiment, SingleCellExperiment or Seurat."),
     ] = None,
+    output_table: OutputTable = None,
     trust: Trust = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -180,11 +198,14 @@ def convert(
         if as_ is not None and not in_r:
             msg = f"Expected `--as` only with an .rds, .rda or .RData file, found {output}."
             raise ValueError(msg)
+        if output_table is not None and output.suffix.lower() != ".zarr":
+            msg = f"Expected `--output-table` only with a .zarr store, found {output}."
+            raise ValueError(msg)
         adata = m2st.io.read(input_path, trust=trust)
         if in_r:
             m2st.interop.write_r(adata, output, as_, overwrite=overwrite)
         else:
-            m2st.io.write(adata, output, overwrite=overwrite)
+            m2st.io.write(adata, output, table=output_table, overwrite=overwrite)
         _say(f"Saved {output}: {adata.n_obs} observations, {adata.n_vars} genes", quiet=quiet)
 
 
@@ -220,6 +241,9 @@ def compare(
         for path in (output, labels):
             if path is not None:
                 _check_output(input_path, path, overwrite=overwrite, suffixes=(".csv",))
+        if labels is not None and _same(output, labels):
+            msg = f"Expected scores and domains in two files, found {output} for both."
+            raise ValueError(msg)
         found = m2st.compare_methods(
             m2st.io.read(input_path, trust=trust),
             domains,
@@ -230,9 +254,9 @@ def compare(
             sample_key=sample_key,
             options={"BayesSpace": {"nrep": iterations}} if iterations else None,
         )
-        found.table.to_csv(output, index=False)
+        write_whole(output.resolve(), found.table.to_csv(index=False).encode())
         if labels is not None:
-            found.domains.to_csv(labels)
+            write_whole(labels.resolve(), found.domains.to_csv().encode())
         shown = found.table.drop(columns=["seed", "k", "n_spots", "n_scored", "machine"])
         _say(f"{shown.round(3).to_string(index=False)}\nSaved {output}", quiet=quiet)
 
@@ -245,11 +269,13 @@ def demo(
     seed: Seed = 0,
     device: Device = "auto",
     jobs: Jobs = 1,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Find the planted layers of a simulated cortex and compare with simpler methods."""
-    with _one_line_errors(debug=debug, quiet=quiet):
+    with _one_line_errors(debug=debug, quiet=quiet) as saved:
+        _check_folder(output, ("cortex.h5ad", "summary.txt", *_PICTURES), overwrite=overwrite)
         from sklearn.cluster import KMeans
 
         import m2st
@@ -280,9 +306,10 @@ def demo(
         ]
         lines += ["", _summary(adata)]
         output.mkdir(parents=True, exist_ok=True)
+        m2st.io.write(adata, output / "cortex.h5ad", overwrite=overwrite)
+        saved.append(output / "cortex.h5ad")
+        write_whole(output.resolve() / "summary.txt", ("\n".join(lines) + "\n").encode())
         _save_plots(adata, output, truth="domain")
-        m2st.io.write(adata, output / "cortex.h5ad", overwrite=True)
-        (output / "summary.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
         lines += [f"Saved cortex.h5ad, summary.txt and pictures in {output}/"]
         _say("\n".join(lines), quiet=quiet)
 
@@ -355,19 +382,24 @@ def _attention() -> str:
 
 
 @contextlib.contextmanager
-def _one_line_errors(*, debug: bool, quiet: bool) -> Iterator[None]:
-    """Turn log records, warnings and errors into single lines on standard error."""
+def _one_line_errors(*, debug: bool, quiet: bool) -> Iterator[list[Path]]:
+    """Turn log records, warnings and errors into single lines on standard error.
+
+    What the command has saved is added to the list.
+    """
+    saved: list[Path] = []
     logging.basicConfig(format="%(message)s", level=logging.WARNING if quiet else logging.INFO)
     for name in ("scanpy", "numba", "matplotlib", "h5py", "rpy2"):
         logging.getLogger(name).setLevel(logging.WARNING)
     with warnings.catch_warnings(record=False):
         warnings.showwarning = lambda message, *_, **__: typer.echo(f"Warning: {message}", err=True)
         try:
-            yield
+            yield saved
         except typer.Exit:
             raise
         except KeyboardInterrupt:
-            typer.echo("m2st: interrupted, nothing was saved", err=True)
+            what = ", ".join(map(str, saved)) or "nothing"
+            typer.echo(f"m2st: interrupted, {what} was saved", err=True)
             raise typer.Exit(INTERRUPTED) from None
         except Exception as error:
             if debug:
@@ -385,12 +417,9 @@ def _on_cluster(address: str | None) -> Iterator[None]:
     if address is None:
         yield
         return
-    try:
+    with importing("distributed", "`--dask`", "pip install 'm2st[dask]'"):
         import dask
         from distributed import Client
-    except ImportError as error:
-        msg = "`--dask` needs `pip install 'm2st[dask]'`."
-        raise ImportError(msg) from error
     import joblib
 
     try:
@@ -428,13 +457,38 @@ def _check_output(
     input_path: Path, output: Path, *, overwrite: bool, suffixes: tuple[str, ...] = (".h5ad",)
 ) -> None:
     """Refuse, before any work, an output that could not or should not be written."""
-    if output.resolve() == input_path.resolve():
+    if _same(output, input_path):
         msg = f"Expected an output other than the input, found {output} for both."
         raise ValueError(msg)
     check_target(output, suffixes, overwrite=True)
     if output.exists() and not overwrite:
         msg = f"{output} exists. Name another file, or replace it with --overwrite."
         raise FileExistsError(msg)
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether two paths are of the same file, which need not be there."""
+    return os.path.realpath(one) == os.path.realpath(other) or (
+        os.path.exists(one) and os.path.exists(other) and os.path.samefile(one, other)
+    )
+
+
+def _check_folder(folder: Path, names: Sequence[str], *, overwrite: bool) -> None:
+    """Refuse, before any work, a folder that could not be made, or files that should stay."""
+    missing = folder.resolve()
+    while not os.path.lexists(missing.parent):
+        missing = missing.parent
+    if not os.path.lexists(missing):
+        check_target(missing, (), overwrite=True)
+        return
+    if not folder.is_dir():
+        msg = f"Expected a folder or nothing at {folder}, found a file. Name another folder."
+        raise ValueError(msg)
+    for name in names:
+        check_target(folder / name, (), overwrite=True)
+        if (folder / name).exists() and not overwrite:
+            msg = f"{folder / name} exists. Name another folder, or replace it with --overwrite."
+            raise FileExistsError(msg)
 
 
 def _n_domains(text: str) -> int | Literal["auto"]:
@@ -460,17 +514,23 @@ def _widths(text: str) -> tuple[int, ...]:
 def _save_plots(
     adata: AnnData, folder: Path, *, sample_key: str | None = None, truth: str | None = None
 ) -> None:
-    """Write the pictures of a run."""
+    """Write the pictures of a run, after its result; one that fails is a warning."""
     import m2st
 
-    folder.mkdir(parents=True, exist_ok=True)
-    figures = {
-        "domains": m2st.pl.domains(adata, sample_key=sample_key, truth=truth),
-        "training": m2st.pl.training(adata),
-        "scale_weights": m2st.pl.scale_weights(adata),
+    figures: dict[str, Callable[[], Figure]] = {
+        "domains.png": lambda: m2st.pl.domains(adata, sample_key=sample_key, truth=truth),
+        "training.png": lambda: m2st.pl.training(adata),
+        "scale_weights.png": lambda: m2st.pl.scale_weights(adata),
     }
-    for name, figure in figures.items():
-        figure.savefig(folder / f"{name}.png", dpi=150, bbox_inches="tight")
+    for name in _PICTURES:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            image = BytesIO()
+            figures[name]().savefig(image, format="png", dpi=150, bbox_inches="tight")
+            write_whole(folder.resolve() / name, image.getvalue())
+        except Exception as error:  # the result is there, whatever a picture cannot do
+            reason = " ".join(str(error).split()) or type(error).__name__
+            warn(f"{folder / name} could not be drawn and was left out: {reason}")
 
 
 def _summary(adata: AnnData) -> str:

@@ -6,6 +6,7 @@ import logging
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +24,13 @@ from m2st._checks import (
     check_numbers,
     check_rep,
     check_seed,
+    check_target,
     warn,
 )
 from m2st._params import AutoencoderParams, ClusteringParams
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from anndata import AnnData
 
@@ -468,6 +469,9 @@ def _train_members(
         None if checkpoint is None else f"{checkpoint}.{number}"
         for number in range(1, n_members + 1)
     ]
+    for file in files:
+        if file is not None:
+            check_target(Path(file), (), overwrite=True)
     n_jobs = _processes(n_jobs)
     if effective_n_jobs(n_jobs) > 1 and n_members > 1:
         if callback is not None:

@@ -77,9 +77,9 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from uuid import uuid4
 
 from m2st._checks import check_choice, check_target, warn
+from m2st._files import replacing
 from m2st.interop import _embedded as r
 from m2st.interop import _experiment, _parsed, _record, _seurat
 from m2st.interop._nodes import Node
@@ -337,14 +337,9 @@ def write_r(
     path = Path(path)
     target = check_target(path, _SUFFIXES, overwrite=overwrite)
     made = _write(adata, as_)
-    part = target.with_name(f".{target.name}.{uuid4().hex}.part")
-    try:
-        r.call(
-            "writeObjects", made, r.strings([name]), r.strings([str(part)]), r.strings([str(path)])
-        )
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(target) as part:
+        places = r.strings([str(part)]), r.strings([str(path)])
+        r.call("writeObjects", made, r.strings([name]), *places)
 
 
 def _reader(node: Node) -> str | None:

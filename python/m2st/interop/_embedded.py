@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from m2st._checks import warn
+from m2st._checks import importing, warn
 from m2st.interop._nodes import NA_INTEGER, NULL, Node
 
 _INSTALL = "pip install 'm2st[r]'"
@@ -51,11 +51,8 @@ class _Session:
 @functools.cache
 def _start() -> _Session:
     """Start R, or say what is missing."""
-    try:
+    with importing("rpy2", "Converting R objects", _INSTALL):
         import rpy2.situation
-    except ImportError as error:
-        msg = f"Converting R objects needs rpy2, which is not installed: `{_INSTALL}`."
-        raise ImportError(msg) from error
     home = rpy2.situation.get_r_home()
     # R ends the process if it finds no base package where it is told to look.
     if home is None or not (Path(home) / "library" / "base").is_dir():

@@ -15,6 +15,7 @@ from anndata import AnnData
 
 from m2st import _keys, io
 from m2st._checks import warn
+from m2st._files import write_whole
 from m2st.interop import _embedded as r
 from m2st.interop import read_r, to_anndata
 
@@ -259,9 +260,7 @@ def _load(
     # The mark comes last and goes first, so that a file never stands beside another's.
     mark.unlink(missing_ok=True)
     io.write(adata, file, overwrite=True)
-    part = mark.with_suffix(f".{os.getpid()}.part")
-    part.write_text(f"{_checksum(file)}\n")
-    part.replace(mark)
+    write_whole(mark, f"{_checksum(file)}\n".encode())
     return adata
 
 

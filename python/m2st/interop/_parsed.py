@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from m2st._checks import importing
 from m2st._trust import check_r, check_size
 from m2st.interop._nodes import NULL, Node, Uncarried
 
@@ -112,15 +113,11 @@ def read_objects(path: Path) -> dict[str, Node]:
     ValueError
         The file is damaged, or holds what the parser does not know.
     """
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints what else could be installed
-            from rds2py.lib_rds_parser import RdaObject, RdsObject, RdsParserError
-    except ImportError as error:
-        msg = (
-            "Reading R files without R needs rds2py, not installed: `pip install 'm2st[rds]'`. "
-            + _HINT
-        )
-        raise ImportError(msg) from error
+    with (
+        importing("rds2py", "Reading R files without R", "pip install 'm2st[rds]'", _HINT),
+        contextlib.redirect_stdout(io.StringIO()),  # it prints what else could be installed
+    ):
+        from rds2py.lib_rds_parser import RdaObject, RdsObject, RdsParserError
     try:
         with _plain(path) as file:
             if file.stat().st_size > _SMALL:
