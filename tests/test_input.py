@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import random
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import dask.array as da
+import matplotlib as mpl
+import numba
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from anndata import AnnData
 from scipy import sparse
+from threadpoolctl import threadpool_info
 
 import m2st
 from m2st._training import train
@@ -648,3 +655,205 @@ def test_values_that_are_no_logarithms_are_said(factor: float, found: str) -> No
         UserWarning, match=rf"`normalized=True`, found {found}\. If these are counts"
     ):
         prepared(values, normalized=True)
+
+
+# ---- what is no AnnData, and what is the user's
+
+
+@pytest.mark.parametrize("wrong", [np.ones((60, 3)), "file.h5ad", None, pd.DataFrame({"a": [1]})])
+def test_other_objects_are_refused_everywhere(wrong: Any) -> None:
+    pp, tl = m2st.pp, m2st.tl
+    doors: list[Callable[[], object]] = [
+        lambda: run(wrong),
+        lambda: pp.prepare(wrong),
+        lambda: pp.prepare_rep(wrong, "X_pca"),
+        lambda: pp.prepare_paper(wrong),
+        lambda: pp.spatial_graph(wrong),
+        lambda: pp.spatial_graph_lattice(wrong),
+        lambda: pp.spatial_graph_radius(wrong, 1.0),
+        lambda: pp.spatial_graph_knn(wrong),
+        lambda: pp.spatial_graph_delaunay(wrong),
+        lambda: tl.embed(wrong),
+        lambda: tl.cluster(wrong, 2),
+        lambda: tl.choose_n_domains(wrong),
+        lambda: tl.transform(wrong, [m2st.MaskedGraphAutoencoder(3)]),
+    ]
+    for door in doors:
+        with pytest.raises(
+            TypeError, match=rf"Expected an AnnData object, found {type(wrong).__name__}\. Read"
+        ):
+            door()
+
+
+@pytest.mark.parametrize(
+    ("record", "where"),
+    [("mine", r"\['m2st'\]"), ([1], r"\['m2st'\]"), ({"embed": "mine"}, r"\['m2st'\]\['embed'\]")],
+)
+def test_a_record_that_is_none_of_ours_is_left_and_refused(record: Any, where: str) -> None:
+    adata = tissue()
+    adata.uns["m2st"] = record
+    for door in (run, m2st.pp.spatial_graph, m2st.pp.prepare, m2st.tl.embed):
+        with pytest.raises(TypeError, match=rf"`adata\.uns{where}` to be a record of m2ST, found"):
+            door(adata)
+    assert adata.uns == {"m2st": record}
+    assert not adata.obsp
+
+
+def test_entries_of_others_in_the_record_stay() -> None:
+    adata = tissue()
+    adata.uns["m2st"] = {"note": "mine", "n_members": 7}
+    assert run(adata).uns["m2st"]["note"] == "mine"
+    adata.uns["m2st"]["n_members"] = "two"
+    with pytest.raises(
+        TypeError, match=r"`adata\.uns\['m2st'\]\['n_members'\]` to be a whole number"
+    ):
+        m2st.tl.cluster(adata, 2)
+
+
+def test_only_keys_of_scales_are_removed() -> None:
+    adata = tissue()
+    mine = ["X_m2st_scale_mine", "X_m2st_scale", "X_m2st_scale1_mine", "X_m2st_scales"]
+    for key in [*mine, "X_m2st_scale1", "X_m2st_scale3"]:
+        adata.obsm[key] = np.ones((60, 7))
+    run(adata)
+    for key in mine:
+        assert (adata.obsm[key] == 1).all()
+    assert "X_m2st_scale3" not in adata.obsm
+
+
+# ---- as early as can be told
+
+
+@pytest.mark.parametrize(
+    ("n_domains", "settings", "error", "words"),
+    [
+        (
+            2,
+            {"autoencoder": {"n_epochs": 3}},
+            TypeError,
+            "class as `autoencoder`, found dict. Write `m2st.Auto",
+        ),
+        (
+            2,
+            {"clustering": QUICK},
+            TypeError,
+            "as `clustering`, found AutoencoderParams",
+        ),
+        (2, {"device": "abacus"}, ValueError, "Expected a `device` that torch can use"),
+        (2, {"sample_key": "gaps"}, ValueError, "found 1 missing"),
+        (2, {"sample_key": ["slide"]}, TypeError, "the name of one entry of `adata.obs`, found"),
+        (2, {"use_rep": ["X"]}, TypeError, "the name of one entry of `adata.obsm`, found"),
+        (61, {}, ValueError, "no more `n_domains` than observations, 60, found 61"),
+        ("3", {}, TypeError, "`n_domains` to be a whole number, found '3'"),
+        (np.array([2, 3]), {}, TypeError, "`n_domains` to be a whole number, found array"),
+    ],
+)
+def test_told_before_any_work(n_domains: Any, settings: Any, error: Any, words: str) -> None:
+    adata = tissue()
+    adata.obs["gaps"] = pd.array([None, *range(59)], dtype="Int64")
+    with pytest.raises(error, match=words):
+        run(adata, n_domains, **settings)
+    assert not adata.obsp
+    assert not adata.uns
+
+
+def untrained(*_: object) -> None:
+    pytest.fail("a training began")
+
+
+@pytest.mark.filterwarnings("ignore:50 of 60 observations have no counts")
+@pytest.mark.parametrize(
+    ("n_domains", "words"),
+    [(11, "than observations, 10, found 11"), ("auto", "at least 13 observations .*, found 10")],
+)
+def test_domains_are_compared_with_observations_that_have_counts(
+    n_domains: Any, words: str
+) -> None:
+    adata = tissue()
+    adata.X[10:] = 0
+    with pytest.raises(ValueError, match=words):
+        run(adata, n_domains, callback=untrained)
+    run(adata)
+    with pytest.raises(ValueError, match="than observations, 10, found 11"):
+        m2st.tl.cluster(adata, 11)
+
+
+def test_settings_may_be_numbers_of_numpy(tmp_path: Path) -> None:
+    quick = m2st.AutoencoderParams(
+        n_members=np.int64(1), n_epochs=np.int32(2), mask_rate=np.float32(0.5), hidden_dim=8
+    )
+    adata = run(tissue(), np.int64(2), autoencoder=quick, checkpoint=tmp_path / "run")
+    assert [type(value) for value in (quick.n_members, quick.mask_rate)] == [int, float]
+    adata.write_h5ad(tmp_path / "a.h5ad")
+
+
+# ---- coordinates
+
+PLACES = tissue().obsm["spatial"]
+
+
+@pytest.mark.parametrize("factor", [1e-90, 1e-12, 1e12, 1e90])
+def test_the_unit_of_coordinates_does_not_matter(factor: float) -> None:
+    adata, wanted = tissue(), tissue()
+    rng = np.random.default_rng(2)
+    for places in (PLACES, rng.random((60, 2)), rng.random((60, 3))):
+        wanted.obsm["spatial"], adata.obsm["spatial"] = places, places * factor
+        m2st.pp.spatial_graph(wanted)
+        m2st.pp.spatial_graph(adata)
+        graph, same = (one.obsp["spatial_connectivities"] for one in (wanted, adata))
+        assert (graph != same).nnz == 0
+
+
+@pytest.mark.parametrize(
+    ("places", "words"),
+    [
+        (PLACES * 1e-300, r"between 1e-100 and 1e\+100 in size, found them up to 9e-300"),
+        (PLACES * 1e300, r"between 1e-100 and 1e\+100 in size, found them up to 9e\+300"),
+        (
+            PLACES + 1e16 * np.eye(60, 2),
+            r"in one unit, found 2 of 60 observations over 1e\+10 times",
+        ),
+    ],
+)
+def test_coordinates_that_arithmetic_cannot_hold_are_refused(places: Any, words: str) -> None:
+    adata = tissue()
+    adata.obsm["spatial"] = places
+    with pytest.raises(ValueError, match=words):
+        m2st.pp.spatial_graph(adata)
+
+
+def test_nothing_of_the_process_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not after a result and not after an error."""
+
+    def state() -> list[object]:
+        return [
+            random.getstate(),
+            repr(np.random.get_state()),  # noqa: NPY002
+            np.geterr(),
+            [str(entry) for entry in warnings.filters],
+            [(pool["filepath"], pool["num_threads"]) for pool in threadpool_info()],
+            numba.get_num_threads(),
+            torch.get_num_threads(),
+            torch.get_rng_state().tolist(),
+            dict(os.environ),
+            logging.root.level,
+            list(logging.root.handlers),
+            dict(mpl.rcParams),
+            pd.get_option("mode.chained_assignment"),
+        ]
+
+    def fail(*_: object) -> None:
+        message = "no more"
+        raise RuntimeError(message)
+
+    run(tissue(), "auto")  # loads what is to be loaded
+    before = state()
+    run(tissue(), "auto")
+    assert state() == before
+    with pytest.raises(RuntimeError, match="no more"):
+        run(tissue(), callback=fail)
+    adata = run(tissue())
+    monkeypatch.setattr(m2st.pp, "_shared_axes", fail)
+    with pytest.raises(RuntimeError, match="no more"):
+        m2st.pp.prepare(adata)
+    assert state() == before

@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from m2st._files import is_store, try_place
-from m2st._keys import CONNECTIVITIES
+from m2st._keys import CONNECTIVITIES, RECORD
 
 _PACKAGE = str(Path(__file__).parent) + os.sep
+# Entries of the record, each of them a dictionary.
+_ENTRIES = ("graph", "prepare", "embed", "cluster", "n_domains")
 # scikit-learn and NumPy's older generators take no larger seed.
 _LAST_SEED = 2**32 - 1
 # Largest and, inverted, smallest size of values: their squares and sums stay within single
@@ -76,8 +78,32 @@ def check_choice(name: str, value: object, choices: Collection[str]) -> None:
         raise ValueError(msg)
 
 
+def check_adata(adata: Any) -> None:
+    """Require an AnnData whose place for the record of m2ST holds one, or nothing."""
+    if not all(hasattr(adata, slot) for slot in ("X", "layers", "obs", "obsm", "obsp", "uns")):
+        msg = (
+            f"Expected an AnnData object, found {type(adata).__name__}. Read a file with "
+            "`m2st.io.read(path)`; of a collection of tables, pass one."
+        )
+        raise TypeError(msg)
+    record = adata.uns.get(RECORD, {})
+    found = {f"adata.uns[{RECORD!r}]": record}
+    if isinstance(record, Mapping):
+        found |= {f"adata.uns[{RECORD!r}][{k!r}]": record[k] for k in _ENTRIES if k in record}
+    for where, entry in found.items():
+        if not isinstance(entry, Mapping):
+            msg = (
+                f"Expected `{where}` to be a record of m2ST, found {type(entry).__name__}. It "
+                "would be overwritten: give it another name, or delete it."
+            )
+            raise TypeError(msg)
+
+
 def check_key(key: str, slot: Mapping[str, Any] | Any, *, where: str, hint: str = "") -> None:
     """Require `key` in a mapping such as ``adata.obsm``; the message lists what is there."""
+    if type(key).__hash__ is None:
+        msg = f"Expected the name of one entry of `{where}`, found {key!r}."
+        raise TypeError(msg)
     if key not in slot:
         found = ", ".join(map(str, slot.keys())) or "nothing"
         msg = f"Expected {key!r} in `{where}` (found: {found}).{' ' + hint if hint else ''}"
@@ -220,6 +246,7 @@ def _check_magnitude(values: NDArray[Any], *, name: str, limit: float) -> None:
 
 def check_rep(adata: Any, use_rep: str) -> NDArray[np.float32]:
     """Require a matrix of features in an AnnData; here it becomes dense, n_obs × n_features."""
+    check_adata(adata)
     if adata.n_obs < 2:
         msg = f"Expected at least 2 observations, found {adata.n_obs}."
         raise ValueError(msg)

@@ -6,11 +6,32 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
 
+import numpy as np
+
 from m2st._checks import check_int, check_interval
 
 
 class _Params:
     """Conversion to and from plain values, for JSON and for ``uns``."""
+
+    @classmethod
+    def of(cls, given: object, *, name: str) -> Self:
+        """Return the settings that are given; the defaults if there are none."""
+        if given is None:
+            return cls()
+        if not isinstance(given, cls):
+            msg = (
+                f"Expected settings of their own class as `{name}`, found {type(given).__name__}. "
+                f"Write `m2st.{cls.__name__}(...)` with the settings by name."
+            )
+            raise TypeError(msg)
+        return given
+
+    def _to_plain(self) -> None:
+        """Replace NumPy's numbers by Python's, which JSON and checkpoints can hold."""
+        for name, value in vars(self).items():
+            if isinstance(value, np.generic):
+                object.__setattr__(self, name, value.item())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values by name; settings that are None are left out, as h5ad cannot hold them."""
@@ -141,6 +162,7 @@ class AutoencoderParams(_Params):
         check_interval("weight_decay", self.weight_decay, 0, 1)
         check_int("settle_window", self.settle_window, minimum=1)
         check_interval("settle_tol", self.settle_tol, 0, 1, closed=(True, False))
+        self._to_plain()
 
     def members_for(self, n_obs: int) -> int:
         """Number of members for `n_obs` observations: the one that is set, if any.
@@ -204,6 +226,7 @@ class ClusteringParams(_Params):
             check_interval(name, getattr(self, name), 0, float("inf"), closed=(False, False))
         check_interval("smoothness", self.smoothness, 0, float("inf"), closed=(True, False))
         check_interval("tol", self.tol, 0, 1, closed=(True, False))
+        self._to_plain()
 
     def for_domains(self, n_domains: int) -> Self:
         """These settings with the width of the common representation that so many domains get."""

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 
 from m2st import _keys
-from m2st._checks import check_int, check_key, check_n_domains, check_seed, check_target
+from m2st._checks import (
+    check_adata,
+    check_graph,
+    check_int,
+    check_key,
+    check_n_domains,
+    check_rep,
+    check_seed,
+    check_target,
+)
+from m2st._params import AutoencoderParams, ClusteringParams
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from m2st._params import AutoencoderParams, ClusteringParams
     from m2st._training import Callback
 
 logger = logging.getLogger(__name__)
+
+# Up to twelve domains are tried, each against one more.
+_LEAST_FOR_AUTO = 13
 
 
 def run(
@@ -111,12 +123,17 @@ def run(
     ['1', '2', '3', '4', '5', '6', '7']
     """
     from m2st import pp, tl
+    from m2st._training import choose_device
 
-    if n_domains != "auto":
-        check_n_domains(n_domains, n_obs=adata.n_obs)
+    check_adata(adata)
+    auto = isinstance(n_domains, str) and n_domains == "auto"
+    _check_enough(n_domains, n_obs=adata.n_obs)
     random_state = check_seed(random_state)
     if checkpoint is not None:
         check_target(Path(f"{checkpoint}.1"), (), overwrite=True)
+    autoencoder = AutoencoderParams.of(autoencoder, name="autoencoder")
+    clustering = ClusteringParams.of(clustering, name="clustering")
+    choose_device(device)
     if use_rep is not None and (layer is not None or normalized):
         msg = (
             f"Expected either ready features or expression to prepare, found `use_rep={use_rep!r}` "
@@ -135,12 +152,12 @@ def run(
         )
         raise ValueError(msg)
     if n_pcs is None:
-        n_pcs = pp.components_for(None if n_domains == "auto" else n_domains)
+        n_pcs = pp.components_for(None if auto else int(n_domains))
     check_int("n_pcs", n_pcs, minimum=1)
-    if sample_key is not None:
-        check_key(sample_key, adata.obs, where="adata.obs")
+    pp._sections(adata, sample_key)
     if _keys.CONNECTIVITIES in adata.obsp:
         logger.info("Using the spatial graph found in obsp[%r]", _keys.CONNECTIVITIES)
+        check_graph(adata)
         if sample_key is not None:
             _check_sections(adata, sample_key)
     else:
@@ -156,6 +173,8 @@ def run(
         )
     elif use_rep != _keys.FEATURES:
         pp.prepare_rep(adata, use_rep, n_pcs=n_pcs, random_state=random_state)
+    features = check_rep(adata, _keys.FEATURES)
+    _check_enough(n_domains, n_obs=int((~np.isnan(features).all(axis=1)).sum()))
     tl.embed(
         adata,
         autoencoder,
@@ -166,12 +185,24 @@ def run(
         callback=callback,
         checkpoint=checkpoint,
     )
-    if n_domains == "auto":
+    if auto:
         n_domains = tl.choose_n_domains(
             adata, params=clustering, random_state=random_state, n_jobs=n_jobs
         )
         logger.info("Chosen: %d domains", n_domains)
-    tl.cluster(adata, n_domains, clustering, random_state=random_state, n_jobs=n_jobs)
+    tl.cluster(adata, int(n_domains), clustering, random_state=random_state, n_jobs=n_jobs)
+
+
+def _check_enough(n_domains: int | str, *, n_obs: int) -> None:
+    """Require as many observations as domains, of those with features if they are known."""
+    if not isinstance(n_domains, str) or n_domains != "auto":
+        check_n_domains(cast("int", n_domains), n_obs=n_obs)
+    elif n_obs < _LEAST_FOR_AUTO:
+        msg = (
+            f"Expected at least {_LEAST_FOR_AUTO} observations with counts or features to choose "
+            f'a number of domains, found {n_obs}. Give a number in place of "auto".'
+        )
+        raise ValueError(msg)
 
 
 def edges_between_sections(adata: AnnData, sample_key: str) -> int:

@@ -21,6 +21,7 @@ from m2st import _graph
 from m2st._checks import (
     LARGEST_LOG,
     canonical,
+    check_adata,
     check_coordinates,
     check_dtype,
     check_expression,
@@ -657,6 +658,7 @@ def spatial_graph_knn(
     4
     """
     check_int("n_neighbors", n_neighbors, minimum=1)
+    check_adata(adata)
     if n_neighbors >= adata.n_obs:
         msg = (
             f"Expected `n_neighbors` smaller than the number of observations, {adata.n_obs}, "
@@ -816,6 +818,7 @@ def _survey(
     adata: AnnData, layer: str | None, *, normalized: bool
 ) -> tuple[Any, str, NDArray[np.float32], NDArray[np.int64]]:
     """Find and check the expression: matrix, name, totals, number of observations of each gene."""
+    check_adata(adata)
     matrix, name = _expression(adata, layer)
     totals, n_cells = np.zeros(matrix.shape[0]), np.zeros(matrix.shape[1], dtype=np.int64)
     broken, largest = np.empty(0), 0.0
@@ -1216,6 +1219,7 @@ def _record(adata: AnnData, key: str, entry: dict[str, Any]) -> None:
 
 def _sections(adata: AnnData, sample_key: str | None) -> tuple[NDArray[np.intp], list[str] | None]:
     """Section number of each observation, and the names of the sections if there is a column."""
+    check_adata(adata)
     if sample_key is None:
         return np.zeros(adata.n_obs, dtype=np.intp), None
     check_key(sample_key, adata.obs, where="adata.obs")

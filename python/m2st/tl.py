@@ -17,8 +17,10 @@ from scipy import sparse
 
 from m2st import _keys
 from m2st._checks import (
+    check_adata,
     check_features,
     check_graph,
+    check_int,
     check_key,
     check_n_domains,
     check_numbers,
@@ -122,7 +124,7 @@ def embed(
 
     random_state = check_seed(random_state)
     features = check_rep(adata, use_rep)
-    params = params or AutoencoderParams()
+    params = AutoencoderParams.of(params, name="params")
     n_members = params.members_for(len(features))
     params = replace(params, n_members=n_members)
     adjacency = check_graph(adata)
@@ -291,7 +293,7 @@ def cluster(
     random_state = check_seed(random_state)
     members, placed, adjacency = _members(adata)
     check_n_domains(n_domains, n_obs=int(placed.sum()))
-    params = (params or ClusteringParams()).for_domains(n_domains)
+    params = ClusteringParams.of(params, name="params").for_domains(n_domains)
     fits = _cluster_members(members, adjacency, n_domains, params, random_state, n_jobs)
     fits = _improve_members(fits, adjacency, n_jobs)
     found = consensus([fit.responsibilities_ for fit in fits])
@@ -380,7 +382,7 @@ def choose_n_domains(
     members, placed, adjacency = _members(adata)
     check_n_domains(numbers[-1] + 1, n_obs=int(placed.sum()))
     # Objectives are compared: one width for all, and no smoothness, which falls as domains shrink.
-    params = replace((params or ClusteringParams()).for_domains(1), smoothness=0.0)
+    params = replace(ClusteringParams.of(params, name="params").for_domains(1), smoothness=0.0)
     record = adata.uns.setdefault(_keys.RECORD, {})
     use_rep = record.get("embed", {}).get("use_rep", _keys.FEATURES)
     if use_rep == _keys.FEATURES and _keys.SINGLE in adata.obsm:
@@ -626,6 +628,7 @@ def _members(
     adata: AnnData,
 ) -> tuple[list[list[NDArray[np.float32]]], NDArray[np.bool_], sparse.csr_matrix]:
     """Embeddings of all members and scales, where there are any, and the graph between them."""
+    check_adata(adata)
     check_key(
         _keys.scale_embedding(1),
         adata.obsm,
@@ -635,7 +638,8 @@ def _members(
     scales: list[NDArray[np.float32]] = []
     while (key := _keys.scale_embedding(len(scales) + 1)) in adata.obsm:
         scales.append(check_numbers(adata.obsm[key], name=f"adata.obsm[{key!r}]"))
-    n_members = int(adata.uns.get(_keys.RECORD, {}).get("n_members", 1))
+    n_members = adata.uns.get(_keys.RECORD, {}).get("n_members", 1)
+    check_int(f"adata.uns['{_keys.RECORD}']['n_members']", n_members, minimum=1)
     uneven = [scale.shape[1] for scale in scales if scale.shape[1] % n_members]
     if uneven:
         msg = (
@@ -680,8 +684,10 @@ def _write_scales(
     adata: AnnData, members: list[list[NDArray[np.float32]]], placed: NDArray[np.bool_]
 ) -> None:
     """Write the embedding of each scale; those of an earlier run with more scales go."""
-    for key in [key for key in adata.obsm if key.startswith(_keys.scale_embedding(""))]:
-        del adata.obsm[key]
+    prefix = _keys.scale_embedding("")
+    for key in list(adata.obsm):
+        if key.startswith(prefix) and key.removeprefix(prefix).isdecimal():  # others are not ours
+            del adata.obsm[key]
     for scale, parts in enumerate(zip(*members, strict=True), start=1):
         adata.obsm[_keys.scale_embedding(scale)] = _spread(parts, placed)
     adata.uns.setdefault(_keys.RECORD, {})["n_members"] = len(members)
