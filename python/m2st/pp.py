@@ -741,13 +741,15 @@ def _one_thread() -> Iterator[None]:
     """Run linear algebra and scanpy's compiled loops on one thread: sums keep their order."""
     import numba
 
-    n_threads = numba.get_num_threads()
     with threadpool_limits(1):
-        numba.set_num_threads(1)
-        try:
-            yield
-        finally:
-            numba.set_num_threads(n_threads)
+        # Asked for the first time, numba starts its threads, which raises the limit of OpenMP.
+        n_threads = numba.get_num_threads()
+        with threadpool_limits(1):
+            numba.set_num_threads(1)
+            try:
+                yield
+            finally:
+                numba.set_num_threads(n_threads)
 
 
 def _expression(adata: AnnData, layer: str | None) -> tuple[Any, str]:
