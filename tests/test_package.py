@@ -24,6 +24,7 @@ PACKAGE = ROOT / "python" / "m2st"
 
 # A module may import those of its own layer's list only, at the top or inside a function.
 BASE = {"_keys", "_checks", "_files", "_params", "_partition", "_simd", "_compile", "_kernels"}
+BASE |= {"_image", "_record"}
 CORE = {"_edges", "_fused", "_attention", "_autoencoder", "_training", "_clustering", "_graph"}
 SHELL = {"pp", "tl", "pl", "io", "datasets", "metrics"}
 MAY_IMPORT = {
@@ -36,6 +37,8 @@ MAY_IMPORT = {
     "_trust": set(),
     "_trial": set(),
     "_compile": set(),
+    "_record": {"_keys"},
+    "_image": set(),
     "_kernels": {"_compile", "_simd"},
     "_edges": {"_kernels"},
     "_fused": {"_edges", "_kernels", "_simd"},

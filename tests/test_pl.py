@@ -439,7 +439,8 @@ def test_scale_weights_of_other_embeddings_have_no_widths() -> None:
 
 
 def test_domains_refuses() -> None:
-    adata = data(hexagonal(), number=np.arange(144.0), sample=["a", None] * 72)
+    adata = data(hexagonal(), number=[[1]] * 144, sample=["a", None] * 72)
+    many = data(square(35), number=np.arange(35.0**2))
     bare = adata.copy()
     del bare.obs["m2st_domain"]
     with pytest.raises(KeyError, match=r"m2st_domain.*Run `m2st\.tl\.cluster.*m2st\.run"):
@@ -450,7 +451,9 @@ def test_domains_refuses() -> None:
         pl.domains(adata, sample_key="slide")
     with pytest.raises(KeyError, match=r"'xy' in `adata\.obsm`.*`spatial_key=`"):
         pl.domains(adata, spatial_key="xy")
-    with pytest.raises(ValueError, match=r"at most 100 categories .*'number'.*found 144"):
+    with pytest.raises(ValueError, match=r"at most 1,000 categories .*'number'.*found 1,225"):
+        pl.domains(many, key="number")
+    with pytest.raises(TypeError, match=r"labels in `adata\.obs\['number'\]`, found values such"):
         pl.domains(adata, key="number")
     with pytest.raises(ValueError, match=r"a sample for each .* found none for 72 of 144"):
         pl.domains(adata, sample_key="sample")
@@ -543,3 +546,74 @@ def test_number_of_domains_is_drawn_with_its_choice() -> None:
     assert pl.n_domains(adata).axes[0].get_title() == "No structure in space (p = 0.34)"
     with pytest.raises(KeyError, match="choose_n_domains"):
         pl.n_domains(AnnData(uns={"m2st": {}}))
+
+
+# what others keep under the same names ----------------------------------------------------------
+
+ODD_LIBRARIES = {
+    "Slide-seqV2 of CELLxGENE": {"is_single": np.True_},
+    "coordinates": np.zeros((144, 2)),
+    "nothing": None,
+    "text": "section",
+    "an empty library": {"A": None},
+    "no diameter": {"A": {"scalefactors": {"spot_diameter_fullres": None}}},
+    "diameter in words": {"A": {"scalefactors": {"spot_diameter_fullres": "55 µm"}}},
+    "diameter missing": {"A": {"scalefactors": {"spot_diameter_fullres": np.nan}}},
+    "many diameters": {"A": {"scalefactors": {"spot_diameter_fullres": np.ones(3)}}},
+    "no factors": {"A": {"scalefactors": None}},
+    "several": {"A": {"scalefactors": {"spot_diameter_fullres": 9.0}}, "B": {}},
+}
+
+
+@pytest.mark.parametrize("name", ODD_LIBRARIES)
+def test_spots_without_a_diameter_are_drawn(name: str) -> None:
+    adata = data(hexagonal())
+    adata.uns["spatial"] = ODD_LIBRARIES[name]
+    np.testing.assert_allclose(diameters(spots(pl.domains(adata))), 55, rtol=0.01)
+
+
+def test_a_library_among_other_entries_is_found() -> None:
+    adata = data(hexagonal())
+    factors = {"spot_diameter_fullres": np.array([70.0])}
+    adata.uns["spatial"] = {"is_single": True, "A": {"scalefactors": factors}}
+    np.testing.assert_allclose(diameters(spots(pl.domains(adata))), 70)
+
+
+def test_many_domains_have_a_legend_that_can_be_read() -> None:
+    adata = data(square(20), many=np.arange(400) % 120, more=np.arange(400) % 300)
+    figure = pl.domains(adata, key="many")
+    assert len(legend_texts(figure)) == len(set(fills(figure))) == 120
+    (legend,) = [artist for artist in figure.artists if hasattr(artist, "get_texts")]
+    figure.draw_without_rendering()
+    boxes = np.array([text.get_window_extent().extents for text in legend.get_texts()])
+    assert (boxes[:, :2] >= 0).all()
+    assert (boxes[:, 2:] <= figure.bbox.size).all()
+    figure = pl.domains(adata, key="more")
+    assert legend_texts(figure) == ["300 categories"]
+    assert len(set(fills(figure))) == 300
+
+
+@pytest.mark.parametrize("kept", [3, None, "red", {"1": "red"}, [1, 2, 3, 4], np.array(2)])
+def test_colours_that_are_none_are_replaced(kept: object) -> None:
+    adata = data(hexagonal())
+    adata.uns["m2st_domain_colors"] = kept
+    pl.domains(adata)
+    assert adata.uns["m2st_domain_colors"] == pl._palette(4)
+
+
+def test_names_are_drawn_as_they_are(tmp_path: Path) -> None:
+    names = ["$\\frac{$", "two\nlines", "lone \ud800", "nul \0"]
+    adata = data(hexagonal(), name=np.repeat(names, 36), sample=np.repeat(["$a", "b$_{"], 72))
+    figure = pl.domains(adata, key="name", sample_key="sample")
+    figure.savefig(tmp_path / "figure.png")
+    texts = ["$\\frac{$ (36)", "lone ? (36)", "nul (36)", "two lines (36)"]
+    assert sorted(legend_texts(figure)) == texts
+
+
+@pytest.mark.parametrize(
+    "record", [None, "text", 3, [1], {"embed": None}, {"embed": {"loss": "a"}}]
+)
+def test_a_record_of_something_else_counts_as_none(record: object) -> None:
+    adata = AnnData(uns={"m2st": record})
+    with pytest.raises(KeyError, match=r"Run `m2st\.tl\.embed\(adata\)`"):
+        pl.training(adata)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
@@ -811,3 +813,158 @@ def test_command_writes_the_page(results: dict[str, AnnData], tmp_path: Path) ->
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 1
     assert "--overwrite" in again.stderr
+
+
+# what others keep under the same names ----------------------------------------------------------
+
+
+def notes_of(page: str) -> str:
+    return page.split('id="notes"')[1].split("</section>")[0]
+
+
+def payload_of(page: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(re.search(r'id="payload"[^>]*>(.*?)</script>', page)[1])
+    return found
+
+
+def with_image(picture: object, scale: object = 0.5) -> AnnData:
+    adata = imaging()
+    factors = {"tissue_hires_scalef": scale}
+    adata.uns["spatial"] = {"A": {"images": {"hires": picture}, "scalefactors": factors}}
+    return adata
+
+
+@pytest.mark.parametrize(
+    "library", [{"is_single": np.True_}, np.zeros((260, 2)), None, "A", {"A": None}, {"A": [1]}]
+)
+def test_what_is_no_library_is_no_image(library: object, tmp_path: Path) -> None:
+    adata = imaging()
+    adata.uns["spatial"] = library
+    page = write(adata, tmp_path / "report.html")
+    assert "image" not in payload_of(page)["sections"][0]
+
+
+def test_images_of_other_kinds_are_shown(tmp_path: Path) -> None:
+    picture = np.full((5, 260, 460), 2000, dtype=np.uint16)
+    (section,) = payload_of(write(with_image(picture), tmp_path / "report.html"))["sections"]
+    jpeg = base64.b64decode(section["image"].split(",")[1])
+    pixels = np.asarray(Image.open(BytesIO(jpeg)))
+    assert np.abs(pixels.astype(int) - round(255 * 2000 / 2047 / 2)).max() <= 2
+    assert section["image_at"][2] > 0.9
+
+
+def test_a_huge_image_is_shown_small(tmp_path: Path) -> None:
+    picture = np.broadcast_to(np.uint16(900), (26_000, 46_000, 3))
+    (section,) = payload_of(write(with_image(picture, 50.0), tmp_path / "r.html"))["sections"]
+    jpeg = base64.b64decode(section["image"].split(",")[1])
+    assert np.prod(Image.open(BytesIO(jpeg)).size) <= 2000 * 2000
+
+
+@pytest.mark.parametrize(
+    ("picture", "scale", "said"),
+    [
+        (np.zeros((260, 460, 3)), None, "number above 0 as `tissue_hires_scalef`, found none"),
+        (np.zeros((260, 460, 3)), "half", "number above 0 as `tissue_hires_scalef`, found none"),
+        (np.zeros((2, 3, 260, 460)), 0.5, "found float64 of shape (2, 3, 260, 460)"),
+        ("picture.png", 0.5, "Expected a picture as numbers by height, width and channel"),
+    ],
+)
+def test_an_image_that_cannot_be_shown_is_named(
+    picture: object, scale: object, said: str, tmp_path: Path
+) -> None:
+    page = write(with_image(picture, scale), tmp_path / "report.html")
+    assert "image" not in payload_of(page)["sections"][0]
+    assert "The tissue image is not shown. Expected" in notes_of(page)
+    assert said in notes_of(page)
+
+
+def test_an_image_of_another_place_is_named(tmp_path: Path) -> None:
+    adata = with_image(np.zeros((260, 460, 3)))
+    adata.obsm["spatial"] += 10_000
+    assert "No observation lies on it" in notes_of(write(adata, tmp_path / "report.html"))
+
+
+def test_images_of_no_section_are_named(tmp_path: Path) -> None:
+    adata = with_image(np.zeros((260, 460, 3)))
+    adata.uns["spatial"]["B"] = adata.uns["spatial"]["A"]
+    assert "tissue images of A, B, and none of a section" in notes_of(
+        write(adata, tmp_path / "r.html")
+    )
+
+
+def test_more_domains_than_a_byte_counts(tmp_path: Path) -> None:
+    adata = imaging()
+    adata.obs["m2st_domain"] = pd.Categorical(np.arange(260).astype(str))
+    layer = payload_of(write(adata, tmp_path / "report.html"))["layers"][0]
+    codes = np.frombuffer(base64.b64decode(layer["codes"]), dtype="<u2")
+    names = np.array(layer["names"])[codes]
+    assert sorted(names) == sorted(adata.obs["m2st_domain"].astype(str))
+    assert len(set(layer["colors"])) == 261
+
+
+RECORDS: dict[str, tuple[object, str]] = {
+    "nothing": (None, ""),
+    "text": ("m2ST", "all of it"),
+    "steps that are none": ({"embed": "a", "cluster": 3, "graph": None}, "graph, embed, cluster"),
+    "no numbers": (
+        {"embed": {"loss": "a"}, "cluster": {"agreement": ["a"]}},
+        "embed.loss, cluster.a",
+    ),
+    "other members": ({"n_members": 7, "embed": {"loss": np.ones((2, 3))}}, "embed.loss"),
+    "half a choice": ({"n_domains": {"candidates": [2, 3], "chosen": 2}}, "n_domains"),
+}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_record_that_does_not_fit_is_left_out(name: str, tmp_path: Path) -> None:
+    adata = imaging()
+    adata.uns["m2st"], left_out = RECORDS[name]
+    page = notes_of(write(adata, tmp_path / "report.html"))
+    assert ("is not as m2ST writes it" in page) == bool(left_out)
+    assert left_out in page
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "match"),
+    [
+        ({"m2st_confidence": 7.0}, ValueError, r"'m2st_confidence'\]` in \[0, 1\], found 7"),
+        ({"m2st_confidence": "high"}, TypeError, r"Expected numbers in .*'m2st_confidence'"),
+        ({"m2st_domain": [[1]] * 260}, TypeError, r"Expected labels in .*'m2st_domain'"),
+    ],
+)
+def test_columns_of_another_kind_are_refused(
+    change: dict[str, object], error: type[Exception], match: str, tmp_path: Path
+) -> None:
+    adata = imaging()
+    adata.obs = adata.obs.assign(**change)
+    with pytest.raises(error, match=match):
+        m2st.report(adata, tmp_path / "report.html")
+
+
+def test_coordinates_of_another_kind_are_refused(tmp_path: Path) -> None:
+    adata = imaging()
+    adata.obsm["text"] = np.full((260, 2), "a")
+    with pytest.raises(TypeError, match=r"Expected numbers in `adata\.obsm\['text'\]`, found text"):
+        m2st.report(adata, tmp_path / "report.html", spatial_key="text")
+    adata.obsm["line"] = np.zeros((260, 1))
+    with pytest.raises(ValueError, match=r"`adata\.obsm\['line'\]` of shape \(n_obs, 2\) or"):
+        m2st.report(adata, tmp_path / "report.html", spatial_key="line")
+
+
+@pytest.mark.parametrize("n_obs", [0, 1, 2, 260])
+def test_few_observations_and_missing_domains_are_drawn(n_obs: int, tmp_path: Path) -> None:
+    adata = imaging()[: max(n_obs, 1)].copy()
+    if n_obs in (0, 260):
+        adata.obs["m2st_domain"] = pd.Categorical([None] * adata.n_obs)
+    assert "In space" in write(adata, tmp_path / "report.html")
+
+
+def test_repeated_names_and_text_as_expression_are_no_obstacle(tmp_path: Path) -> None:
+    adata = imaging()
+    adata.var_names = ["gene"] * adata.n_vars
+    with pytest.warns(UserWarning, match="not unique"):  # anndata's, where they are given
+        adata = adata.copy()
+    write(adata, tmp_path / "report.html")
+    adata = imaging()
+    adata.X = np.full(adata.shape, "a", dtype=object)
+    assert "The expression is not made of numbers" in write(adata, tmp_path / "text.html")

@@ -17,12 +17,18 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from m2st import _keys
-from m2st._checks import check_int, check_key, check_target
+from m2st._checks import check_coordinates, check_int, check_key, check_numbers, check_target
 from m2st._files import write_whole
+from m2st._image import channels_last, to_rgb, white
+from m2st._record import readable
 from m2st.pl import (
     MISSING_COLOR,
     _categories,
     _kept_colors,
+    _libraries,
+    _library,
+    _mapping,
+    _positive,
     _samples,
     _Section,
     _section,
@@ -71,7 +77,7 @@ def report(
     path
         Where to, in a folder that exists; ends in ``.html``.
     columns
-        Further columns of ``obs`` to switch to on the map, at most 100 categories each: other
+        Further columns of ``obs`` to switch to on the map, at most 1,000 categories each: other
         numbers of domains, an annotation. They are shown, and compared with nothing.
     sample_key
         Column of ``obs`` with the section of each observation; None takes the one that the spatial
@@ -90,8 +96,8 @@ def report(
     KeyError
         If domains, coordinates or a column are missing.
     ValueError
-        If `path` does not end in ``.html``, there is nothing to draw, or a column has more than 100
-        categories.
+        If `path` does not end in ``.html``, there is nothing to draw, or a column has more than
+        1,000 categories.
     FileNotFoundError
         If the folder does not exist.
     FileExistsError
@@ -118,7 +124,7 @@ def report(
     target = check_target(Path(path), (".html",), overwrite=overwrite)
     check_int("n_markers", n_markers, minimum=0)
     domains = _domains(adata)
-    record = adata.uns.get(_keys.RECORD, {})
+    record, unfit = readable(adata.uns)
     columns = [key for key in dict.fromkeys(columns) if key != _keys.DOMAIN]
     if sample_key is None:
         recorded = record.get("graph", {}).get("sample_key")
@@ -133,6 +139,8 @@ def report(
     table = _domain_table(domains, confidence, colors, record)
     composition = _composition(adata, domains, sample_key)
     layers = _layers(shown, columns, confidence[placed])
+    frames = [_frame(section, _library(shown, section.name), len(sections)) for section in sections]
+    no_images = _warnings_of_images(shown, frames)
     markers, why_none = _markers(adata, domains, colors, record, n_markers)
     page = _render(
         title=title,
@@ -141,8 +149,12 @@ def report(
         sections=sections,
         composition=composition,
         layers=layers,
-        payload=_payload(shown, sections, layers),
-        warnings=_warnings(domains, record, table, composition, int((~placed).sum())),
+        payload=_payload(shown, sections, frames, layers),
+        warnings=[
+            *_warnings(domains, record, table, composition, int((~placed).sum())),
+            *no_images,
+            *_warnings_of_the_record(unfit),
+        ],
         confidence=_confidence_facts(confidence, table),
         markers=markers,
         why_no_markers=why_none,
@@ -171,7 +183,20 @@ def _confidence(adata: AnnData) -> NDArray[np.float64]:
     """Confidence of every observation; NaN where there is none."""
     if _keys.CONFIDENCE not in adata.obs:
         return np.full(adata.n_obs, np.nan)
-    return np.asarray(adata.obs[_keys.CONFIDENCE], dtype=np.float64)
+    name = f"adata.obs[{_keys.CONFIDENCE!r}]"
+    values = adata.obs[_keys.CONFIDENCE]
+    if pd.api.types.is_numeric_dtype(values):
+        found = np.asarray(values.to_numpy(dtype=np.float64, na_value=np.nan))
+    else:  # it says what it is
+        found = check_numbers(np.asarray(values), name=name)
+    outside = found[(found < 0) | (found > 1)]
+    if outside.size:
+        msg = (
+            f"Expected `{name}` in [0, 1], found {outside[0]:g}. Rename the column if it is not "
+            "m2ST's."
+        )
+        raise ValueError(msg)
+    return found
 
 
 def _shown(
@@ -183,14 +208,18 @@ def _shown(
     """
     hint = "Name the key of the coordinates with `spatial_key=`."
     check_key(spatial_key, adata.obsm, where="adata.obsm", hint=hint)
-    coordinates = np.asarray(adata.obsm[spatial_key], dtype=np.float64)[:, :2]
-    placed: NDArray[np.bool_] = np.asarray(np.isfinite(coordinates).all(axis=1))
+    name = f"adata.obsm[{spatial_key!r}]"
+    coordinates = np.asarray(check_numbers(adata.obsm[spatial_key], name=name), dtype=np.float64)
+    finite = np.isfinite(coordinates).reshape(adata.n_obs, -1)
+    placed: NDArray[np.bool_] = np.asarray(finite[:, :2].all(axis=1))
     if not placed.any():
         msg = (
             f"Expected an observation with coordinates in `adata.obsm[{spatial_key!r}]`, found "
             "none. Check that they were read."
         )
         raise ValueError(msg)
+    check_coordinates(coordinates[placed], name=name)
+    coordinates = coordinates[:, :2]
     keys = [_keys.DOMAIN, *columns] + ([] if sample_key is None else [sample_key])
     for key in keys:
         check_key(key, adata.obs, where="adata.obs")
@@ -303,7 +332,8 @@ def _labels(shown: AnnData, key: str) -> dict[str, Any]:
     values = _categories(shown, key)
     names = [*map(str, values.categories), "missing"]
     colors = [*_kept_colors(shown, key, len(names) - 1), MISSING_COLOR]
-    codes = np.where(values.codes < 0, len(names) - 1, values.codes).astype("u1")
+    kind = "u1" if len(names) <= 256 else "<u2"
+    codes = np.where(values.codes < 0, len(names) - 1, values.codes).astype(kind)
     counts = np.bincount(codes, minlength=len(names)).tolist()
     entries = [
         {"code": code, "name": name, "color": color, "n_obs": n_obs}
@@ -315,11 +345,13 @@ def _labels(shown: AnnData, key: str) -> dict[str, Any]:
 
 
 def _payload(
-    shown: AnnData, sections: list[_Section], layers: list[dict[str, Any]]
+    shown: AnnData,
+    sections: list[_Section],
+    frames: list[dict[str, Any]],
+    layers: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """What the page's script draws; observations stand in the order of the sections."""
     rows = np.concatenate([section.rows for section in sections])
-    frames = [_frame(section, _library(shown, section), len(sections)) for section in sections]
     places = np.concatenate([frame.pop("places") for frame in frames]).astype("<u2")
     packed = [
         {
@@ -351,13 +383,6 @@ def _scale_colors(n_colors: int) -> list[str]:
     return [to_hex(color) for color in colormaps["cividis"](np.linspace(0, 1, n_colors))]
 
 
-def _library(shown: AnnData, section: _Section) -> Mapping[str, Any]:
-    """Entry of ``uns["spatial"]`` for a section: the one of its name, or the only one."""
-    libraries = shown.uns.get("spatial", {})
-    found = next(iter(libraries.values())) if len(libraries) == 1 else libraries.get(section.name)
-    return found or {}
-
-
 def _frame(section: _Section, library: Mapping[str, Any], n_sections: int) -> dict[str, Any]:
     """Places of a section in units of its longer side, what they show, and the image below."""
     low, high = section.points.min(axis=0), section.points.max(axis=0)
@@ -375,7 +400,10 @@ def _frame(section: _Section, library: Mapping[str, Any], n_sections: int) -> di
         "angle": section.angle,
         "micrometres": None if section.micrometres is None else section.micrometres * span,
     }
-    image = _image(library, origin, extent, _IMAGE_PIXELS / n_sections)
+    try:
+        image = _image(library, origin, extent, _IMAGE_PIXELS / n_sections)
+    except ValueError as error:
+        image, frame["no_image"] = None, str(error)
     if image is not None:
         pixels, corner, size = image
         frame["image"] = _jpeg(pixels)
@@ -389,27 +417,36 @@ def _image(
     extent: NDArray[np.float64],
     most_pixels: float,
 ) -> tuple[Any, NDArray[np.float64], NDArray[np.float64]] | None:
-    """Tissue image around a section, its corner and its size in the unit of the coordinates."""
+    """Tissue image around a section, its corner and its size in the unit of the coordinates.
+
+    None if there is none; ValueError says why one that is there cannot be shown.
+    """
     from PIL import Image
 
-    factors, images = library.get("scalefactors", {}), library.get("images", {})
-    for name in ("hires", "lowres"):
-        picture, scale = images.get(name), float(factors.get(f"tissue_{name}_scalef", 0))
-        if picture is not None and scale > 0:
+    factors, images = _mapping(library, "scalefactors"), _mapping(library, "images")
+    held = [name for name in ("hires", "lowres") if images.get(name) is not None]
+    for name in held:
+        picture, scale = images[name], _positive(factors.get(f"tissue_{name}_scalef"))
+        if scale is not None:
             break
     else:
+        if held:
+            msg = f"Expected a number above 0 as `tissue_{held[0]}_scalef`, found none."
+            raise ValueError(msg)
         return None
-    picture = np.asarray(picture)
+    picture = channels_last(picture)
     shape = np.array([picture.shape[1], picture.shape[0]])
     around = 0.03 * extent.max()
-    start = np.clip(np.floor((origin - around) * scale), 0, shape).astype(int)
-    end = np.clip(np.ceil((origin + extent + around) * scale), 0, shape).astype(int)
+    with np.errstate(over="ignore"):  # a factor beyond all bounds leads out of the picture
+        start = np.clip(np.floor((origin - around) * scale), 0, shape).astype(int)
+        end = np.clip(np.ceil((origin + extent + around) * scale), 0, shape).astype(int)
     if (end - start < 1).any():
-        return None
-    picture = picture[start[1] : end[1], start[0] : end[0]]
-    if picture.dtype.kind == "f":
-        picture = np.rint(255 * np.clip(picture, 0, 1))
-    pixels = Image.fromarray(picture.astype(np.uint8)).convert("RGB")
+        msg = "No observation lies on it: coordinates or scale factor belong to another image."
+        raise ValueError(msg)
+    # Of far more pixels than are shown only every few are worked on.
+    step = max(1, int(np.sqrt(np.prod(end - start) / most_pixels) / 2))
+    part = picture[start[1] : end[1] : step, start[0] : end[0] : step]
+    pixels = Image.fromarray(to_rgb(part, white(picture)))
     shrink = np.sqrt(most_pixels / (pixels.width * pixels.height))
     if shrink < 1:
         pixels = pixels.resize(
@@ -439,6 +476,7 @@ def _markers(
 ) -> tuple[list[dict[str, Any]], str]:
     """Highest ranked genes of each domain, or why there are none."""
     import scanpy as sc
+    from anndata.utils import make_index_unique
 
     if n_markers == 0:
         return [], "They were left out."
@@ -452,6 +490,8 @@ def _markers(
     large = [code for code, size in enumerate(sizes) if size >= 2]
     if len(large) < 2:
         return [], "There are not two domains of at least two observations to compare."
+    if matrix.dtype.kind not in "buif":
+        return [], "The expression is not made of numbers."
     expression = sparse.csr_matrix(matrix, dtype=np.float32)
     if not np.isfinite(expression.data).all() or expression.data.min(initial=0) < 0:
         return [], "The expression has missing or negative values: it is scaled, or damaged."
@@ -463,9 +503,8 @@ def _markers(
             {"domain": pd.Categorical(domains[rows].astype(str), categories=names)},
             index=[str(row) for row in rows],
         ),
-        var=pd.DataFrame(index=adata.var_names.astype(str)),
+        var=pd.DataFrame(index=make_index_unique(adata.var_names.astype(str))),
     )
-    work.var_names_make_unique()
     if (expression.data == np.floor(expression.data)).all():
         sc.pp.normalize_total(work)
         sc.pp.log1p(work)
@@ -559,7 +598,8 @@ def _choice(record: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     candidates = np.ravel(entry["candidates"]).astype(int)
     stability, gain, score = (
-        np.ravel(entry[name]).astype(float) for name in ("stability", "gain", "score")
+        np.ravel(entry.get(name, np.full(len(candidates), np.nan))).astype(float)
+        for name in ("stability", "gain", "score")
     )
     chosen = int(entry["chosen"])
     chart = _chart([(candidates, stability), (candidates, score)], from_zero=True)
@@ -568,7 +608,10 @@ def _choice(record: Mapping[str, Any]) -> dict[str, Any] | None:
         "mark": dict(
             zip(candidates.tolist(), (at for at, _ in chart["lines"][0]), strict=True)
         ).get(chosen),
-        "rows": list(zip(candidates.tolist(), stability, gain, score, strict=True)),
+        "rows": [
+            (number, *(None if np.isnan(value) else value for value in values))
+            for number, *values in zip(candidates.tolist(), stability, gain, score, strict=True)
+        ],
         "chosen": chosen,
         "p_value": float(entry["p_value"]),
     }
@@ -695,6 +738,33 @@ def _warnings_of_data(
     return found
 
 
+def _warnings_of_images(shown: AnnData, frames: list[dict[str, Any]]) -> list[str]:
+    """Tissue images that are there and not shown, and why."""
+    found = []
+    for frame in frames:
+        reason = frame.pop("no_image", None)
+        if reason is not None:
+            of = f" of section {frame['name']}" if frame["name"] else ""
+            found.append(f"The tissue image{of} is not shown. {reason}")
+    names = [name for name, entry in _libraries(shown).items() if _mapping(entry, "images")]
+    if names and not any(_library(shown, frame["name"]) for frame in frames):
+        found.append(
+            f"There are tissue images of {', '.join(names)}, and none of a section of this name. "
+            "Name the column of the sections with sample_key."
+        )
+    return found
+
+
+def _warnings_of_the_record(unfit: list[str]) -> list[str]:
+    """What of the record could not be read."""
+    if not unfit:
+        return []
+    return [
+        f"The record of the run, uns[{_keys.RECORD!r}], is not as m2ST writes it. What does not "
+        f"fit is left out: {', '.join(unfit)}."
+    ]
+
+
 def _warnings_of_run(record: Mapping[str, Any]) -> list[str]:
     """How training, clustering and the choice of a number went."""
     embed, cluster = record.get("embed", {}), record.get("cluster", {})
@@ -740,7 +810,7 @@ def _warnings_of_domains(table: list[_Domain], composition: pd.DataFrame | None)
     empty = [row.name for row in table if row.n_obs == 0]
     if empty:
         found.append(f"{_named(empty)} {_have(len(empty))} no observation.")
-    equal = sum(row.n_obs for row in table) / len(table)
+    equal = sum(row.n_obs for row in table) / max(len(table), 1)
     tiny = [row.name for row in table if 0 < row.n_obs < _TINY * equal]
     if tiny:
         found.append(

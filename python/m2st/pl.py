@@ -17,7 +17,8 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial import cKDTree
 
 from m2st import _keys
-from m2st._checks import check_coordinates, check_interval, check_key
+from m2st._checks import check_coordinates, check_interval, check_key, check_numbers
+from m2st._record import readable
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["domains", "n_domains", "scale_weights", "training"]
 
-MAX_DOMAINS = 100
+MAX_DOMAINS = 1000
+MAX_LEGEND = 150  # entries; more are not read, but counted
 MISSING_COLOR = "#dcdcdc"
 # Okabe & Ito without black, yellow last: apart for colour-blind readers, and on white.
 FIRST_COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")
@@ -57,9 +59,10 @@ def domains(
     adata
         Annotated data with domains and coordinates.
     key
-        Column of ``obs`` with the domains, at most 100; missing ones are drawn light grey.
+        Column of ``obs`` with the domains, at most 1,000; missing ones are drawn light grey. Above
+        150 the legend gives their number.
     truth
-        Column of ``obs`` with the reference to draw as well, at most 100 classes.
+        Column of ``obs`` with the reference to draw as well, at most 1,000 classes.
     sample_key
         Column of ``obs`` with the section of each observation. All one section if None.
     spatial_key
@@ -83,17 +86,19 @@ def domains(
     KeyError
         If a column or the coordinates are missing.
     ValueError
-        If coordinates are not finite, a sample is missing, or there are more than 100 categories.
+        If coordinates are not finite, a sample is missing, or there are more than 1,000
+        categories.
 
     Notes
     -----
     Circles have the diameter that ``uns["spatial"]`` holds in full-resolution pixels (entry of the
-    sample's name, or the only entry). Where none is recorded, observations on a lattice are
-    circles of 0.55 of its pitch, the proportion of Visium; on an exactly square one, squares that
-    fill it, as bins do; and cells anywhere are circles of the median distance to the second nearest
-    neighbour, so that tissue looks filled. All sizes are in the unit of the coordinates.
-    A scale bar is drawn where ``uns["spatial"]`` says how many micrometres a pixel has.
-    Above 10,000 observations the points, not the text, are rasterised in vector formats.
+    sample's name, or the only entry). Where none is recorded, or something else stands there,
+    observations on a lattice are circles of 0.55 of its pitch, the proportion of Visium; on an
+    exactly square one, squares that fill it, as bins do; and cells anywhere are circles of the
+    median distance to the second nearest neighbour, so that tissue looks filled. All sizes are in
+    the unit of the coordinates. A scale bar is drawn where ``uns["spatial"]`` says how many
+    micrometres a pixel has. Above 10,000 observations the points, not the text, are rasterised in
+    vector formats.
 
     Examples
     --------
@@ -116,8 +121,9 @@ def domains(
     reference = None if truth is None else _categories(adata, truth)
     hint = "Name the key of the coordinates with `spatial_key=`."
     check_key(spatial_key, adata.obsm, where="adata.obsm", hint=hint)
-    coordinates = np.asarray(adata.obsm[spatial_key], dtype=np.float64)
-    check_coordinates(coordinates, name=f"adata.obsm[{spatial_key!r}]")
+    name = f"adata.obsm[{spatial_key!r}]"
+    coordinates = np.asarray(check_numbers(adata.obsm[spatial_key], name=name), dtype=np.float64)
+    check_coordinates(coordinates, name=name)
     sections = [
         _section(adata, name, rows, coordinates[rows, :2])
         for name, rows in _samples(adata, sample_key)
@@ -163,7 +169,13 @@ def domains(
                 axes, section, np.array([*layer_colors, MISSING_COLOR])[values.codes[section.rows]]
             )
             title = " · ".join(filter(None, [section.name, name if len(layers) > 1 else ""]))
-            axes.set_title(_shorten(title, int(13 * width)), fontsize=FONT + 1, loc="left", pad=4)
+            axes.set_title(
+                _shorten(title, int(13 * width)),
+                fontsize=FONT + 1,
+                loc="left",
+                pad=4,
+                parse_math=False,
+            )
     return figure
 
 
@@ -264,7 +276,7 @@ def scale_weights(adata: AnnData) -> Figure:
     members = np.atleast_2d(np.asarray(record["scale_weights"], dtype=np.float64))
     weights = members.mean(axis=0)
     n_scales = len(weights) - 1
-    params = adata.uns[_keys.RECORD].get("embed", {}).get("params", {})
+    params = readable(adata.uns)[0].get("embed", {}).get("params", {})
     widths = np.ravel(params.get("scale_dims", [])).tolist()
     labels = [f"scale {scale}" for scale in range(1, n_scales + 1)]
     if len(widths) == n_scales:
@@ -368,8 +380,9 @@ def _record(adata: AnnData, step: str, entry: str, *, call: str) -> Mapping[str,
     hint = f"Run `{call}` or `m2st.run(adata, n_domains)` first."
     where = f"adata.uns[{_keys.RECORD!r}]"
     check_key(_keys.RECORD, adata.uns, where="adata.uns", hint=hint)
-    check_key(step, adata.uns[_keys.RECORD], where=where, hint=hint)
-    record: Mapping[str, Any] = adata.uns[_keys.RECORD][step]
+    found = readable(adata.uns)[0]  # what does not fit counts as missing
+    check_key(step, found, where=where, hint=hint)
+    record: Mapping[str, Any] = found[step]
     check_key(entry, record, where=f"{where}[{step!r}]", hint=hint)
     return record
 
@@ -404,11 +417,15 @@ class _Section:
 def _categories(adata: AnnData, key: str, *, hint: str = "") -> pd.Categorical:
     """Return a column of labels as categories."""
     check_key(key, adata.obs, where="adata.obs", hint=hint)
-    values = pd.Categorical(adata.obs[key])
+    try:
+        values = pd.Categorical(adata.obs[key])
+    except TypeError as error:
+        msg = f"Expected labels in `adata.obs[{key!r}]`, found values such as lists."
+        raise TypeError(msg) from error
     if len(values.categories) > MAX_DOMAINS:
         msg = (
-            f"Expected at most {MAX_DOMAINS} categories in `adata.obs[{key!r}]`, found "
-            f"{len(values.categories)}. Name a column of domains."
+            f"Expected at most {MAX_DOMAINS:,} categories in `adata.obs[{key!r}]`, found "
+            f"{len(values.categories):,}. Name a column of domains."
         )
         raise ValueError(msg)
     return values
@@ -419,7 +436,7 @@ def _samples(adata: AnnData, sample_key: str | None) -> list[tuple[str, NDArray[
     if sample_key is None:
         return [("", np.arange(adata.n_obs))]
     check_key(sample_key, adata.obs, where="adata.obs", hint="Name the column with `sample_key=`.")
-    values = pd.Categorical(adata.obs[sample_key]).remove_unused_categories()
+    values = _categories(adata, sample_key).remove_unused_categories()
     n_missing = int((values.codes < 0).sum())
     if n_missing:
         msg = (
@@ -437,15 +454,39 @@ def _section(
     adata: AnnData, name: str, rows: NDArray[np.intp], points: NDArray[np.float64]
 ) -> _Section:
     """Find the size and the shape of the spots of a sample."""
-    libraries = adata.uns.get("spatial", {})
-    library = next(iter(libraries.values())) if len(libraries) == 1 else libraries.get(name, {})
-    factors = library.get("scalefactors", {})
+    factors = _mapping(_library(adata, name), "scalefactors")
     diameter, micrometres = (
-        float(factors[entry]) if float(factors.get(entry, 0)) > 0 else None
-        for entry in ("spot_diameter_fullres", "microns_per_pixel")
+        _positive(factors.get(entry)) for entry in ("spot_diameter_fullres", "microns_per_pixel")
     )
     size, square, angle = _spot_shape(points)
     return _Section(name, rows, points, diameter or size, square, angle, micrometres)
+
+
+def _libraries(adata: AnnData) -> dict[str, Mapping[str, Any]]:
+    """Entries of ``uns["spatial"]`` in scanpy's layout, by name, without what others put there."""
+    found = _mapping(adata.uns, "spatial")
+    return {str(name): entry for name, entry in found.items() if isinstance(entry, Mapping)}
+
+
+def _library(adata: AnnData, name: str) -> Mapping[str, Any]:
+    """Entry of ``uns["spatial"]`` for a sample: the one of its name, or the only one."""
+    libraries = _libraries(adata)
+    return next(iter(libraries.values())) if len(libraries) == 1 else libraries.get(name, {})
+
+
+def _mapping(holder: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Return a mapping within another, empty if there is none."""
+    found = holder.get(key)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _positive(value: object) -> float | None:
+    """Return a number above 0, or None."""
+    try:
+        number = float(np.asarray(value, dtype=np.float64).item())
+    except (TypeError, ValueError):
+        return None
+    return number if 0 < number < np.inf else None
 
 
 def _spot_shape(points: NDArray[np.float64]) -> tuple[float, bool, float]:
@@ -561,6 +602,8 @@ def _legend(
         )
         if count
     ]
+    if len(entries) > MAX_LEGEND:
+        entries = [(f"{len(entries):,} categories", "none")]
     marker: dict[str, Any] = {
         "marker": "s" if section.square else "o",
         "markersize": 6,
@@ -584,12 +627,16 @@ def _legend(
         handletextpad=0.4,
         columnspacing=1.2,
     )
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # names are names, with a dollar in them, too
+    legend.get_title().set_parse_math(False)
     figure.add_artist(legend)
     return legend
 
 
 def _shorten(text: str, length: int) -> str:
-    """Cut a text to a number of characters."""
+    """Cut a text to a number of characters, on one line and of such that fonts can have."""
+    text = " ".join(text.encode("utf-8", "replace").decode("utf-8").replace("\0", " ").split())
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
@@ -600,7 +647,8 @@ def _kept_colors(adata: AnnData, key: str, n_categories: int) -> list[str]:
     """Return the colours kept in ``uns``, making and keeping them where they do not fit."""
     from matplotlib.colors import is_color_like, to_hex
 
-    kept = list(adata.uns.get(_keys.colors(key), []))
+    found = adata.uns.get(_keys.colors(key))
+    kept = list(found) if isinstance(found, list | tuple | np.ndarray) and np.ndim(found) else []
     if len(kept) == n_categories and all(map(is_color_like, kept)):
         return [to_hex(color) for color in kept]
     colors = _palette(n_categories)

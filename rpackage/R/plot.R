@@ -184,7 +184,7 @@ drawDomains <- function(
     drawOutlines(data, colours, paste(c(label, truth), collapse = " | "), dim(panels))
 }
 
-drawnColumn <- function(columns, name, where, most = 100L) {
+drawnColumn <- function(columns, name, where, most = 1000L) {
     if (identical(name, "m2st_domain") && !name %in% names(columns)) {
         stopM2ST("Found no column 'm2st_domain' in ", where, ". Call runM2ST(x, k = ...) first, ",
             "or name the column to draw: label = ...")
@@ -237,13 +237,20 @@ colourDomains <- function(domain, truth) {
     list(keys = keys, colours = colours)
 }
 
+# Columns that can be read beside a map; beyond 150 labels they are no longer told apart.
+legendOf <- function(n) {
+    if (n > 150L) "none" else ggplot2::guide_legend(ncol = ceiling(n / 20))
+}
+
 drawOutlines <- function(data, colours, title, shape) {
     mapping <- do.call(
         ggplot2::aes, lapply(c(x = "x", y = "y", group = "spot", fill = "key"), as.name)
     )
     plot <- ggplot2::ggplot(data, mapping) +
         ggplot2::geom_polygon(colour = NA) +
-        ggplot2::scale_fill_manual(values = colours$colours, name = title) +
+        ggplot2::scale_fill_manual(
+            values = colours$colours, name = title, guide = legendOf(length(colours$colours) - 1L)
+        ) +
         ggplot2::scale_y_reverse() +
         ggplot2::coord_equal() +
         ggplot2::theme_void() +

@@ -15,7 +15,7 @@
 #' @param x An object that [runM2ST()] returned.
 #' @param path File to write; its name ends in `.html`.
 #' @param label Name of the column with the domains.
-#' @param columns Names of further columns to switch to on the map, at most 100 categories each:
+#' @param columns Names of further columns to switch to on the map, at most 1000 categories each:
 #'   other numbers of domains, an annotation. They are shown, and compared with nothing.
 #' @param markers Most genes to list for each domain; 0 for none, without looking at the counts.
 #' @param title Heading of the page.

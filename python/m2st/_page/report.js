@@ -13,7 +13,8 @@
 
   // A layer gives every observation the number of a colour; the last colour means missing.
   const layers = data.layers.map((layer) => {
-    if (layer.codes) return { ...layer, codes: bytes(layer.codes) };
+    const numbers = layer.colors.length > 256 ? shorts : bytes;
+    if (layer.codes) return { ...layer, codes: numbers(layer.codes) };
     const values = shorts(layer.values);
     const last = layer.colors.length - 1;
     const codes = Uint8Array.from(values, (value) =>

@@ -264,12 +264,28 @@ test_that("what is missing or wrong is named", {
     expect_error(plotDomains(1:3), "Expected a Seurat object.* found integer")
     at <- c("x", "y")
     expect_error(plotDomains(spots, coords = at), "no column 'm2st_domain' in x. Call runM2ST")
-    spots$m2st_domain <- seq_len(120)
-    expect_error(plotDomains(spots, coords = at), "at most 100 different labels.* found 120")
+    many <- spots[rep(seq_len(nrow(spots)), length.out = 1200), ]
+    many$m2st_domain <- seq_len(1200)
+    expect_error(plotDomains(many, coords = at), "at most 1000 different labels.* found 1200")
     spots$m2st_domain <- 1
     expect_error(plotDomains(spots, "zone", coords = at), "column of x, found \"zone\"")
     expect_error(plotDomains(spots, truth = "m2st_domain", coords = at), "another column than")
     expect_error(plotDomains(spots, coords = c("x", "z")), "names of columns of x")
     expect_error(plotDomains(spots, coords = at, colour = 1), "not known here: 'colour'")
     expect_error(plotDomains(spots["m2st_domain"]), "Found no coordinates: x has none")
+})
+
+test_that("many domains are drawn, with a legend as long as it can be read", {
+    spots <- expand.grid(x = 1:20, y = 1:20)
+    for (n in c(120L, 300L)) {
+        spots$m2st_domain <- rep_len(seq_len(n), 400L)
+        plot <- plotDomains(spots, coords = c("x", "y"))
+        expect_length(unique(ggplot2::ggplot_build(plot)$data[[1L]]$fill), n)
+        scale <- plot$scales$get_scales("fill")
+        if (n > 150L) {
+            expect_identical(scale$guide, "none")
+        } else {
+            expect_false(identical(scale$guide, "none"))
+        }
+    }
 })
