@@ -18,6 +18,7 @@ from scipy import sparse
 
 import m2st
 from m2st import compare, metrics
+from m2st.compare._for_r import _apart
 
 ROOT = Path(__file__).parents[1]
 SHAPE = (10, 12)
@@ -130,6 +131,34 @@ def test_sections_seeds_and_options_reach_r(section: ad.AnnData) -> None:
     assert metrics.ari(again.obs["m2st_domain"], found.domains["m2ST_seed1"][kept]) == 1
 
 
+@pytest.mark.usefixtures("_r")
+def test_a_further_method_is_a_function(section: ad.AnnData) -> None:
+    def halves(
+        counts: sparse.csr_matrix, coordinates: np.ndarray, n_domains: int, seed: int
+    ) -> list[str]:
+        assert (counts.shape, n_domains, seed) == ((119, 60), 2, 3)
+        return ["left" if x < 600 else "right" for x in coordinates[:, 0]]
+
+    def broken(*_: Any) -> list[str]:
+        return ["too few"]
+
+    found = m2st.compare_methods(
+        section, 2, truth="layer", methods=[], seeds=[3], further={"mine": halves, "bad": broken}
+    )
+    table = found.table.set_index("method")
+    assert table.loc["mine", "ARI"] > 0.9
+    assert table.loc["mine", "note"] == ""
+    assert table.loc["mine", "seconds"] >= 0
+    assert found.domains["mine"].isna().to_numpy().nonzero()[0].tolist() == [7]
+    assert table.loc["bad", "note"] == "failed: Expected 119 labels of bad, found 1."
+    assert found.domains["bad"].isna().all()
+
+
+def test_a_further_method_needs_a_name_of_its_own(section: ad.AnnData) -> None:
+    with pytest.raises(ValueError, match=r"names in `further` other than m2ST, .*found Seurat"):
+        m2st.compare_methods(section, 2, further={"Seurat": lambda *_: []})
+
+
 def test_what_is_not_there_is_named(section: ad.AnnData) -> None:
     with pytest.raises(KeyError, match=r"'class' in `adata.obs`, found 'layer', 'array_row'"):
         m2st.compare_methods(section, 2, truth="class")
@@ -186,23 +215,13 @@ def test_spatial_scores_are_those_of_metrics(section: ad.AnnData) -> None:
 
 def test_sections_are_moved_apart() -> None:
     places = np.array([[0.0, 0.0], [3.0, 4.0], [1.0, 1.0], [2.0, 9.0]])
-    assert np.array_equal(compare._apart(places, {"sample": None}), places)
+    assert np.array_equal(_apart(places, {"sample": None}), places)
     sample = np.array([0, 0, 1, 1], dtype=np.int32).tobytes()
-    moved = compare._apart(places, {"sample": sample})
+    moved = _apart(places, {"sample": sample})
     distance = np.linalg.norm(moved[:, None] - moved[None], axis=-1)
     np.testing.assert_allclose(distance[0, 1], 5)
     np.testing.assert_allclose(distance[2, 3], np.hypot(1, 8))
     assert distance[:2, 2:].min() > max(distance[0, 1], distance[2, 3])
-
-
-def test_a_seed_is_for_the_moment_only() -> None:
-    before = np.random.get_state()[1].tolist()  # noqa: NPY002
-    draws = []
-    for _ in range(2):
-        with compare._seeded(5):
-            draws.append(np.random.random())  # noqa: NPY002
-    assert draws[0] == draws[1]
-    assert np.random.get_state()[1].tolist() == before  # noqa: NPY002
 
 
 def test_banksy_runs_or_says_how_to_install_it(section: ad.AnnData) -> None:

@@ -93,8 +93,8 @@ def run(request: Request, callback: Callback | None = None) -> Answer:
     def compute() -> Answer:
         from m2st import pp, tl
 
-        adata = _read_expression(request)
-        sample_key = _read_place(adata, request)
+        adata = read_expression(request)
+        sample_key = read_place(adata, request)
         autoencoder, clustering = _read_params(request)
         random_state = int(request["random_state"])
         n_domains = None if request.get("n_domains") is None else int(request["n_domains"])
@@ -125,7 +125,7 @@ def run(request: Request, callback: Callback | None = None) -> Answer:
             tl.cluster(adata, n_domains, clustering, random_state=random_state)
         return _results(adata)
 
-    return _answer(compute, request)
+    return answer_safely(compute, request)
 
 
 def cluster(request: Request, callback: Callback | None = None) -> Answer:
@@ -148,11 +148,11 @@ def cluster(request: Request, callback: Callback | None = None) -> Answer:
     def compute() -> Answer:
         from m2st import pp, tl
 
-        scales = [_matrix(scale["data"], scale["shape"]) for scale in request["scales"]]
+        scales = [read_matrix(scale["data"], scale["shape"]) for scale in request["scales"]]
         adata = AnnData(obs=_names(len(scales[0])))
         for number, scale in enumerate(scales, start=1):
             adata.obsm[_keys.scale_embedding(number)] = scale.astype(np.float32)
-        pp.spatial_graph(adata, sample_key=_read_place(adata, request))
+        pp.spatial_graph(adata, sample_key=read_place(adata, request))
         adata.uns[_keys.RECORD]["n_members"] = int(request["n_members"])
         _, clustering = _read_params(request)
         tl.cluster(
@@ -165,7 +165,7 @@ def cluster(request: Request, callback: Callback | None = None) -> Answer:
         del answer["scales"]
         return answer
 
-    return _answer(compute, request)
+    return answer_safely(compute, request)
 
 
 def report(request: Request, callback: Callback | None = None) -> Answer:
@@ -194,11 +194,11 @@ def report(request: Request, callback: Callback | None = None) -> Answer:
 
         names = [str(name) for name in request["names"]]
         expression = request.get("expression")
-        adata = AnnData(obs=_names(len(names))) if not expression else _read_expression(expression)
+        adata = AnnData(obs=_names(len(names))) if not expression else read_expression(expression)
         adata.obs_names = pd.Index(names)
         if expression:
             adata.var_names = pd.Index([str(gene) for gene in expression["genes"]])
-        sample_key = _read_place(adata, request)
+        sample_key = read_place(adata, request)
         keys = [str(column["name"]) for column in request["columns"]]
         for key, column in zip(keys, request["columns"], strict=True):
             codes = np.frombuffer(column["codes"], dtype=np.int32)
@@ -221,7 +221,7 @@ def report(request: Request, callback: Callback | None = None) -> Answer:
         )
         return {}
 
-    return _answer(compute, request)
+    return answer_safely(compute, request)
 
 
 def _of_r(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -286,7 +286,7 @@ def _on_interrupt(*, raises: bool) -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, previous)
 
 
-def _answer(compute: Callable[[], Answer], request: Request) -> Answer:
+def answer_safely(compute: Callable[[], Answer], request: Request) -> Answer:
     """What `compute` returns, or how it ended; the user's warnings are collected, each once."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
@@ -356,18 +356,18 @@ def _names(n_obs: int) -> pd.DataFrame:
     return pd.DataFrame(index=[str(number) for number in range(n_obs)])
 
 
-def _matrix(data: Any, shape: Any) -> NDArray[np.float64]:
+def read_matrix(data: Any, shape: Any) -> NDArray[np.float64]:
     """Matrix of doubles as R stores it."""
     n_rows, n_columns = (int(size) for size in shape)
     values = np.frombuffer(data, dtype=np.float64)
     return np.ascontiguousarray(values.reshape((n_rows, n_columns), order="F"))
 
 
-def _read_expression(request: Request) -> AnnData:
+def read_expression(request: Request) -> AnnData:
     """Object with counts or ready features."""
     n_obs, n_vars = (int(size) for size in request["shape"])
     if "features" in request:
-        features = _matrix(request["features"], (n_obs, n_vars)).astype(np.float32)
+        features = read_matrix(request["features"], (n_obs, n_vars)).astype(np.float32)
         return AnnData(obs=_names(n_obs), obsm={_FEATURES: features})
     matrix: Any
     if "dense" in request:
@@ -381,9 +381,9 @@ def _read_expression(request: Request) -> AnnData:
     return AnnData(matrix, obs=_names(n_obs))
 
 
-def _read_place(adata: AnnData, request: Request) -> str | None:
+def read_place(adata: AnnData, request: Request) -> str | None:
     """Add coordinates and sections; return the column of the sections if there are any."""
-    adata.obsm[_keys.COORDINATES] = _matrix(
+    adata.obsm[_keys.COORDINATES] = read_matrix(
         request["coordinates"], (adata.n_obs, request["n_axes"])
     )
     if request.get(_SAMPLE) is None:

@@ -293,6 +293,7 @@ sampleSeurat <- function(object, sample.by, images) {
 # What a method gets: the spots that take part.
 keepSpots <- function(input) {
     kept <- input$placed
+    input$measured <- input$candidates <- NULL
     input$names <- input$names[kept]
     input$inside <- input$inside[kept]
     input$counts <- input$counts[, kept, drop = FALSE]

@@ -32,6 +32,9 @@
 #' @param options Further arguments, a list for each method that has some, such as
 #'   `list(m2ST = list(n_members = 3), BayesSpace = list(nrep = 10000))`: of [m2stParams()], of
 #'   [runBayesSpaceFor()], `dims` for Seurat, `n_neighbors`, `share` and `max_m` for BANKSY.
+#' @param further Methods of your own: a named list of functions of `counts` (genes x spots),
+#'   `coords`, `k` and `seed`, which return a label for each spot. Like the others each runs in a
+#'   new R process, so that it names packages as `package::function()`.
 #' @param coords,array Coordinates as in [runM2ST()], and places on the lattice as in
 #'   [runBayesSpaceFor()].
 #' @param assay.type,sample_id,assay,layer,image,sample.by,sample Where counts and sections are, as
@@ -66,7 +69,7 @@
 #' @export
 compareMethods <- function(
     x, k, truth = NULL, methods = c("m2ST", "BayesSpace", "Seurat", "BANKSY"), seed = 0L,
-    options = list(), ...
+    options = list(), further = list(), ...
 ) {
     UseMethod("compareMethods")
 }
@@ -81,7 +84,7 @@ compareMethods.default <- function(x, ...) {
 #' @export
 compareMethods.SummarizedExperiment <- function(
     x, k, truth = NULL, methods = c("m2ST", "BayesSpace", "Seurat", "BANKSY"), seed = 0L,
-    options = list(), coords = NULL, array = NULL, assay.type = "counts", sample_id = NULL,
+    options = list(), further = list(), coords = NULL, array = NULL, assay.type = "counts", sample_id = NULL,
     verbose = interactive(), ...
 ) {
     checkNoMore(...)
@@ -89,7 +92,7 @@ compareMethods.SummarizedExperiment <- function(
     input <- c(expressionSE(x, assay.type, NULL, NULL), placeSE(x, coords, sample_id))
     input$array <- latticeColumns(columns, array, "colData(x)")
     truth <- if (!is.null(truth)) labelColumn(as.list(columns), truth, "colData(x)")
-    compareAll(input, k, truth, methods, seed, options, verbose)
+    compareAll(input, k, truth, methods, seed, options, further, verbose)
 }
 
 #' @rdname compareMethods
@@ -105,7 +108,7 @@ compareMethods.SpatialExperiment <- function(x, ..., coords = NULL) {
 #' @export
 compareMethods.Seurat <- function(
     x, k, truth = NULL, methods = c("m2ST", "BayesSpace", "Seurat", "BANKSY"), seed = 0L,
-    options = list(), coords = NULL, array = NULL, assay = NULL, layer = "counts", image = NULL,
+    options = list(), further = list(), coords = NULL, array = NULL, assay = NULL, layer = "counts", image = NULL,
     sample.by = NULL, verbose = interactive(), ...
 ) {
     checkNoMore(...)
@@ -116,14 +119,14 @@ compareMethods.Seurat <- function(
     )
     input$array <- latticeSeurat(x, array)$array
     truth <- if (!is.null(truth)) labelColumn(as.list(x[[]]), truth, "meta.data")
-    compareAll(input, k, truth, methods, seed, options, verbose)
+    compareAll(input, k, truth, methods, seed, options, further, verbose)
 }
 
 #' @rdname compareMethods
 #' @export
 compareMethods.matrix <- function(
     x, k, truth = NULL, methods = c("m2ST", "BayesSpace", "Seurat", "BANKSY"), seed = 0L,
-    options = list(), coords, array = NULL, sample = NULL, verbose = interactive(), ...
+    options = list(), further = list(), coords, array = NULL, sample = NULL, verbose = interactive(), ...
 ) {
     checkNoMore(...)
     checkSparse(x, "`x`")
@@ -135,7 +138,8 @@ compareMethods.matrix <- function(
         counts = x, what = "`x`", coords = coords, array = array, sample = sample,
         names = colnames(x), inside = rep(TRUE, ncol(x))
     )
-    compareAll(input, k, if (!is.null(truth)) asLabels(truth), methods, seed, options, verbose)
+    truth <- if (!is.null(truth)) asLabels(truth)
+    compareAll(input, k, truth, methods, seed, options, further, verbose)
 }
 
 #' @rdname compareMethods
@@ -163,9 +167,10 @@ print.m2stComparison <- function(x, ...) {
     invisible(x)
 }
 
-compareAll <- function(input, k, truth, methods, seed, options, verbose) {
+compareAll <- function(input, k, truth, methods, seed, options, further, verbose) {
     requirePackage("callr", "to run each method in a process of its own")
-    if (length(methods) == 0L || !all(methods %in% names(methodRuns)) || anyDuplicated(methods)) {
+    checkFurther(further)
+    if (length(methods) + length(further) == 0L || !all(methods %in% names(methodRuns)) || anyDuplicated(methods)) {
         stopM2ST("Expected `methods` among ", quoted(names(methodRuns)), ", each once, found ",
             shorten(methods), ".")
     }
@@ -178,10 +183,10 @@ compareAll <- function(input, k, truth, methods, seed, options, verbose) {
     checkSpots(sum(input$placed))
     k <- checkK(k, sum(input$placed))
     kept <- keepSpots(input)
-    runs <- expand.grid(method = methods, seed = seed, stringsAsFactors = FALSE)
+    runs <- expand.grid(method = c(methods, names(further)), seed = seed, stringsAsFactors = FALSE)
     results <- Map(function(method, seed) {
         say("Running ", method, ", seed ", seed, verbose = verbose)
-        runApart(method, kept, k, seed, options[[method]])
+        runApart(method, kept, k, seed, options[[method]], further[[method]])
     }, runs$method, runs$seed)
     makeComparison(input, kept, k, truth, runs, results)
 }
@@ -194,6 +199,16 @@ checkOptions <- function(options) {
     }
 }
 
+checkFurther <- function(further) {
+    fit <- is.list(further) && all(vapply(further, is.function, logical(1L)))
+    known <- c(names(methodRuns), "")
+    if (!fit || length(further) && (is.null(names(further)) || any(names(further) %in% known) ||
+        anyDuplicated(names(further)))) {
+        stopM2ST("Expected `further` to be a list of functions with names other than ",
+            quoted(names(methodRuns)), ", found ", shorten(further), ".")
+    }
+}
+
 # One thread, for whichever library a method uses.
 oneThread <- c(
     OMP_NUM_THREADS = "1", OPENBLAS_NUM_THREADS = "1", MKL_NUM_THREADS = "1",
@@ -201,11 +216,11 @@ oneThread <- c(
 )
 
 # The result of a method in a new process, or a note that says why there is none.
-runApart <- function(method, input, k, seed, options) {
+runApart <- function(method, input, k, seed, options, own = NULL) {
     python <- tryCatch(reticulate::py_config()$python, error = function(e) NULL)
     tryCatch(
         callr::r(
-            runTimed, list(method, input, k, seed, options), package = "m2st",
+            runTimed, list(method, input, k, seed, options, own), package = "m2st",
             env = c(callr::rcmd_safe_env(), oneThread, RETICULATE_PYTHON = python)
         ),
         # What stopped the process itself: no memory left, a crash of compiled code.
@@ -214,11 +229,15 @@ runApart <- function(method, input, k, seed, options) {
 }
 
 # Runs in the new process.
-runTimed <- function(method, input, k, seed, options) {
+runTimed <- function(method, input, k, seed, options, own = NULL) {
     started <- proc.time()
     result <- tryCatch(
         suppressWarnings(suppressMessages(
-            do.call(methodRuns[[method]], c(list(input, k, seed), options))
+            if (is.null(own)) {
+                do.call(methodRuns[[method]], c(list(input, k, seed), options))
+            } else {
+                runFunction(own, input, k, seed)
+            }
         )),
         error = function(e) list(note = paste("failed:", conditionMessage(e)))
     )
@@ -234,6 +253,14 @@ peakMemory <- function() {
     status <- "/proc/self/status"
     line <- if (file.exists(status)) grep("^VmHWM:", readLines(status), value = TRUE)
     if (length(line)) as.numeric(gsub("[^0-9]", "", line)) / 1024 else NA_real_
+}
+
+runFunction <- function(own, input, k, seed) {
+    labels <- own(input$counts, input$coords, k, seed)
+    if (length(labels) != ncol(input$counts)) {
+        stopM2ST("Expected ", ncol(input$counts), " labels, found ", length(labels), ".")
+    }
+    list(labels = as.integer(factor(labels)))
 }
 
 runSelf <- function(input, k, seed, ...) {
@@ -408,11 +435,21 @@ machineText <- function(machine) {
         machine$threads, " thread for each method; R ", machine$r)
 }
 
-# The same from files, for Python: reads what m2st.compare wrote into a folder, leaves the tables.
+#' The comparison from files
+#'
+#' For the Python package, which leaves counts and coordinates in a folder, and reads the tables
+#' from there. [compareMethods()] is for people.
+#'
+#' @param folder The folder.
+#' @return Nothing; `table.csv` and `domains.csv` in the folder.
+#' @keywords internal
+#' @examples
+#' try(compareFiles(tempdir()))  # nothing was left there
+#' @export
 compareFiles <- function(folder) {
     at <- function(name) file.path(folder, name)
-    read <- function(name, type, size) {
-        if (file.exists(at(name))) readBin(at(name), type, file.size(at(name)) / size, size)
+    read <- function(name, what, size) {
+        if (file.exists(at(name))) readBin(at(name), what, file.size(at(name)) / size, size)
     }
     request <- jsonlite::fromJSON(at("request.json"))
     n <- request$shape[2L]
@@ -422,11 +459,26 @@ compareFiles <- function(folder) {
     }
     counts <- methods::new(
         "dgCMatrix", x = read("data", "double", 8L), i = read("indices", "integer", 4L),
-        p = read("indptr", "integer", 4L), Dim = request$shape
+        p = read("indptr", "integer", 4L), Dim = request$shape,
+        Dimnames = list(NULL, as.character(seq_len(n)))
     )
+    # Found already; each process looks up those of the spots that it is given.
+    further <- lapply(seq_along(request$further), function(i) {
+        names <- paste0("further_", i - 1L, "_", request$seed)
+        found <- lapply(names, read, what = "integer", size = 4L)
+        names(found) <- request$seed
+        eval(substitute(
+            function(counts, coords, k, seed) {
+                found[[as.character(seed)]][as.integer(colnames(counts))]
+            },
+            list(found = found)
+        ), globalenv())
+    })
+    names(further) <- unlist(request$further)
     result <- compareMethods(
-        counts, request$k, read("truth", "integer", 4L), request$methods, request$seed,
-        request$options, coords = places("coordinates"), array = places("array"),
+        counts, request$k, read("truth", "integer", 4L), as.character(unlist(request$methods)),
+        request$seed,
+        request$options, further, coords = places("coordinates"), array = places("array"),
         sample = read("sample", "integer", 4L), verbose = TRUE
     )
     table <- cbind(result$table, machine = machineText(result$machine))

@@ -299,3 +299,20 @@ test_that("wrong requests are refused before anything runs", {
     expect_error(run(2, nrep = 5), "not known here: 'nrep'")
     expect_error(compareMethods(1:3, 2), "a Seurat object or a matrix of counts, found integer")
 })
+
+test_that("a further method is a function of counts and coordinates", {
+    skip_if_not_installed("callr")
+    mine <- function(counts, coords, k, seed) ifelse(coords[, "col"] > 6, "right", "left")
+    few <- function(counts, coords, k, seed) "one"
+    found <- compareMethods(
+        toyCounts(), 2, rep(1:2, each = 60), methods = character(), coords = toyCoords(),
+        further = list(mine = mine, few = few)
+    )
+    expect_identical(found$table$method, c("mine", "few"))
+    expect_equal(found$table$ARI[1], 1)
+    expect_match(found$table$note[2], "Expected 120 labels, found 1")
+    expect_error(
+        compareMethods(toyCounts(), 2, coords = toyCoords(), further = list(Seurat = mine)),
+        "Expected `further` to be a list of functions with names other than"
+    )
+})
