@@ -4,26 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
+import anndata as ad
+import numpy as np
 import pytest
 
-from m2st import _files
+from m2st import _files, interop
 from m2st._checks import check_target
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 256 kB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(command, check=False).returncode:
-        pytest.skip("a small disk cannot be mounted here")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def fill(disk: Path) -> None:
@@ -114,3 +102,23 @@ def test_second_names_share_data_but_not_metadata(tmp_path: Path) -> None:
     assert (store / "zarr.json").read_text() == "{}"
     assert os.path.samefile(store / "c" / "0", tmp_path / "b" / "c" / "0")
     assert (tmp_path / "b" / "link").is_symlink()
+
+
+@pytest.mark.r
+def test_a_disk_that_fills_up_as_r_closes_its_file_leaves_the_old_one(small_disk: Path) -> None:
+    """R says nothing of it: the last kilobytes are written when the file is closed."""
+    pytest.importorskip("rpy2", reason="rpy2 is not installed: pip install 'm2st[r]'")
+    counts = np.random.default_rng(0).poisson(1.0, (100, 400)).astype(np.float64)
+    adata = ad.AnnData(counts, obsm={"spatial": np.random.default_rng(1).random((100, 2))})
+    path = small_disk / "a.rds"
+    try:
+        interop.write_r(adata, path, "Seurat")
+    except ImportError as error:
+        pytest.skip(str(error))
+    size = path.stat().st_size
+    path.write_text("old")
+    room = size // 4096 * 4096
+    (small_disk / "filler").write_bytes(bytes(shutil.disk_usage(small_disk).free - room))
+    with pytest.raises(OSError, match=r"Could not write .*a\.rds: .*What was there is unchanged"):
+        interop.write_r(adata, path, "Seurat", overwrite=True)
+    assert path.read_text() == "old"

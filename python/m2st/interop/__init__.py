@@ -73,7 +73,9 @@ to R, ``obsp``, ``varm``, ``varp`` and ``raw`` are not carried.
 
 from __future__ import annotations
 
+import gzip
 import re
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -339,7 +341,24 @@ def write_r(
     made = _write(adata, as_)
     with replacing(target) as part:
         places = r.strings([str(part)]), r.strings([str(path)])
-        r.call("writeObjects", made, r.strings([name]), *places)
+        try:
+            r.call("writeObjects", made, r.strings([name]), *places)
+        except RuntimeError as error:
+            if "writing to connection" not in str(error):
+                raise
+            raise OSError(str(error)) from error  # of which R does not know more
+        _check_whole(part)
+
+
+def _check_whole(path: Path) -> None:
+    """Require that all arrived: R does not notice that a disk is full when it closes a file."""
+    try:
+        with gzip.open(path) as stream:
+            while stream.read(2**24):
+                pass
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        msg = "only a part arrived on the disk"
+        raise OSError(msg) from error
 
 
 def _reader(node: Node) -> str | None:
