@@ -348,3 +348,25 @@ def test_names_that_occur_twice_are_no_concern_of_r(adata: AnnData, tmp_path: Pa
     assert "clusterM2ST(x, k = 2:10)" in text
     shown = re.sub(r"<(script|style).*?</\1>", "", text, flags=re.DOTALL)
     assert re.findall(r"m2st\.\w|adata|obsm|_key\b|use_rep|scanpy’s|NaN", shown) == []
+
+
+@pytest.mark.parametrize(("part", "at", "value"), [("indices", 3, 10_000), ("indptr", -1, 10**6)])
+def test_a_damaged_matrix_is_refused(adata: AnnData, part: str, at: int, value: int) -> None:
+    request = request_of(adata, words={"X": "assay 'counts'"})
+    numbers = np.frombuffer(request[part], np.int32).copy()
+    numbers[at] = value
+    answer = bridge.run({**request, part: bytearray(numbers.tobytes())})
+    assert answer["error"].startswith("Expected a valid sparse matrix in assay 'counts', found a")
+
+
+def test_what_r_knows_of_sections_is_used_for_warnings_only(adata: AnnData) -> None:
+    plain = bridge.run(request_of(adata))
+    column = {
+        "name": "slide",
+        "codes": np.repeat([0, 1, -1], [90, 90, 20]).astype(np.int32).tobytes(),
+        "levels": ["a", "b"],
+    }
+    names = "\n".join(["AAAC-1"] * adata.n_obs)
+    known = bridge.run(request_of(adata, candidates=[column], names=names))
+    assert labels(known) == labels(plain)
+    assert known["record"].keys() == plain["record"].keys()

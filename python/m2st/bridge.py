@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from m2st import _keys
+from m2st._checks import check_sparse
 from m2st._params import AutoencoderParams, ClusteringParams
 from m2st._run import edges_between_sections
 
@@ -42,8 +43,11 @@ _IN_R = (
     (r"NaN or infinity in", "missing or infinite values in"),
     (r"NaN or infinite", "missing or infinite"),
     (r"\bNaN\b", "missing"),
+    (r"in `adata\.obsm\['spatial'\]`", "in the coordinates"),
     (r"`?adata\.obsm\[['\"]spatial['\"]\]`?", "coordinates"),
     (r"`?adata\.obs\[['\"]sample['\"]\]`?", "the sections"),
+    (r"`adata\.obs\[('[^']*')\]`", r"column \1"),
+    (r"Name the layer that holds the counts with `layer=`", "Name the raw counts"),
     (r"\(n_obs, (\w+)\)", r"spots × \1"),
     (r"found None\b", "found none"),
     (r"\bscipy sparse", "sparse"),
@@ -76,7 +80,9 @@ def run(request: Request, callback: Callback | None = None) -> Answer:
         as CSR of that shape, or ``dense`` (float32): the same in C order, or ``features``
         (float64, Fortran order, n_obs × n_vars): ready features. ``coordinates``: float64, Fortran
         order, n_obs × ``n_axes``. ``sample``: int32 codes from 0, and ``sample_names``; both
-        optional. ``n_domains``: None embeds only. ``n_pcs``: components, optional.
+        optional. ``candidates``: further columns that may name sections, each with ``name``, int32
+        ``codes`` from 0 and ``levels``, and ``names``: of all observations, one a line; both
+        optional, for warnings. ``n_domains``: None embeds only. ``n_pcs``: components, optional.
         ``autoencoder``, ``clustering``: settings. ``normalized``, ``random_state``, ``device``.
         ``every``: epochs between two callbacks. ``words``: what the user calls ``sample_key``,
         ``layer``, ``use_rep`` and ``X``, for messages; optional in all functions.
@@ -98,7 +104,8 @@ def run(request: Request, callback: Callback | None = None) -> Answer:
         autoencoder, clustering = _read_params(request)
         random_state = int(request["random_state"])
         n_domains = None if request.get("n_domains") is None else int(request["n_domains"])
-        pp.spatial_graph(adata, sample_key=sample_key)
+        with _known_in_r(adata, request):
+            pp.spatial_graph(adata, sample_key=sample_key)
         _check_sections(adata, sample_key)
         n_pcs = int(request.get("n_pcs") or pp.components_for(n_domains))
         if _FEATURES in adata.obsm:
@@ -315,6 +322,7 @@ def _in_r(text: str, words: Mapping[str, str]) -> str:
         text = re.sub(pattern, word, text)
     for key, word in words.items():
         text = re.sub(rf"`(adata\.)?{key}=?`", word, text)
+        text = re.sub(rf"`{key}='([^']*)'`", rf'{word[:-1]} = "\1"`', text)
     sentences = re.split(r"(?<=[.!?])\s+", text)
     kept = [sentence for sentence in sentences if not _PYTHON.search(sentence)]
     return " ".join(kept) or text
@@ -377,8 +385,35 @@ def read_expression(request: Request) -> AnnData:
         indices, indptr = (
             np.frombuffer(request[part], dtype=np.int32) for part in ("indices", "indptr")
         )
-        matrix = sparse.csr_matrix((data, indices, indptr), shape=(n_obs, n_vars))
+        try:
+            matrix = sparse.csr_matrix((data, indices, indptr), shape=(n_obs, n_vars))
+        except ValueError as error:
+            msg = f"Expected a valid sparse matrix in `X`, found a damaged one: {error}."
+            raise ValueError(msg) from error
+        check_sparse(matrix, name="X")
     return AnnData(matrix, obs=_names(n_obs))
+
+
+@contextlib.contextmanager
+def _known_in_r(adata: AnnData, request: Request) -> Iterator[None]:
+    """Add what may tell that sections lie on each other; afterwards the object is as before."""
+    before = adata.obs
+    obs = before.copy()
+    for column in request.get("candidates") or []:
+        codes = np.frombuffer(column["codes"], dtype=np.int32)
+        obs[str(column["name"])] = pd.Categorical.from_codes(
+            codes, categories=[str(level) for level in column["levels"]]
+        )
+    names = str(request.get("names") or "").split("\n")
+    if len(names) == adata.n_obs:
+        obs.index = pd.Index(names)
+    if _SAMPLE in before:
+        obs[_SAMPLE] = before[_SAMPLE].to_numpy()
+    adata.obs = obs
+    try:
+        yield
+    finally:
+        adata.obs = before
 
 
 def read_place(adata: AnnData, request: Request) -> str | None:

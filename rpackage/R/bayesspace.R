@@ -96,7 +96,7 @@ computeBayesSpace <- function(input, k, seed, platform, nrep, burn.in, ...) {
     k <- checkK(k, length(input$inside))
     seed <- checkSeed(seed)
     requirePackage("BayesSpace", "to run it")
-    input$counts <- checkExpression(input$counts, input$what, FALSE)
+    input$counts <- checkExpression(input$counts, input$what, whole = TRUE)
     on <- rowSums(!is.finite(checkLattice(input$array))) == 0L
     input$placed <- input$inside & on & Matrix::colSums(input$counts) > 0
     input$sample <- checkSample(input$sample, input$placed)
@@ -300,5 +300,7 @@ keepSpots <- function(input) {
     input$coords <- input$coords[kept, , drop = FALSE]
     input$array <- input$array[kept, , drop = FALSE]
     input$sample <- input$sample[kept, drop = TRUE]
+    input$candidates <- lapply(input$candidates, function(values) values[kept])
+    input$measured <- NULL # all of them are
     input
 }

@@ -89,6 +89,17 @@ placeRequest <- function(input) {
     )
 }
 
+# What tells sections apart that lie on top of each other: columns that may name them, and barcodes.
+overlayRequest <- function(input) {
+    columns <- Map(function(name, values) {
+        values <- factor(values)
+        codes <- as.integer(values) - 1L
+        list(name = name, codes = toBuffer(ifelse(is.na(codes), -1L, codes), 4L),
+            levels = as.list(levels(values)))
+    }, names(input$candidates), input$candidates)
+    list(candidates = unname(columns), names = paste(input$names, collapse = "\n"))
+}
+
 settingsRequest <- function(k, params, seed, device) {
     list(
         n_domains = k,

@@ -81,8 +81,9 @@ checkSpots <- function(n) {
     }
 }
 
-# Expression as a dense matrix or a dgCMatrix of finite, non-negative numbers.
-checkExpression <- function(x, what, normalized) {
+# Expression as a dense matrix or a dgCMatrix of finite, non-negative numbers. Whether values that are
+# no whole numbers are counts is found in Python; other methods, which do not look, get `whole` ones.
+checkExpression <- function(x, what, whole = FALSE) {
     x <- asExpression(x, what)
     if (nrow(x) == 0L || ncol(x) == 0L) {
         stopM2ST("Expected genes in rows and spots in columns in ", what, ", found ",
@@ -100,10 +101,10 @@ checkExpression <- function(x, what, normalized) {
         stopM2ST("Expected counts in ", what, ", found values down to ", signif(min(values), 3L),
             ". Scaled data cannot be used: name the raw counts instead.")
     }
-    if (!normalized && !all(values == round(values))) {
+    if (whole && !all(values == round(values))) {
         stopM2ST("Expected raw counts (whole numbers) in ", what, ", found values such as ",
-            signif(values[values != round(values)][1L], 4L), ". Name the raw counts, or pass ",
-            "normalized = TRUE if they are already normalised and on a log scale.")
+            signif(values[values != round(values)][1L], 4L), ". Name the raw counts; corrected ",
+            "counts can be used after round().")
     }
     x
 }

@@ -177,7 +177,7 @@ compareAll <- function(input, k, truth, methods, seed, options, further, verbose
     checkOptions(options)
     seed <- vapply(seed, checkSeed, integer(1L))
     checkSpots(length(input$inside))
-    input$counts <- checkExpression(input$counts, input$what, FALSE)
+    input$counts <- checkExpression(input$counts, input$what, whole = TRUE)
     input <- checkPlace(input)
     input$placed <- input$placed & Matrix::colSums(input$counts) > 0
     checkSpots(sum(input$placed))

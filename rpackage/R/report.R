@@ -60,7 +60,7 @@ reportM2ST.m2st <- function(
         columns = list(m2st_domain = x$domain), confidence = unname(x$confidence),
         record = x$record
     )
-    shown$counts <- if (!is.null(counts) && markers > 0) checkExpression(counts, "`counts`", TRUE)
+    shown$counts <- if (!is.null(counts) && markers > 0) checkExpression(counts, "`counts`")
     writeReport(shown, path, markers, title, overwrite)
 }
 
@@ -112,7 +112,7 @@ reportM2ST.Seurat <- function(
     shown$images <- lapply(place$images, function(one) pixelsSeurat(x[[one]]))
     if (markers > 0) {
         found <- expressionSeurat(x, resolveAssay(x, assay), layer, NULL, NULL)
-        shown$counts <- checkExpression(found$counts, found$what, TRUE)
+        shown$counts <- checkExpression(found$counts, found$what)
     }
     writeReport(shown, path, markers, title, overwrite)
 }
@@ -131,7 +131,7 @@ shownSE <- function(x, label, columns, coords, sample.by, assay.type) {
         if (is.null(rownames(found$counts))) {
             rownames(found$counts) <- rownames(x)
         }
-        shown$counts <- checkExpression(found$counts, found$what, TRUE)
+        shown$counts <- checkExpression(found$counts, found$what)
     }
     shown
 }

@@ -15,7 +15,7 @@ computeDomains <- function(
     seed <- checkSeed(seed)
     n_pcs <- checkComponents(n_pcs)
     if (is.null(input$features)) {
-        input$counts <- checkExpression(input$counts, input$what, normalized)
+        input$counts <- checkExpression(input$counts, input$what)
     }
     input <- checkPlace(input)
     checkNoPlaces(input)
@@ -27,7 +27,7 @@ computeDomains <- function(
     verbose <- if (is.null(verbose)) interactive() else isTRUE(verbose)
     kept <- keepPlaced(input)
     request <- c(
-        expressionRequest(kept), placeRequest(kept),
+        expressionRequest(kept), placeRequest(kept), overlayRequest(kept),
         settingsRequest(k, params, seed, device),
         list(normalized = normalized, n_pcs = n_pcs, words = wordsRequest(input))
     )
@@ -138,6 +138,8 @@ keepPlaced <- function(input) {
     input$scales <- lapply(input$scales, function(scale) scale[placed, , drop = FALSE])
     input$coords <- input$coords[placed, , drop = FALSE]
     input$sample <- input$sample[placed]
+    input$names <- input$names[placed]
+    input$candidates <- lapply(input$candidates, function(values) values[placed])
     input
 }
 

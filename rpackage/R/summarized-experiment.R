@@ -160,16 +160,17 @@ findColumns <- function(present, where) {
         "). Name the columns, or give a matrix: coords = ...")
 }
 
-# Columns that are the section by their names, where they tell spots apart; the more certain ones
-# first.
+# Letters of the names of columns that tell sections or fields of view apart, as Python has them.
+sectionNames <- paste0(
+    "(animal|array|batch|capturearea|core|dataset|donor|image|individual|library|mouse|origident",
+    "|patient|puck|region|replicate|roi|runtissue|sample|section|slice|slide|specimen|subject",
+    "|tissuesection)(id|key|name|no|number)?|(field|fieldofview|fov)(id|name|no|number)?"
+)
+
+# Columns that are the section by their names, where they tell spots apart.
 sectionColumns <- function(columns) {
-    known <- c(
-        "sample_id", "sample_name", "sample", "section", "section_id", "slice", "slide",
-        "library_id", "orig.ident", "capture_area", "slide_id", "slice_id", "donor", "batch",
-        "fov", "region"
-    )
-    at <- match(known, tolower(names(columns)))
-    columns <- as.list(columns)[at[!is.na(at)]]
+    plain <- gsub("[^a-z0-9]", "", tolower(names(columns)))
+    columns <- as.list(columns[grepl(paste0("^(", sectionNames, ")$"), plain)])
     Filter(function(values) {
         labels <- is.factor(values) || is.character(values) || is.numeric(values)
         n <- if (labels) length(unique(stats::na.omit(values))) else 0L

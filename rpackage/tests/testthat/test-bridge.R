@@ -226,3 +226,66 @@ test_that("Ctrl-C stops a run within two seconds, and object and session are int
     stopped <- as.numeric(sub("stopped: *", "", grep("^stopped:", lines, value = TRUE)))
     expect_lte(stopped - sent, 2)
 })
+
+# Two sections of 10 x 6 spots, the second shifted by less than the distance of neighbours.
+overlaid <- function() {
+    counts <- toyCounts()
+    at <- unname(toyCoords())
+    at[61:120, ] <- at[61:120, ] - rep(c(0.4, 6 - 0.3), each = 60)
+    colnames(counts) <- rep(colnames(counts)[1:60], 2L)
+    list(counts = counts, coords = at, section = rep(c("s1", "s2"), each = 60))
+}
+
+test_that("sections on top of each other are a warning with the argument that helps", {
+    skip_if_no_m2st()
+    skip_if_not(reticulate::py_module_available("m2st._sections"))
+    two <- overlaid()
+    skip_if_not_installed("SingleCellExperiment")
+    warned <- function(...) capture_warnings(suppressMessages(runM2ST(..., k = 2,
+        params = quickParams(), device = "cpu")))
+    x <- SingleCellExperiment::SingleCellExperiment(
+        list(counts = two$counts),
+        colData = S4Vectors::DataFrame(
+            x = two$coords[, 1], y = two$coords[, 2], sample_name = two$section
+        )
+    )
+    warnings <- warned(x)
+    expect_length(warnings, 1L)
+    expect_match(warnings, "column 'sample_name' lie on top of each other in the coordinates")
+    expect_match(warnings, "Pass `sample_id = \"sample_name\"`", fixed = TRUE)
+    expect_length(warned(x, sample_id = "sample_name"), 0L)
+    colnames(two$counts) <- NULL
+    object <- toySeurat(meta = FALSE)
+    object$x <- two$coords[, 1]
+    object$y <- two$coords[, 2]
+    object$orig.ident <- two$section
+    expect_match(warned(object), "Pass `sample.by = \"orig.ident\"`", fixed = TRUE)
+})
+
+test_that("columns that may name sections are those of Python", {
+    skip_if_no_m2st()
+    skip_if_not(reticulate::py_module_available("m2st._sections"))
+    pattern <- reticulate::import("m2st._sections")$`_COLUMN`$pattern
+    expect_identical(sectionNames, pattern)
+    counts <- list(sample_name = rep(1:2, 30), Slide = rep(c("a", NA), each = 30), layer = 1:60,
+        orig.ident = rep("a", 60), cell_id = 1:60)
+    expect_identical(names(sectionColumns(data.frame(counts))), "sample_name")
+})
+
+test_that("fractional counts are taken as counts, and logarithms are not", {
+    skip_if_no_m2st()
+    run <- function(counts, ...) runM2ST(
+        counts, toyCoords(), k = 2, params = quickParams(), device = "cpu", ...
+    )
+    counts <- toyCounts()
+    expect_warning(
+        found <- run(counts * 0.93), "^`x` holds fractional values such as .* taken as counts"
+    )
+    expect_false(anyNA(found$domain))
+    logs <- counts
+    logs@x <- log1p(logs@x)
+    expect_error(run(logs), "in `x`, found values on a log scale.*pass `normalized = TRUE`")
+    expect_warning(run(counts, normalized = TRUE), "log scale in `x` with `normalized = TRUE`")
+    expect_warning(run(counts * 46.5, normalized = TRUE), "found values up to")
+    expect_no_warning(run(logs, normalized = TRUE))
+})
