@@ -81,8 +81,8 @@ checkSpots <- function(n) {
     }
 }
 
-# Expression as a dense matrix or a dgCMatrix of finite, non-negative numbers. Whether values that are
-# no whole numbers are counts is found in Python; other methods, which do not look, get `whole` ones.
+# Expression as a dense matrix or a dgCMatrix of finite, non-negative numbers. Whether fractional
+# values are counts is found in Python; other methods, which do not look, get `whole` numbers.
 checkExpression <- function(x, what, whole = FALSE) {
     x <- asExpression(x, what)
     if (nrow(x) == 0L || ncol(x) == 0L) {
