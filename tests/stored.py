@@ -45,7 +45,8 @@ def masked(matrix: sparse.csr_matrix) -> np.ma.MaskedArray:
 def in_blocks(matrix: sparse.csr_matrix, kind: Callable[..., Any] = np.asarray) -> da.Array:
     """Dask's blocks of some rows and columns; anndata's lazy reading gives sparse ones."""
     chunks = (17, 30 if kind is np.asarray else matrix.shape[1])
-    return da.from_array(matrix.toarray(), chunks=chunks).map_blocks(kind)
+    blocks = da.from_array(matrix.toarray(), chunks=chunks)
+    return blocks.map_blocks(kind, meta=kind(np.zeros((1, 1), dtype=matrix.dtype)))
 
 
 STORED: dict[str, Callable[[sparse.csr_matrix], Any]] = {

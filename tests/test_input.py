@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 import torch
 from anndata import AnnData
+from anndata.experimental import read_lazy
 from scipy import sparse
 from tests.stored import GRAPHS, STORED, TABLES, linked_in
 from threadpoolctl import threadpool_info
@@ -741,3 +742,55 @@ def test_nothing_of_the_process_is_changed(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(RuntimeError, match="no more"):
         m2st.pp.prepare(adata)
     assert state() == before
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["constant", "alike", "few", "each its own", "no logarithms"])
+@pytest.mark.parametrize("scale", ["counts", "logs"])
+def test_genes_that_cannot_be_chosen_from(kind: str, scale: str) -> None:
+    """Of genes that are all constant, the fit of a trend ended the process."""
+    rng = np.random.default_rng(0)
+    values = {
+        "constant": lambda: np.full((60, 40), 3.0),
+        "alike": lambda: np.tile(rng.poisson(2, 40), (60, 1)),
+        "few": lambda: rng.poisson(0.02, (60, 40)),
+        "each its own": lambda: np.eye(60),
+        "no logarithms": lambda: rng.poisson(2, (60, 40)) * 1e12,
+    }[kind]()
+    if kind == "no logarithms" and scale == "counts":
+        pytest.skip("they can be chosen from")
+    words = "at least two genes that differ|which genes vary.*Keep all genes with `n_top_genes="
+    with pytest.raises(ValueError, match=words):
+        prepared(values.astype(np.float32), n_top_genes=10, normalized=scale == "logs")
+
+
+def test_an_object_that_stays_in_its_file_is_refused(tmp_path: Path) -> None:
+    tissue().write_h5ad(tmp_path / "a.h5ad")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        adata = read_lazy(tmp_path / "a.h5ad")
+    with pytest.raises(TypeError, match=r"`adata\.obs` in memory, found .*m2st\.io\.read\(path"):
+        run(adata)
+
+
+def test_settings_of_other_kinds_are_refused() -> None:
+    adata = tissue()
+    for settings, words in (
+        ({"n_jobs": 0}, "`n_jobs` other than 0"),
+        ({"n_jobs": "a"}, "`n_jobs` to be a whole number, found 'a'"),
+        ({"callback": 3}, "`callback` to be a function, found int"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=words):
+            run(adata, **settings)
+    adata.obs = pd.DataFrame([["a", "b"]] * 60, columns=["s", "s"], index=adata.obs_names)
+    with pytest.raises(ValueError, match=r"one column 's' in `adata\.obs`, found several"):
+        run(adata, sample_key="s")
+    assert not adata.obsp
+    calls: list[tuple[Callable[[], object], str]] = [
+        (lambda: m2st.AutoencoderParams(scale_dims=8), "list a width for each scale, found 8"),
+        (lambda: m2st.MaskedGraphAutoencoder(0), "`n_features` to be at least 1, found 0"),
+        (lambda: m2st.tl.choose_n_domains(adata, ["a"]), "`candidates` to be a whole number"),
+    ]
+    for call, words in calls:
+        with pytest.raises((TypeError, ValueError), match=words):
+            call()

@@ -20,7 +20,7 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from m2st._attention import GraphAttention, attend, loops
-from m2st._checks import check_adjacency, check_features, check_numbers
+from m2st._checks import check_adjacency, check_features, check_int, check_numbers
 from m2st._edges import Edges
 from m2st._files import write_whole
 from m2st._params import AutoencoderParams
@@ -130,8 +130,9 @@ class MaskedGraphAutoencoder(nn.Module):
     @own_torch()
     def __init__(self, n_features: int, params: AutoencoderParams | None = None) -> None:
         super().__init__()
-        self.n_features = n_features
-        self.params = params or AutoencoderParams()
+        check_int("n_features", n_features, minimum=1)
+        self.n_features = int(n_features)
+        self.params = AutoencoderParams.of(params, name="params")
         self.register_buffer("feature_scale", torch.ones(()))
         self.mask_token = nn.Parameter(torch.zeros(n_features))
         self.remask_tokens = nn.ParameterList(

@@ -86,6 +86,13 @@ def check_adata(adata: Any) -> None:
             "`m2st.io.read(path)`; of a collection of tables, pass one."
         )
         raise TypeError(msg)
+    if not hasattr(adata.obs, "drop"):  # a view of a file, which takes no new column
+        msg = (
+            f"Expected `adata.obs` in memory, found {type(adata.obs).__name__}. Read all with "
+            "`adata.to_memory()`, or leave only the expression in the file with "
+            "`m2st.io.read(path, backed=True)`."
+        )
+        raise TypeError(msg)
     record = adata.uns.get(RECORD, {})
     found = {f"adata.uns[{RECORD!r}]": record}
     if isinstance(record, Mapping):

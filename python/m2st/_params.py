@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 
@@ -141,6 +141,10 @@ class AutoencoderParams(_Params):
             check_int("n_members", self.n_members, minimum=1)
         check_int("n_layers", self.n_layers, minimum=1)
         check_int("n_heads", self.n_heads, minimum=1)
+        widths = cast("object", self.scale_dims)
+        if isinstance(widths, str) or not isinstance(widths, Iterable):
+            msg = f"Expected `scale_dims` to list a width for each scale, found {widths!r}."
+            raise TypeError(msg)
         if not self.scale_dims:
             msg = "Expected `scale_dims` to name at least one scale, found none."
             raise ValueError(msg)

@@ -134,6 +134,10 @@ def run(
     autoencoder = AutoencoderParams.of(autoencoder, name="autoencoder")
     clustering = ClusteringParams.of(clustering, name="clustering")
     choose_device(device)
+    tl._processes(n_jobs)
+    if callback is not None and not callable(cast("object", callback)):
+        msg = f"Expected `callback` to be a function, found {type(callback).__name__}."
+        raise TypeError(msg)
     if use_rep is not None and (layer is not None or normalized):
         msg = (
             f"Expected either ready features or expression to prepare, found `use_rep={use_rep!r}` "

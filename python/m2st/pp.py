@@ -962,26 +962,33 @@ def _variable_genes(
     import scanpy as sc
 
     work = AnnData(_taken(matrix, rows, genes))
+    chosen = np.zeros_like(genes)
+    varying = _varying(work.X)
+    if varying.sum() <= n_top_genes:  # no choice; and without any, the fit ends the process
+        chosen[np.flatnonzero(genes)[varying]] = True
+        return chosen if chosen.any() else genes
     for span in _SPANS:
         try:
             sc.pp.highly_variable_genes(
                 work, flavor=flavor, n_top_genes=n_top_genes, span=span, check_values=False
             )
-        except ValueError as error:
-            if not isinstance(error.args[0], bytes):  # the fit of the trend speaks in bytes
+            chosen[np.flatnonzero(genes)[work.var["highly_variable"]]] = True
+        except (ValueError, IndexError) as error:
+            # The fit of the trend speaks in bytes; the dispersion of logarithms takes them back.
+            if flavor == "seurat_v3" and not isinstance(error.args[0], bytes):
                 raise
-            logger.info("Too many genes have the same mean for a trend over %g of them", span)
-        else:
+            logger.info("Genes cannot be told apart over %g of them: %s", span, error)
+        if chosen.any() or flavor == "seurat":
             break
-    else:
+    if not chosen.any():
+        of_what = "counts" if flavor == "seurat_v3" else "values on a log scale"
         msg = (
-            "Expected counts that tell which genes vary more than others, found "
-            f"{work.n_vars} genes of which too many have the same few counts. Keep all genes with "
-            f"`n_top_genes={work.n_vars}`, or remove those that few observations have."
+            f"Expected {of_what} that tell which genes vary more than others, found {work.n_vars} "
+            "genes of which too many have the same few values, or values that no logarithm "
+            f"reaches. Keep all genes with `n_top_genes={work.n_vars}`, or remove those that few "
+            "observations have."
         )
         raise ValueError(msg)
-    chosen = np.zeros_like(genes)
-    chosen[np.flatnonzero(genes)[work.var["highly_variable"]]] = True
     return chosen
 
 
@@ -1004,13 +1011,18 @@ def _normalize(counts: sparse.csr_matrix, totals: NDArray[np.float32]) -> None:
         np.log1p(values, out=values)
 
 
-def _varying_genes(matrix: sparse.csr_matrix) -> NDArray[np.intp]:
-    """Genes that differ between observations by more than rounding."""
+def _varying(matrix: sparse.csr_matrix) -> NDArray[np.bool_]:
+    """Whether each gene differs between observations by more than rounding."""
     low, high = np.full((2, matrix.shape[1]), [[np.inf], [-np.inf]], dtype=np.float32)
     for _, _, block in _blocks(matrix):
         low = np.minimum(low, block.min(axis=0).toarray().ravel())
         high = np.maximum(high, block.max(axis=0).toarray().ravel())
-    varying = high - low > 1e-4 * high
+    return np.asarray(high - low > 1e-4 * high)
+
+
+def _varying_genes(matrix: sparse.csr_matrix) -> NDArray[np.intp]:
+    """Genes that differ between observations, of which there have to be two."""
+    varying = _varying(matrix)
     if varying.sum() < 2:
         msg = (
             f"Expected at least two genes that differ between observations, found {varying.sum()} "
@@ -1225,6 +1237,11 @@ def _sections(adata: AnnData, sample_key: str | None) -> tuple[NDArray[np.intp],
     if sample_key is None:
         return np.zeros(adata.n_obs, dtype=np.intp), None
     check_key(sample_key, adata.obs, where="adata.obs")
+    if adata.obs[sample_key].ndim > 1:
+        msg = (
+            f"Expected one column {sample_key!r} in `adata.obs`, found several. Rename the others."
+        )
+        raise ValueError(msg)
     codes, names = pd.factorize(adata.obs[sample_key])
     missing = int((codes < 0).sum())
     if missing:

@@ -374,7 +374,9 @@ def choose_n_domains(
     from m2st._clustering import number_of_domains
     from m2st._graph import spatial_structure
 
-    numbers = sorted(set(candidates))
+    for number in candidates:
+        check_int("candidates", number, minimum=0)
+    numbers = sorted({int(number) for number in candidates})
     if not numbers or numbers[0] < 2:
         msg = f"Expected `candidates` of at least 2 domains, found {numbers or 'none'}."
         raise ValueError(msg)
@@ -604,6 +606,13 @@ def _processes(n_jobs: int | None) -> int | None:
     """
     from joblib.parallel import get_active_backend
 
+    if n_jobs is not None:
+        check_int("n_jobs", n_jobs, minimum=-(2**31))
+        if n_jobs == 0:
+            msg = (
+                "Expected `n_jobs` other than 0. Pass 1 for one after the other, -1 for all cores."
+            )
+            raise ValueError(msg)
     backend, _ = get_active_backend(prefer="processes")
     return 1 if getattr(backend, "supports_sharedmem", False) else n_jobs
 
