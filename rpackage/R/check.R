@@ -172,8 +172,8 @@ checkCoords <- function(coords, names, n) {
     coords
 }
 
-# Numbers of a data frame such as GetTissueCoordinates() returns, in which a column of texts holds the
-# names of the spots, and others than coordinates may stand beside them.
+# Numbers of a data frame such as GetTissueCoordinates() returns, in which a column of texts holds
+# the names of the spots, and others than coordinates may stand beside them.
 frameAsCoords <- function(frame, names) {
     rows <- if (.row_names_info(frame) > 0L) rownames(frame)
     texts <- vapply(frame, function(column) is.character(column) || is.factor(column), logical(1L))

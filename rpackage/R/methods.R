@@ -19,15 +19,15 @@
 #'
 #' Where coordinates come from, unless `coords` is given: of a SpatialExperiment
 #' `spatialCoords(x)`; of a Seurat object its images, else columns of `meta.data`; of other
-#' objects columns of `colData(x)`. Before columns an embedding named after coordinates counts, such as
-#' the reducedDim or reduction `spatial` of converted objects. Columns are looked for by their usual
+#' objects columns of `colData(x)`. Before columns an embedding named after coordinates counts, such
+#' as the reducedDim or reduction `spatial` of converted objects. Columns are looked for by their usual
 #' names, such as `imagerow` and `imagecol`, `x_centroid` and `y_centroid` (Xenium), `center_x` and
 #' `center_y` (MERSCOPE), `CenterX_global_px` and `CenterY_global_px` (CosMx), `sdimx` and `sdimy`
 #' (Giotto), `array_row` and `array_col`, `x` and `y`.
 #'
 #' With an `SCTAssay` as default assay, Seurat's corrected counts are passed over for the assay
-#' that they were made from; a sketch is passed over for the assay that holds more of the cells. Where
-#' rows are of several types by 10x's names, those of type "Gene Expression" are used.
+#' that they were made from; a sketch is passed over for the assay that holds more of the cells.
+#' Where rows are of several types by 10x's names, those of type "Gene Expression" are used.
 #'
 #' What will be written is tried before the work, so that no result is lost for the sake of a name.
 #'
@@ -48,8 +48,8 @@
 #' @param params Settings made by [m2stParams()].
 #' @param seed,seed.use Seed of all stages. R's own random numbers are left alone.
 #' @param device `"auto"`, `"cpu"`, `"cuda"`, or another name that torch knows.
-#' @param verbose `TRUE` reports by messages what was chosen, and progress; `FALSE` says nothing, but
-#'   still warns. `NULL` leaves progress out where R is not used interactively.
+#' @param verbose `TRUE` reports by messages what was chosen, and progress; `FALSE` says nothing,
+#'   but still warns. `NULL` leaves progress out where R is not used interactively.
 #' @param assay.type Name of the assay with counts.
 #' @param dimred,reduction Name of ready features to use in place of the counts, such as `"PCA"`. Of
 #'   more than `n_pcs` columns it takes so many components of spots and of their surroundings

@@ -24,8 +24,8 @@
 #' @param weight_decay L2 penalty of the optimiser, in \[0, 1\]; by default 0.0005.
 #' @param settle_window,settle_tol Training ends early once the mean loss over so many epochs falls
 #'   by less than the share `settle_tol`, by default 25 and 0.002; 0 trains all epochs.
-#' @param common_dim Width of the representation common to all scales; `NULL` takes 10, or as many as
-#'   there are domains if that is more.
+#' @param common_dim Width of the representation common to all scales; `NULL` takes 10, or as many
+#'   as there are domains if that is more.
 #' @param specific_dim Width of the representation specific to each scale; by default 6.
 #' @param entropy Weight of the entropy of the scale weights, above 0: small trusts one scale, large
 #'   all alike. By default 0.3.
@@ -35,8 +35,8 @@
 #'   graph, by default 10; 0 looks at the embeddings alone.
 #' @param n_init Number of starts of the clustering; by default 12.
 #' @param short_iter Iterations by which the starts are compared; by default 30.
-#' @param max_iter Most iterations of the clustering, without and again with the smoothness; by default
-#'   500.
+#' @param max_iter Most iterations of the clustering, without and again with the smoothness; by
+#'   default 500.
 #' @param tol Decrease of the objective, per iteration and spot, under which the clustering has
 #'   converged, in \[0, 1); by default 0.00001.
 #' @return A list of class `m2stParams` with two lists, `autoencoder` and `clustering`.

@@ -20,8 +20,8 @@
 #' @param x A SummarizedExperiment or an object of a class that extends it, a Seurat object, a
 #'   data frame with columns of labels and of coordinates, or what [runM2ST()] returns of a matrix.
 #' @param label Name of the column with the domains.
-#' @param truth Name of a column with a reference to draw as well; for the result of a matrix a label
-#'   for each spot.
+#' @param truth Name of a column with a reference to draw as well; for the result of a matrix a
+#'   label for each spot.
 #' @param confidence Name of a column of numbers from 0 to 1, such as `"m2st_confidence"`: the
 #'   lower, the paler a spot is drawn.
 #' @param sample.by Name of the column that names the section; `NULL` takes what [runM2ST()]
@@ -47,8 +47,8 @@ plotDomains <- function(
 plotDomains.default <- function(
     x, label = "m2st_domain", truth = NULL, confidence = NULL, sample.by = NULL, ...
 ) {
-    stopM2ST("Expected a Seurat object, a SummarizedExperiment, a data frame with coordinates or the ",
-        "result of runM2ST() on a matrix, found ", class(x)[1L], ".")
+    stopM2ST("Expected a Seurat object, a SummarizedExperiment, a data frame with coordinates or ",
+        "the result of runM2ST() on a matrix, found ", class(x)[1L], ".")
 }
 
 #' @rdname plotDomains

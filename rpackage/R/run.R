@@ -1,6 +1,6 @@
 # Input of all methods: `coords`, `sample` (or NULL), `inside` (logical) and `names` of the spots;
-# `measured` (logical), if an assay has not all of them; `candidates`, columns that may name sections;
-# `chosen`, if the user asked for some sections only; `words`, what arguments of Python are called.
+# `measured` (logical), if an assay has not all of them; `candidates`, columns that may name
+# sections; `chosen`, if the user asked for some sections only; `words`, what arguments of Python are called.
 # With it, `counts` (genes x spots) or `features` (spots x columns) and `what` they are called in
 # messages; or `scales`, embeddings at hand (spots x columns), and the `record` of their run.
 
@@ -44,8 +44,8 @@ computeDomains <- function(
     hushed(FALSE, write(result))
 }
 
-# Writes a stand-in of the result, so that what cannot be written fails before hours of work, and what
-# writing has to say is said before them.
+# Writes a stand-in of the result, so that what cannot be written fails before hours of work, and
+# what writing has to say is said before them.
 tryWriting <- function(write, n, k) {
     column <- matrix(seq_len(n) / n, n, 1L)
     standIn <- list(scales = list(column), record = list(), coords = cbind(column, column))

@@ -226,8 +226,8 @@ placeImages <- function(object, images) {
     }
     if (length(strange)) {
         text <- paste0(
-            if (length(strange) > 1L) "Images " else "Image ", quoted(strange), ": found no cell of ",
-            "the object; its names are like '", theirs, "', the object's like '",
+            if (length(strange) > 1L) "Images " else "Image ", quoted(strange), ": found no cell ",
+            "of the object; its names are like '", theirs, "', the object's like '",
             cells[utils::head(c(which(is.na(sample)), 1L), 1L)], "'. Give both the same names, for ",
             "example with RenameCells()."
         )
@@ -308,8 +308,9 @@ checkNamesSeurat <- function(object, label, name, key) {
     checkName(label, "cluster.name")
     checkName(name, "reduction.name")
     checkName(key, "reduction.key")
-    reductions <- setdiff(as.character(SeuratObject::Reductions(object)), staleReductions(object, name))
-    others <- setdiff(names(object), as.character(SeuratObject::Reductions(object)))
+    present <- as.character(SeuratObject::Reductions(object))
+    reductions <- setdiff(present, staleReductions(object, name))
+    others <- setdiff(names(object), present)
     if (label %in% c(others, reductions)) {
         stopM2ST("Expected `cluster.name` to be no name of an assay, reduction, graph or image, ",
             "found '", label, "'. Choose another one.")
