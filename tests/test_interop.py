@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import sparse
-from tests import interop_r
+from tests import fuzz_interop, interop_r
 from tests.interop_r import R
 
 from m2st import interop
@@ -292,6 +292,39 @@ def test_anndata_comes_back_equal_from_seurat(adata: ad.AnnData) -> None:
 
 IMAGE = np.arange(4)[:, None, None] * 5 + np.arange(5)[None, :, None] + np.arange(3) * 20
 COUNTS = np.outer(np.arange(1, 13), np.arange(1, 6)) % 4
+
+
+# Of `python -m tests.fuzz_interop`: X beside a layer of that name, None, bool; one cell; ident; [].
+@pytest.mark.parametrize("seed", [*range(12), 148])
+@pytest.mark.usefixtures("r")
+def test_generated_objects_come_back(seed: int, tmp_path: Path) -> None:
+    assert fuzz_interop.faults(seed, tmp_path) == []
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("r")
+def test_many_generated_objects_come_back(tmp_path: Path) -> None:
+    wrong = {seed: fuzz_interop.faults(seed, tmp_path) for seed in range(1000, 3000)}
+    assert {seed: found for seed, found in wrong.items() if found} == {}
+
+
+@pytest.mark.usefixtures("r")
+def test_what_seurat_cannot_hold_is_refused_in_our_words(tmp_path: Path) -> None:
+    path = tmp_path / "x.rds"
+    none = ad.AnnData(obs=pd.DataFrame(index=["a"]), layers={"other": np.ones((1, 2))})
+    with pytest.raises(ValueError, match=r"Expected expression in `X`.* layers: 'other'"):
+        interop.write_r(none, path, "Seurat")
+    unnamed = ad.AnnData(np.ones((2, 2)), obs=pd.DataFrame(index=["a", ""]))
+    with pytest.raises(ValueError, match=r"found empty ones in `adata\.obs_names`"):
+        interop.write_r(unnamed, path, "Seurat")
+
+
+@pytest.mark.usefixtures("r")
+def test_cells_without_a_section_are_named(tmp_path: Path) -> None:
+    adata = ad.AnnData(np.ones((3, 2)), obsm={"spatial": np.eye(3)[:, :2]})
+    adata.obs["sample_id"] = pd.Categorical(["a", None, "a"])
+    with pytest.warns(UserWarning, match="of 1 cells whose section is missing"):
+        interop.write_r(adata, tmp_path / "x.rds", "Seurat")
 
 
 @pytest.mark.parametrize("method", ["r", "rds2py"])

@@ -62,7 +62,7 @@ def reduced_key(name: str) -> str:
 
 def reduced_name(key: str) -> str:
     """Return the name of the reducedDim for a key of ``obsm``: PCA for ``X_pca``."""
-    if not key.startswith("X_"):
+    if not key.startswith("X_") or key == "X_":
         return key
     first, dash, rest = key[2:].partition("_")
     return f"{first.upper() if first.islower() else first}{dash}{rest}"
@@ -102,7 +102,8 @@ def read_experiment(x: Node, lost: list[str]) -> AnnData:
     obs_frame, obs_record = _record.table(obs, obs_names, n_obs)
     var_frame, var_record = _record.table(var, var_names, n_vars)
     uns, metadata_note = _read_metadata(x.attribute("metadata"), lost)
-    main = main_assay(list(assays)) if assays else None
+    from_python = _record.load(uns.pop(_record.FROM_PYTHON, None))
+    main = _record.main_of(from_python, assays, main_assay)
     order = list(assays)
     adata = AnnData(
         None if main is None else assays.pop(main),
@@ -110,7 +111,7 @@ def read_experiment(x: Node, lost: list[str]) -> AnnData:
         var=var_frame,
         layers=assays,
         uns=uns,
-        shape=(n_obs, n_vars) if main is None else None,
+        shape=None if main is not None or assays else (n_obs, n_vars),
     )
     record = {
         "class": kind,
@@ -121,7 +122,6 @@ def read_experiment(x: Node, lost: list[str]) -> AnnData:
         "var": {**var_record, "columns": var_notes},
         "metadata": metadata_note,
     }
-    from_python = _record.load(adata.uns.pop(_record.FROM_PYTHON, None))
     record["reduced"] = _read_reduced(adata, inner, from_python.get("obsm", {}), lost)
     record |= _read_coordinates(adata, inner.get("spatialCoords", NULL), from_python)
     if kind == "SpatialExperiment":
@@ -295,10 +295,11 @@ def write_experiment(adata: AnnData, as_: str, lost: list[str]) -> Any:
         images, python["images"], unheld = _write_images(adata, obs, record, lost)
         leftover = unheld or None
         python["coordinates"] = _coordinate_type(adata)
+    assays, python["main"] = _write_assays(adata, record, lost)
     metadata = _record.metadata(adata, leftover, python)
     lost += _record.without_slot(adata)
     parts = {
-        "assays": _write_assays(adata, record, lost),
+        "assays": assays,
         "rows": write_columns(
             var, record.get("var", {}).get("columns", {}), where="var", rows=rows_r, lost=lost
         ),
@@ -340,23 +341,31 @@ def _sample_note(sample: pd.Series) -> Note:
     return {"text": True} if as_found else {}
 
 
-def _write_assays(adata: AnnData, record: Mapping[str, Any], lost: list[str]) -> Any:
-    """Write ``X`` and the layers, in R's order and under R's names where these are known."""
+def _write_assays(
+    adata: AnnData, record: Mapping[str, Any], lost: list[str]
+) -> tuple[Any, str | None]:
+    """Write ``X`` and the layers, in R's order and under R's names where these are known.
+
+    Returns them, and which is ``X`` where a reader would take another one.
+    """
     order, notes = record.get("assays", []), record.get("matrices", {})
     matrices = dict(adata.layers.items())
+    main = ""
     if adata.X is not None:
-        main = record.get("main")
-        if main is None or main in matrices:
-            main = "X" if "counts" in matrices or not _whole(adata.X) else "counts"
+        wanted = [record.get("main"), "counts" if _whole(adata.X) else "X", "X"]
+        free = (name for name in wanted if name is not None and name not in matrices)
+        main = next(free, unique_names([*matrices, "X"])[-1])
         matrices = {main: adata.X, **matrices}
-    made, names = [], []
+    made = {}
     for name in in_order(matrices, order):
-        note = notes.get(name, {})
-        where = f"the layer {name!r}"
-        if (matrix := carry(where, lost, write_matrix, matrices[name], note)) is not None:
-            made.append(matrix)
-            names.append(note.get("name", name))
-    return r.listing(made, names)
+        where = "X" if name == main else f"the layer {name!r}"
+        matrix = carry(where, lost, write_matrix, matrices[name], notes.get(name, {}))
+        if matrix is not None:
+            made[name] = matrix
+    names = [notes.get(name, {}).get("name", name) for name in made]
+    main = main if main in made else ""
+    told = bool(made) and main_assay(list(made)) != main
+    return r.listing(list(made.values()), names), main if told else None
 
 
 def _whole(matrix: Any) -> bool:

@@ -9,13 +9,19 @@ because it was changed in between, is not used.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pandas as pd
 from anndata import AnnData
 
-from m2st.interop._values import kept_dtype, restore_dtype, unique_names
+from m2st.interop._values import (
+    kept_dtype,
+    kept_type,
+    restore_dtype,
+    restore_type,
+    unique_names,
+)
 
 FROM_R = "m2st_r"
 """``uns``: R's record."""
@@ -77,6 +83,36 @@ def restore_table(frame: pd.DataFrame, types: Mapping[str, str]) -> None:
             frame[name] = restore_dtype(frame[name].array, dtype)
 
 
+def kept_types(values: Mapping[Any, Any]) -> dict[str, Any]:
+    """Name the types in a dictionary that would come back from R as others: in one, a dictionary.
+
+    A frame has the types of its columns, everything else has one.
+    """
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            types: Any = kept_types(value)
+        elif isinstance(value, pd.DataFrame):
+            types = dtypes(value)
+        else:
+            types = kept_type(value)
+        if types:
+            found[str(key)] = types
+    return found
+
+
+def restore_types(value: Any, types: Any) -> Any:
+    """Give a value back the types that `kept_types` named."""
+    if isinstance(value, pd.DataFrame):
+        if isinstance(types, dict):
+            restore_table(value, types)
+        return value
+    if isinstance(value, dict) and isinstance(types, dict):
+        known = {key: item for key, item in types.items() if key in value}
+        return value | {key: restore_types(value[key], item) for key, item in known.items()}
+    return value if isinstance(types, dict) else restore_type(value, types)
+
+
 def python_record(adata: AnnData) -> dict[str, Any]:
     """Types of an AnnData that R does not have."""
     layers = {name: kept_dtype(matrix) for name, matrix in adata.layers.items()}
@@ -85,12 +121,18 @@ def python_record(adata: AnnData) -> dict[str, Any]:
         "layers": {name: dtype for name, dtype in layers.items() if dtype is not None},
         "obs": dtypes(adata.obs),
         "var": dtypes(adata.var),
+        "uns": kept_types(_own(adata.uns)),
     }
+
+
+def _own(uns: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what has a place of its own in R."""
+    return {key: value for key, value in uns.items() if key not in {FROM_R, "spatial"}}
 
 
 def metadata(adata: AnnData, spatial: Any, python: Mapping[str, Any]) -> dict[str, Any]:
     """What of ``uns`` goes to R: not R's own record, of "spatial" what is left; Python's record."""
-    kept = {key: value for key, value in adata.uns.items() if key not in {FROM_R, "spatial"}}
+    kept = _own(adata.uns)
     if spatial is not None:
         kept["spatial"] = spatial
     if (text := dump(python)) is not None:
@@ -106,6 +148,17 @@ def without_slot(adata: AnnData) -> list[str]:
     return found if adata.raw is None else [*found, "raw"]
 
 
+def main_of(
+    record: Mapping[str, Any], matrices: Mapping[str, Any], choose: Callable[[list[str]], str]
+) -> str | None:
+    """Name of the matrix that becomes ``X``: as Python's record has it, or else as chosen."""
+    if not matrices:
+        return None
+    if (main := record.get("main")) is None:
+        return choose(list(matrices))
+    return main if main in matrices else None  # there was none, or R had no place for it
+
+
 def restore(adata: AnnData, record: Mapping[str, Any]) -> None:
     """Give an AnnData back the types that Python's record names."""
     if adata.X is not None:
@@ -115,3 +168,6 @@ def restore(adata: AnnData, record: Mapping[str, Any]) -> None:
             adata.layers[name] = restore_dtype(adata.layers[name], dtype)
     restore_table(adata.obs, record.get("obs", {}))
     restore_table(adata.var, record.get("var", {}))
+    for key, types in record.get("uns", {}).items():
+        if key in adata.uns:
+            adata.uns[key] = restore_types(adata.uns[key], types)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -77,7 +78,8 @@ def reduction_key(name: str) -> str:
 
 def reduction_name(key: str) -> str:
     """Return the name of the reduction for a key of ``obsm``: m2st.scale1 for X_m2st_scale1."""
-    return key.removeprefix("X_").replace("_", ".")
+    name = re.sub(r"[^\w.]|_", ".", key.removeprefix("X_")) or "X"
+    return name if name[0].isalpha() or name[0] == "." else f"X{name}"
 
 
 def read_seurat(x: Node, lost: list[str], *, assay: str | None = None) -> AnnData:
@@ -105,17 +107,19 @@ def read_seurat(x: Node, lost: list[str], *, assay: str | None = None) -> AnnDat
     uns, misc_note = ({}, {}) if misc.is_null else read_list(misc, where="misc", lost=lost)
     python = _record.load(uns.pop(_record.FROM_PYTHON, None))
     layers = dict(found.layers)
+    if python.get("no_data") and _same(layers.get("data"), layers.get("counts")):
+        del layers["data"]  # Seurat copies the counts there
+    for name in set(python.get("dense", [])) & set(layers):
+        layers[name] = layers[name].toarray() if sparse.issparse(layers[name]) else layers[name]
     order = list(layers)
-    main = next(iter(layers)) if layers else None
-    if python.get("main") in layers:
-        main = python["main"]
+    main = _record.main_of(python, layers, lambda names: names[0])
     adata = AnnData(
         None if main is None else layers.pop(main),
         obs=obs_frame,
         var=var_frame,
         layers=layers,
         uns=uns,
-        shape=(len(cells), len(found.genes)) if main is None else None,
+        shape=None if main is not None or layers else (len(cells), len(found.genes)),
     )
     record = {
         "class": "Seurat",
@@ -146,15 +150,19 @@ def _restore(adata: AnnData, python: Mapping[str, Any]) -> None:
     for column in python.get("added", []):
         if column in adata.obs:
             del adata.obs[column]
-    if python.get("only_counts") and _same(adata.layers.get("data"), adata.X):
-        del adata.layers["data"]  # Seurat copies the counts there
     if (genes := python.get("genes")) is not None and len(genes) == adata.n_vars:
         adata.var_names = genes
     _record.restore(adata, python)
 
 
 def _same(a: Any, b: Any) -> bool:
-    return a is not None and b is not None and a.shape == b.shape and not (a != b).sum()
+    if a is None or b is None or a.shape != b.shape:
+        return False
+    a, b = (sparse.csr_matrix(matrix, dtype=np.float64) for matrix in (a, b))
+    return all(
+        np.array_equal(getattr(a, part), getattr(b, part), equal_nan=part == "data")
+        for part in ("indptr", "indices", "data")
+    )
 
 
 def _choose_assay(
@@ -383,6 +391,11 @@ def _read_images(
             _images.add_spot_diameter(library["scalefactors"], image.coordinates)
         for key, dtype in python.get("images", {}).get(name, {}).items():
             library["images"][key] = _as_type(library["images"].get(key), dtype)
+    if python:  # a section without pictures and scales has none in Python
+        for name in [name for name in libraries if not any(libraries[name].values())]:
+            del libraries[name]
+        if not libraries:
+            del adata.uns["spatial"]
     if not notes:
         return {}
     adata.obsm[_keys.COORDINATES] = coordinates.astype(python.get("coordinates", "float64"))
@@ -571,13 +584,22 @@ def write_seurat(adata: AnnData, lost: list[str]) -> Any:
     obs = obs.drop(columns=[column for column in own if column in obs])
     if not record:
         made = ("orig.ident", f"nCount_{assay}", f"nFeature_{assay}")
-        python["added"] = [*(name for name in made if name not in obs), "ident", *placed.added]
+        python["added"] = [
+            *(name for name in made if name not in obs),
+            unique_names([*obs, "ident"])[-1],
+            *placed.added,
+        ]
     variable = _variable(var) if _HVG in var else []
     var = var.drop(columns=[c for c in (_HVG, _HVG_RANK) if record and variable and c in var])
 
     layers, main = _write_layers(adata, record, lost)
-    python["only_counts"] = list(layers) == ["counts"]
-    if main != next(iter(layers), None):
+    python["no_data"] = "data" not in layers
+    if not record:  # assays hold sparse matrices of doubles
+        matrices = {main: adata.X, **dict(adata.layers.items())}
+        python["dense"] = [name for name in layers if not sparse.issparse(matrices[name])]
+        python["layers"] = {name: str(value.dtype) for name, value in adata.layers.items()}
+        python["X"] = None if adata.X is None else str(adata.X.dtype)
+    if main != next(iter(layers), ""):
         python["main"] = main
     reductions, python["obsm"] = _write_reductions(adata, record, assay, lost)
     images, python["images"], leftover = _write_images(adata, placed, record, assay, lost)
@@ -606,6 +628,12 @@ def write_seurat(adata: AnnData, lost: list[str]) -> Any:
 
 def _check_unique(adata: AnnData) -> None:
     for names, where in ((adata.obs_names, "obs"), (adata.var_names, "var")):
+        if (names == "").any():
+            msg = (
+                f"Expected names for a Seurat object, found empty ones in `adata.{where}_names`. "
+                "Name them first."
+            )
+            raise ValueError(msg)
         if not names.is_unique:
             msg = (
                 f"Expected unique names for a Seurat object, found {names.duplicated().sum()} "
@@ -637,22 +665,32 @@ def _write_layers(
 ) -> tuple[dict[str, Any], str | None]:
     """Write counts and data; returns them, and the name that ``X`` got."""
     matrices, notes = dict(adata.layers.items()), record.get("matrices", {})
-    main = None
+    main = ""
     if adata.X is not None:
-        main = record.get("main")
-        if main is None or main in matrices:
-            main = "data" if "counts" in matrices else "counts"
-        if main in matrices:
-            main = "X"
+        wanted = [record.get("main"), "counts", "data"]
+        free = (name for name in wanted if name is not None and name not in matrices)
+        main = next(free, unique_names([*matrices, "X"])[-1])
         matrices = {main: adata.X, **matrices}
     order = record.get("assays", list(_LAYERS))
     made = {}
     for name in in_order(matrices, order):
-        note = notes.get(name, {})
-        where = f"the layer {name!r}"
-        if (matrix := carry(where, lost, write_matrix, matrices[name], note)) is not None:
+        values, where = matrices[name], "X" if name == main else f"the layer {name!r}"
+        if _is_bool(values):
+            values = values.astype(np.float64)  # assays have no place for others
+        if (matrix := carry(where, lost, write_matrix, values, notes.get(name, {}))) is not None:
             made[name] = matrix
-    return made, main
+    if not set(_LAYERS) & set(made):
+        found = ", ".join(map(repr, made)) or "none"
+        msg = (
+            "Expected expression in `X`, or in the layers 'counts' or 'data', for a Seurat object, "
+            f"found layers: {found}. Put the counts into `X`, or choose another class with `as_=`."
+        )
+        raise ValueError(msg)
+    return made, main if main in made else ""
+
+
+def _is_bool(matrix: Any) -> bool:
+    return getattr(matrix, "dtype", None) == np.bool_
 
 
 def _write_reductions(
@@ -663,7 +701,8 @@ def _write_reductions(
     wanted = [notes.get(key, {}).get("name", reduction_name(key)) for key in keys]
     made, python = {}, {}
     taken = {note.get("key") for note in notes.values()}
-    for key, name in zip(keys, unique_names(wanted), strict=True):
+    names = (name if name in wanted else name.replace("-", ".") for name in unique_names(wanted))
+    for key, name in zip(keys, names, strict=True):
         value, note = adata.obsm[key], notes.get(key, {})
         if isinstance(value, pd.DataFrame) or sparse.issparse(value) or value.ndim != 2:
             lost.append(f"obsm[{key!r}] (not a dense numeric matrix)")
@@ -718,7 +757,11 @@ def _placed(adata: AnnData, record: Mapping[str, Any], lost: list[str]) -> _Plac
     single = libraries[0] if len(libraries) == 1 else "image"
     section = obs[named].astype(object) if named else pd.Series(single, index=obs.index)
     array_columns = record.get("array", _ARRAY)
-    array = {key: obs[name] for key, name in array_columns.items() if name in obs}
+    array = {
+        key: obs[name]
+        for key, name in array_columns.items()
+        if name in obs and _is_small(obs[name])
+    }
     added: list[str] = []
     if coordinates is not None:
         coordinates = np.asarray(coordinates)
@@ -727,6 +770,11 @@ def _placed(adata: AnnData, record: Mapping[str, Any], lost: list[str]) -> _Plac
         taken = list(obs)
         added = [unique_names([*taken, "sample_id"])[-1]]
     return _Placed(coordinates, section, array, added)
+
+
+def _is_small(column: pd.Series) -> bool:
+    """Whether R has integers for these numbers, as the rows and columns of an array are."""
+    return getattr(column.dtype, "kind", "O") in "biuf" and not (column.abs() >= 2**31).any()
 
 
 def _covers(column: pd.Series, libraries: list[str]) -> bool:
@@ -745,6 +793,9 @@ def _write_images(
     notes = record.get("images", {})
     libraries = adata.uns.get("spatial", {})
     finite = np.isfinite(placed.coordinates[:, :2]).all(axis=1)
+    homeless = int((finite & placed.section.isna().to_numpy()).sum())
+    if homeless:
+        lost.append(f"obsm['spatial'] of {homeless} cells whose section is missing")
     present = placed.section[finite]
     for name in dict.fromkeys([*notes, *present.dropna().astype(str)]):
         rows = np.flatnonzero(finite & (placed.section.astype(str) == name).to_numpy())
@@ -752,7 +803,7 @@ def _write_images(
             continue
         library, note = libraries.get(name, {}), notes.get(name, {})
         described, dtype = _describe_image(adata, placed, rows, name, library, note, assay, lost)
-        made[name] = described
+        made[name or unique_names([*present.dropna().astype(str), "X"])[-1]] = described
         if dtype and not record:
             types[name] = dtype
         rest = {key: part for key, part in library.items() if key not in {"images", "scalefactors"}}

@@ -331,7 +331,8 @@ def write_vector(values: Any, note: Note) -> Any:
 def _bare(values: Any) -> Any:
     """Take values out of a Series, and NumPy's out of pandas' wrapping."""
     values = values.array if isinstance(values, pd.Series) else values
-    return values.to_numpy() if isinstance(values, pd.arrays.NumpyExtensionArray) else values
+    wraps = isinstance(values, pd.arrays.NumpyExtensionArray)
+    return values.to_numpy() if wraps and not isinstance(values.dtype, pd.StringDtype) else values
 
 
 def _write_categorical(values: pd.Categorical, note: Note) -> Any:
@@ -467,6 +468,8 @@ def _write_dense(values: NDArray[Any], note: Note) -> Any:
 
 def write_value(value: Any, note: Note, *, where: str, lost: list[str]) -> Any:
     """Write what `read_value` reads, and lists and tuples of numbers or of strings."""
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
     if value is None:
         return r.null()
     if isinstance(value, Mapping):
@@ -527,7 +530,9 @@ def write_list(value: Mapping[str, Any], note: Note, *, where: str, lost: list[s
 
 def write_frame(frame: pd.DataFrame, note: Note, *, where: str, lost: list[str]) -> Any:
     """Write a data frame as a data.frame, or as Bioconductor's where it was one."""
-    rows = r.strings(frame.index.astype(str)) if note.get("rows") else r.null()
+    names = frame.index.astype(str)
+    own = note.get("rows") or not (names == pd.RangeIndex(len(frame)).astype(str)).all()
+    rows = r.strings(names) if own else r.null()
     columns = write_columns(frame, note.get("columns", {}), where=where, rows=rows, lost=lost)
     n = r.numeric(np.array([len(frame)]), "integer")
     kind = "dataFrame" if note.get("bioconductor") else "baseFrame"
@@ -548,7 +553,34 @@ def kept_dtype(values: Any) -> str | None:
         return None
     if dtype.kind == "O" and isinstance(values, np.ndarray):
         return None if pd.Series(values).is_unique and not pd.isna(values).any() else "object"
-    return None if str(dtype) in {"bool", "int32", "float64"} else str(dtype)
+    own = {"bool", "float64"} if sparse.issparse(values) else {"bool", "int32", "float64"}
+    return None if str(dtype) in own else str(dtype)
+
+
+def kept_type(value: Any) -> str | None:
+    """Name the type of a value in ``uns`` that would come back from R as another one."""
+    if isinstance(value, list | tuple):
+        return None if value else "list"
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    if isinstance(value, np.generic | bool | int | float):
+        dtype = np.asarray(value).dtype
+        if isinstance(value, int) and not isinstance(value, bool):
+            return "int" if not -(2**31) < value < 2**31 else None
+        return None if not isinstance(value, np.generic) or dtype.kind in "US" else str(dtype)
+    return kept_dtype(value) if hasattr(value, "dtype") else None
+
+
+def restore_type(value: Any, name: str) -> Any:
+    """Convert to the type that `kept_type` named, unless the value no longer allows it."""
+    if name == "list":
+        return value if len(value) else []
+    if not isinstance(value, int | float):
+        return restore_dtype(value, name)
+    try:
+        return int(value) if name == "int" else np.dtype(name).type(value)
+    except (OverflowError, TypeError, ValueError):
+        return value
 
 
 def restore_dtype(values: Any, dtype: str | None) -> Any:
@@ -557,6 +589,8 @@ def restore_dtype(values: Any, dtype: str | None) -> Any:
         return values
     name, _, categories = dtype.partition(":")
     try:
+        if dtype == "category:bool":
+            return values.rename_categories(values.categories == "True")
         if name == "category":
             return values.rename_categories(values.categories.astype(categories))
         if name == "object" or dtype[0].isupper() or dtype in {"boolean", "string"}:

@@ -310,6 +310,9 @@ fovImage <- function(part) {
     table <- data.frame(x = x[, 1L], y = x[, 2L], cell = part$cells)
     # Those that are not known are left out, for Seurat to choose.
     known <- Filter(Negate(is.null), part[c("nsides", "radius", "theta")])
+    if (is.null(known$radius) && !any(apply(x, 2L, function(axis) diff(range(axis))) > 0)) {
+        known$radius <- 1 # of a single place, Seurat makes one of nothing, and refuses it
+    }
     points <- do.call(seuratObject("CreateCentroids"), c(list(table), known))
     boundaries <- list(points)
     names(boundaries) <- part$boundary
