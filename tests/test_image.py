@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from m2st._image import channels_last, to_rgb, white
+from m2st._plotting import channels_last, to_rgb, white
 
 # Two greys, above and below, of light that is 0 to 1.
 LIGHT = np.repeat([0.25, 0.75], 20)[:, None, None] * np.ones((40, 50, 3))

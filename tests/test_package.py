@@ -24,7 +24,7 @@ PACKAGE = ROOT / "python" / "m2st"
 
 # A module may import those of its own layer's list only, at the top or inside a function.
 BASE = {"_keys", "_checks", "_files", "_params", "_partition", "_simd", "_compile", "_kernels"}
-BASE |= {"_image", "_record"}
+BASE |= {"_record"}
 CORE = {"_edges", "_fused", "_attention", "_autoencoder", "_training", "_clustering", "_graph"}
 SHELL = {"pp", "tl", "pl", "io", "datasets", "metrics"}
 MAY_IMPORT = {
@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "_trial": set(),
     "_compile": set(),
     "_record": {"_keys"},
-    "_image": set(),
+    "_plotting": BASE,
     "_kernels": {"_compile", "_simd"},
     "_edges": {"_kernels"},
     "_fused": {"_edges", "_kernels", "_simd"},
@@ -49,12 +49,13 @@ MAY_IMPORT = {
     "_graph": BASE,
     "interop": BASE | {"_trust"},
     **{name: BASE | CORE for name in SHELL},
+    "pl": BASE | CORE | {"_plotting"},
     "_stores": BASE,
     "io": BASE | {"interop", "_stores", "_trust"},
     "datasets": BASE | {"interop"},
     "_run": BASE | CORE | SHELL,
     "compare": BASE | SHELL | {"bridge"},
-    "_report": BASE | SHELL,
+    "_report": BASE | {"_plotting"},
     "cli": BASE | CORE | SHELL | {"_run", "interop", "m2st"},
     "bridge": BASE | CORE | SHELL | {"_report", "_run", "m2st"},
 }

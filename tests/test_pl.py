@@ -18,6 +18,7 @@ from matplotlib.colors import is_color_like, to_hex, to_rgb
 from matplotlib.figure import Figure
 
 from m2st import pl
+from m2st._plotting import as_seen, palette
 
 
 def hexagonal(n: int = 12, pitch: float = 100.0) -> np.ndarray:
@@ -325,10 +326,10 @@ def test_plain_columns_are_drawn(column: object) -> None:
 
 
 def test_a_hundred_colours_stay_apart() -> None:
-    colors = pl._palette(100)
-    assert colors[:20] == pl._palette(20)
+    colors = palette(100)
+    assert colors[:20] == palette(20)
     rgb = np.array([to_rgb(color) for color in [*colors, "white", pl.MISSING_COLOR]])
-    seen = pl._as_seen(rgb)
+    seen = as_seen(rgb)
     apart = np.linalg.norm(seen[:, None] - seen, axis=-1)
     np.fill_diagonal(apart, np.inf)
     assert apart.min() > 0.05
@@ -342,7 +343,7 @@ def test_a_hundred_colours_stay_apart() -> None:
 
 def test_oklab_of_known_colours() -> None:
     # Ottosson: white (1, 0, 0); pure red (0.6280, 0.2249, 0.1258)
-    seen = pl._as_seen(np.array([[1.0, 1.0, 1.0], [1.0, 0.0, 0.0]]))
+    seen = as_seen(np.array([[1.0, 1.0, 1.0], [1.0, 0.0, 0.0]]))
     np.testing.assert_allclose(seen[0], [1, 0, 0, 1.5, 0, 0], atol=1e-3)
     np.testing.assert_allclose(seen[1, :3], [0.6280, 0.2249, 0.1258], atol=1e-3)
 
@@ -487,6 +488,7 @@ def test_no_global_state_is_touched() -> None:
     code = """
 import sys, io
 from m2st import pl
+from m2st._plotting import as_seen, palette
 assert "matplotlib" not in sys.modules, "imported with the module"
 import numpy as np, pandas as pd
 from anndata import AnnData
@@ -598,7 +600,7 @@ def test_colours_that_are_none_are_replaced(kept: object) -> None:
     adata = data(hexagonal())
     adata.uns["m2st_domain_colors"] = kept
     pl.domains(adata)
-    assert adata.uns["m2st_domain_colors"] == pl._palette(4)
+    assert adata.uns["m2st_domain_colors"] == palette(4)
 
 
 def test_names_are_drawn_as_they_are(tmp_path: Path) -> None:

@@ -7,17 +7,24 @@ Figures are made without pyplot: no window opens, no backend is chosen, no globa
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
-from scipy.spatial import cKDTree
 
 from m2st import _keys
 from m2st._checks import check_coordinates, check_interval, check_key, check_numbers
+from m2st._plotting import (
+    FIRST_COLORS,
+    MISSING_COLOR,
+    Section,
+    find_samples,
+    find_section,
+    kept_colors,
+    matched_colors,
+    read_categories,
+)
 from m2st._record import readable
 
 if TYPE_CHECKING:
@@ -27,11 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["domains", "n_domains", "scale_weights", "training"]
 
-MAX_DOMAINS = 1000
 MAX_LEGEND = 150  # entries; more are not read, but counted
-MISSING_COLOR = "#dcdcdc"
-# Okabe & Ito without black, yellow last: apart for colour-blind readers, and on white.
-FIRST_COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")
 FONT = 8.0  # points; lengths on the page below are inches
 GAP = 0.15  # between panels
 TITLE = 0.25  # above a panel
@@ -117,22 +120,22 @@ def domains(
         msg = "Expected at least one observation to draw, found none."
         raise ValueError(msg)
     hint = "Run `m2st.tl.cluster(adata, n_domains)` or `m2st.run(adata, n_domains)` first."
-    result = _categories(adata, key, hint=hint if key == _keys.DOMAIN else "")
-    reference = None if truth is None else _categories(adata, truth)
+    result = read_categories(adata, key, hint=hint if key == _keys.DOMAIN else "")
+    reference = None if truth is None else read_categories(adata, truth)
     hint = "Name the key of the coordinates with `spatial_key=`."
     check_key(spatial_key, adata.obsm, where="adata.obsm", hint=hint)
     name = f"adata.obsm[{spatial_key!r}]"
     coordinates = np.asarray(check_numbers(adata.obsm[spatial_key], name=name), dtype=np.float64)
     check_coordinates(coordinates, name=name)
     sections = [
-        _section(adata, name, rows, coordinates[rows, :2])
-        for name, rows in _samples(adata, sample_key)
+        find_section(adata, name, rows, coordinates[rows, :2])
+        for name, rows in find_samples(adata, sample_key)
     ]
 
-    colors = _kept_colors(adata, key, len(result.categories))
+    colors = kept_colors(adata, key, len(result.categories))
     layers = [(key, result, colors)]
     if truth is not None and reference is not None:
-        layers.append((truth, reference, _matched_colors(reference, result, colors)))
+        layers.append((truth, reference, matched_colors(reference, result, colors)))
 
     # Everything is placed in inches and the page is cut to it: nothing overlaps or is cut off.
     width, height = panel_size * np.max([s.extent / s.extent.max() for s in sections], axis=0)
@@ -393,124 +396,7 @@ def _tidy(axes: Axes) -> None:
     axes.tick_params(labelsize=FONT)
 
 
-# sections and spots -----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Section:
-    """One sample: its rows, and the places and the shape of its spots in the coordinates' unit."""
-
-    name: str
-    rows: NDArray[np.intp]
-    points: NDArray[np.float64]
-    size: float
-    square: bool
-    angle: float
-    micrometres: float | None
-
-    @property
-    def extent(self) -> NDArray[np.float64]:
-        """Width and height, spots at the border and a narrow margin included."""
-        return np.ptp(self.points, axis=0) + 1.5 * self.size  # type: ignore[no-any-return]
-
-
-def _categories(adata: AnnData, key: str, *, hint: str = "") -> pd.Categorical:
-    """Return a column of labels as categories."""
-    check_key(key, adata.obs, where="adata.obs", hint=hint)
-    try:
-        values = pd.Categorical(adata.obs[key])
-    except TypeError as error:
-        msg = f"Expected labels in `adata.obs[{key!r}]`, found values such as lists."
-        raise TypeError(msg) from error
-    if len(values.categories) > MAX_DOMAINS:
-        msg = (
-            f"Expected at most {MAX_DOMAINS:,} categories in `adata.obs[{key!r}]`, found "
-            f"{len(values.categories):,}. Name a column of domains."
-        )
-        raise ValueError(msg)
-    return values
-
-
-def _samples(adata: AnnData, sample_key: str | None) -> list[tuple[str, NDArray[np.intp]]]:
-    """Return the name and the rows of each sample."""
-    if sample_key is None:
-        return [("", np.arange(adata.n_obs))]
-    check_key(sample_key, adata.obs, where="adata.obs", hint="Name the column with `sample_key=`.")
-    values = _categories(adata, sample_key).remove_unused_categories()
-    n_missing = int((values.codes < 0).sum())
-    if n_missing:
-        msg = (
-            f"Expected a sample for each observation in `adata.obs[{sample_key!r}]`, found none "
-            f"for {n_missing} of {adata.n_obs}. Fill them in or leave these observations out."
-        )
-        raise ValueError(msg)
-    return [
-        (str(name), np.flatnonzero(values.codes == code))
-        for code, name in enumerate(values.categories)
-    ]
-
-
-def _section(
-    adata: AnnData, name: str, rows: NDArray[np.intp], points: NDArray[np.float64]
-) -> _Section:
-    """Find the size and the shape of the spots of a sample."""
-    factors = _mapping(_library(adata, name), "scalefactors")
-    diameter, micrometres = (
-        _positive(factors.get(entry)) for entry in ("spot_diameter_fullres", "microns_per_pixel")
-    )
-    size, square, angle = _spot_shape(points)
-    return _Section(name, rows, points, diameter or size, square, angle, micrometres)
-
-
-def _libraries(adata: AnnData) -> dict[str, Mapping[str, Any]]:
-    """Entries of ``uns["spatial"]`` in scanpy's layout, by name, without what others put there."""
-    found = _mapping(adata.uns, "spatial")
-    return {str(name): entry for name, entry in found.items() if isinstance(entry, Mapping)}
-
-
-def _library(adata: AnnData, name: str) -> Mapping[str, Any]:
-    """Entry of ``uns["spatial"]`` for a sample: the one of its name, or the only one."""
-    libraries = _libraries(adata)
-    return next(iter(libraries.values())) if len(libraries) == 1 else libraries.get(name, {})
-
-
-def _mapping(holder: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """Return a mapping within another, empty if there is none."""
-    found = holder.get(key)
-    return found if isinstance(found, Mapping) else {}
-
-
-def _positive(value: object) -> float | None:
-    """Return a number above 0, or None."""
-    try:
-        number = float(np.asarray(value, dtype=np.float64).item())
-    except (TypeError, ValueError):
-        return None
-    return number if 0 < number < np.inf else None
-
-
-def _spot_shape(points: NDArray[np.float64]) -> tuple[float, bool, float]:
-    """Return size, whether square, and rotation of spots that look right at these places."""
-    places = np.unique(points, axis=0)
-    if len(places) < 2:
-        return 1.0, False, 0.0
-    distances, near = cKDTree(places).query(places, k=min(8, len(places)))
-    to_nth = np.median(distances, axis=0)  # the 0th is the place itself
-    for n_ring in (6, 4):
-        if len(to_nth) > n_ring + 1:
-            ring, next_ring = to_nth[n_ring], to_nth[n_ring + 1]
-            if ring < 1.25 * to_nth[1] and next_ring > 1.15 * ring:
-                break
-    else:
-        return float(to_nth[min(2, len(to_nth) - 1)]), False, 0.0
-    if n_ring == 4 and ring < 1.02 * to_nth[1]:
-        steps = places[near[:, 1]] - places
-        quarter = np.exp(4j * np.arctan2(steps[:, 1], steps[:, 0])).mean()
-        return float(to_nth[1]), True, float(np.angle(quarter) / 4)
-    return float(0.55 * np.median(distances[:, 1 : n_ring + 1])), False, 0.0
-
-
-def _draw(axes: Axes, section: _Section, colors: NDArray[np.str_]) -> None:
+def _draw(axes: Axes, section: Section, colors: NDArray[np.str_]) -> None:
     """Draw the spots of a sample in data units, and a scale bar if the unit is known."""
     from matplotlib.collections import EllipseCollection, PolyCollection
 
@@ -586,7 +472,7 @@ def _legend(
     title: str,
     values: pd.Categorical,
     colors: list[str],
-    section: _Section,
+    section: Section,
     height: float,
 ) -> Any:
     """Add a legend with the count of each category, in as many columns as the height asks for."""
@@ -638,87 +524,3 @@ def _shorten(text: str, length: int) -> str:
     """Cut a text to a number of characters, on one line and of such that fonts can have."""
     text = " ".join(text.encode("utf-8", "replace").decode("utf-8").replace("\0", " ").split())
     return text if len(text) <= length else text[: length - 1] + "…"
-
-
-# colours ----------------------------------------------------------------------------------------
-
-
-def _kept_colors(adata: AnnData, key: str, n_categories: int) -> list[str]:
-    """Return the colours kept in ``uns``, making and keeping them where they do not fit."""
-    from matplotlib.colors import is_color_like, to_hex
-
-    found = adata.uns.get(_keys.colors(key))
-    kept = list(found) if isinstance(found, list | tuple | np.ndarray) and np.ndim(found) else []
-    if len(kept) == n_categories and all(map(is_color_like, kept)):
-        return [to_hex(color) for color in kept]
-    colors = _palette(n_categories)
-    if not adata.is_view:  # writing would turn the view into a copy
-        adata.uns[_keys.colors(key)] = colors
-    return colors
-
-
-def _matched_colors(
-    reference: pd.Categorical, result: pd.Categorical, colors: list[str]
-) -> list[str]:
-    """Colour reference classes as the domains they overlap most, the rest by colours not used."""
-    overlap = np.zeros((len(reference.categories), len(result.categories)))
-    both = (reference.codes >= 0) & (result.codes >= 0)
-    np.add.at(overlap, (reference.codes[both], result.codes[both]), 1)
-    pairs = zip(*linear_sum_assignment(overlap, maximize=True), strict=True)
-    matched = {row: colors[column] for row, column in pairs if overlap[row, column]}
-    others = iter(_palette(len(overlap) - len(matched), taken=colors))
-    return [matched.get(row) or next(others) for row in range(len(overlap))]
-
-
-def _palette(n_colors: int, *, taken: list[str] | None = None) -> list[str]:
-    """Return colours that stay apart from each other, from those taken and from the background.
-
-    After the first few, each is the one of a grid of colours that is farthest from all before, by
-    the distance in OKLab as seen with full and with deuteranopic sight.
-    """
-    from matplotlib.colors import to_hex, to_rgb
-
-    taken = taken or []
-    colors = [color for color in FIRST_COLORS if color not in taken][:n_colors]
-    levels = np.linspace(0, 1, 12)
-    grid = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(-1, 3)
-    seen = _as_seen(grid)
-    usable = (seen[:, 0] > 0.38) & (seen[:, 0] < 0.92)
-    grid, seen = grid[usable], seen[usable]
-    before = ["white", MISSING_COLOR, *taken, *colors]
-    known = _as_seen(np.array([to_rgb(color) for color in before]))
-    gap = cKDTree(known).query(seen)[0]
-    while len(colors) < n_colors:
-        farthest = int(np.argmax(gap))
-        colors.append(to_hex(grid[farthest]))
-        gap = np.minimum(gap, np.linalg.norm(seen - seen[farthest], axis=1))
-    return colors
-
-
-def _as_seen(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Place sRGB colours in a space of seen difference: OKLab, then OKLab without green cones.
-
-    Ottosson B. A perceptual color space for image processing, 2020. Machado GM et al. A
-    physiologically-based model for simulation of color vision deficiency. IEEE TVCG 15, 2009.
-    """
-    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    deuteranopic = [
-        [0.367322, 0.860646, -0.227968],
-        [0.280085, 0.672501, 0.047413],
-        [-0.011820, 0.042940, 0.968881],
-    ]
-    cones = [
-        [0.4122214708, 0.5363325363, 0.0514459929],
-        [0.2119034982, 0.6806995451, 0.1073969566],
-        [0.0883024619, 0.2817188376, 0.6299787005],
-    ]
-    lab = [
-        [0.2104542553, 0.7936177850, -0.0040720468],
-        [1.9779984951, -2.4285922050, 0.4505937099],
-        [0.0259040371, 0.7827717662, -0.8086757660],
-    ]
-    without_green = np.clip(linear @ np.transpose(deuteranopic), 0, 1)
-    full, reduced = (
-        np.cbrt(view @ np.transpose(cones)) @ np.transpose(lab) for view in (linear, without_green)
-    )
-    return np.hstack([full, 1.5 * reduced])  # more weight where there is less room

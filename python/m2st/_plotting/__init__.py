@@ -1,0 +1,43 @@
+"""What pictures and the report share: sections, spots, colours and tissue images."""
+
+from m2st._plotting._image import channels_last, to_rgb, white
+from m2st._plotting._palette import (
+    FIRST_COLORS,
+    MISSING_COLOR,
+    as_seen,
+    kept_colors,
+    matched_colors,
+    palette,
+)
+from m2st._plotting._spots import (
+    Section,
+    find_libraries,
+    find_library,
+    find_samples,
+    find_section,
+    mapping_in,
+    positive,
+    read_categories,
+    spot_shape,
+)
+
+__all__ = [
+    "FIRST_COLORS",
+    "MISSING_COLOR",
+    "Section",
+    "as_seen",
+    "channels_last",
+    "find_libraries",
+    "find_library",
+    "find_samples",
+    "find_section",
+    "kept_colors",
+    "mapping_in",
+    "matched_colors",
+    "palette",
+    "positive",
+    "read_categories",
+    "spot_shape",
+    "to_rgb",
+    "white",
+]

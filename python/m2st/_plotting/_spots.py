@@ -1,0 +1,133 @@
+"""Sections of an object, and the places, sizes and shapes of the spots in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from m2st._checks import check_key
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+MAX_DOMAINS = 1000
+
+
+@dataclass(frozen=True)
+class Section:
+    """One sample: its rows, and the places and the shape of its spots in the coordinates' unit."""
+
+    name: str
+    rows: NDArray[np.intp]
+    points: NDArray[np.float64]
+    size: float
+    square: bool
+    angle: float
+    micrometres: float | None
+
+    @property
+    def extent(self) -> NDArray[np.float64]:
+        """Width and height, spots at the border and a narrow margin included."""
+        return np.ptp(self.points, axis=0) + 1.5 * self.size  # type: ignore[no-any-return]
+
+
+def read_categories(adata: AnnData, key: str, *, hint: str = "") -> pd.Categorical:
+    """Return a column of labels as categories."""
+    check_key(key, adata.obs, where="adata.obs", hint=hint)
+    try:
+        values = pd.Categorical(adata.obs[key])
+    except TypeError as error:
+        msg = f"Expected labels in `adata.obs[{key!r}]`, found values such as lists."
+        raise TypeError(msg) from error
+    if len(values.categories) > MAX_DOMAINS:
+        msg = (
+            f"Expected at most {MAX_DOMAINS:,} categories in `adata.obs[{key!r}]`, found "
+            f"{len(values.categories):,}. Name a column of domains."
+        )
+        raise ValueError(msg)
+    return values
+
+
+def find_samples(adata: AnnData, sample_key: str | None) -> list[tuple[str, NDArray[np.intp]]]:
+    """Return the name and the rows of each sample."""
+    if sample_key is None:
+        return [("", np.arange(adata.n_obs))]
+    check_key(sample_key, adata.obs, where="adata.obs", hint="Name the column with `sample_key=`.")
+    values = read_categories(adata, sample_key).remove_unused_categories()
+    n_missing = int((values.codes < 0).sum())
+    if n_missing:
+        msg = (
+            f"Expected a sample for each observation in `adata.obs[{sample_key!r}]`, found none "
+            f"for {n_missing} of {adata.n_obs}. Fill them in or leave these observations out."
+        )
+        raise ValueError(msg)
+    return [
+        (str(name), np.flatnonzero(values.codes == code))
+        for code, name in enumerate(values.categories)
+    ]
+
+
+def find_section(
+    adata: AnnData, name: str, rows: NDArray[np.intp], points: NDArray[np.float64]
+) -> Section:
+    """Find the size and the shape of the spots of a sample."""
+    factors = mapping_in(find_library(adata, name), "scalefactors")
+    diameter, micrometres = (
+        positive(factors.get(entry)) for entry in ("spot_diameter_fullres", "microns_per_pixel")
+    )
+    size, square, angle = spot_shape(points)
+    return Section(name, rows, points, diameter or size, square, angle, micrometres)
+
+
+def find_libraries(adata: AnnData) -> dict[str, Mapping[str, Any]]:
+    """Entries of ``uns["spatial"]`` in scanpy's layout, by name, without what others put there."""
+    found = mapping_in(adata.uns, "spatial")
+    return {str(name): entry for name, entry in found.items() if isinstance(entry, Mapping)}
+
+
+def find_library(adata: AnnData, name: str) -> Mapping[str, Any]:
+    """Entry of ``uns["spatial"]`` for a sample: the one of its name, or the only one."""
+    libraries = find_libraries(adata)
+    return next(iter(libraries.values())) if len(libraries) == 1 else libraries.get(name, {})
+
+
+def mapping_in(holder: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Return a mapping within another, empty if there is none."""
+    found = holder.get(key)
+    return found if isinstance(found, Mapping) else {}
+
+
+def positive(value: object) -> float | None:
+    """Return a number above 0, or None."""
+    try:
+        number = float(np.asarray(value, dtype=np.float64).item())
+    except (TypeError, ValueError):
+        return None
+    return number if 0 < number < np.inf else None
+
+
+def spot_shape(points: NDArray[np.float64]) -> tuple[float, bool, float]:
+    """Return size, whether square, and rotation of spots that look right at these places."""
+    places = np.unique(points, axis=0)
+    if len(places) < 2:
+        return 1.0, False, 0.0
+    distances, near = cKDTree(places).query(places, k=min(8, len(places)))
+    to_nth = np.median(distances, axis=0)  # the 0th is the place itself
+    for n_ring in (6, 4):
+        if len(to_nth) > n_ring + 1:
+            ring, next_ring = to_nth[n_ring], to_nth[n_ring + 1]
+            if ring < 1.25 * to_nth[1] and next_ring > 1.15 * ring:
+                break
+    else:
+        return float(to_nth[min(2, len(to_nth) - 1)]), False, 0.0
+    if n_ring == 4 and ring < 1.02 * to_nth[1]:
+        steps = places[near[:, 1]] - places
+        quarter = np.exp(4j * np.arctan2(steps[:, 1], steps[:, 0])).mean()
+        return float(to_nth[1]), True, float(np.angle(quarter) / 4)
+    return float(0.55 * np.median(distances[:, 1 : n_ring + 1])), False, 0.0

@@ -1,0 +1,195 @@
+"""A result as one page: a single HTML file to look at, to print and to send, without a network."""
+
+from __future__ import annotations
+
+import os
+from base64 import b64encode
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anndata import AnnData
+
+from m2st import _keys
+from m2st._checks import check_int, check_target
+from m2st._files import write_whole
+from m2st._plotting import MISSING_COLOR, find_library, find_samples, find_section, kept_colors
+from m2st._record import readable
+from m2st._report._findings import findings_of_images, findings_of_record, list_findings
+from m2st._report._history import (
+    describe_choice,
+    describe_members,
+    describe_training,
+    describe_weights,
+    list_steps,
+    run_in_words,
+)
+from m2st._report._map import make_frame, make_layers, make_payload, select_shown
+from m2st._report._markers import find_markers
+from m2st._report._tables import (
+    confidence_facts,
+    count_composition,
+    domain_table,
+    read_confidence,
+    read_domains,
+)
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+
+def report(
+    adata: AnnData,
+    path: str | os.PathLike[str],
+    *,
+    columns: Sequence[str] = (),
+    sample_key: str | None = None,
+    spatial_key: str = _keys.COORDINATES,
+    n_markers: int = 5,
+    title: str = "Spatial domains",
+    overwrite: bool = False,
+) -> None:
+    """Write a result as one HTML page that needs nothing else, neither network nor Python.
+
+    Domains and confidence in space, over the tissue image where ``uns["spatial"]`` has one, with a
+    panel for each section; sizes, stability and markers of the domains; the evidence for their
+    number; training and scale weights; the record of the run; and, in words, what in it deserves a
+    second look. Nothing is written to `adata`, and no annotation is needed.
+
+    Parameters
+    ----------
+    adata
+        Annotated data with ``obs["m2st_domain"]`` and coordinates.
+    path
+        Where to, in a folder that exists; ends in ``.html``.
+    columns
+        Further columns of ``obs`` to switch to on the map, at most 1,000 categories each: other
+        numbers of domains, an annotation. They are shown, and compared with nothing.
+    sample_key
+        Column of ``obs`` with the section of each observation; None takes the one that the spatial
+        graph was built with, if any.
+    spatial_key
+        Key of ``obsm`` with the coordinates, of which the first two columns are drawn.
+    n_markers
+        Most genes to list for each domain; 0 for no markers.
+    title
+        Heading of the page.
+    overwrite
+        Whether a file that is there may be replaced.
+
+    Raises
+    ------
+    KeyError
+        If domains, coordinates or a column are missing.
+    ValueError
+        If `path` does not end in ``.html``, there is nothing to draw, or a column has more than
+        1,000 categories.
+    FileNotFoundError
+        If the folder does not exist.
+    FileExistsError
+        If there is a file already, and `overwrite` is not set.
+    OSError
+        If the page cannot be written; what was there is unchanged.
+
+    Notes
+    -----
+    The same result gives the same bytes. Places are rounded to 1/65535 of a section's longer side,
+    confidences to three decimals, and tissue images are made smaller until all together have four
+    million pixels. A strict content security policy in the page forbids every request and every
+    script but its own.
+
+    Markers are those genes that Welch's t-test of scanpy (``rank_genes_groups``) ranks highest, on
+    log-normalised expression: of the layer that the run was prepared from, else of ``X``. Counts
+    are normalised in a copy. p-values are not shown: the same expression found the domains, so they
+    would be small in data without any (double dipping).
+
+    Examples
+    --------
+    >>> m2st.report(adata, "report.html")  # doctest: +SKIP
+    """
+    target = check_target(Path(path), (".html",), overwrite=overwrite)
+    check_int("n_markers", n_markers, minimum=0)
+    domains = read_domains(adata)
+    record, unfit = readable(adata.uns)
+    columns = [key for key in dict.fromkeys(columns) if key != _keys.DOMAIN]
+    if sample_key is None:
+        recorded = record.get("graph", {}).get("sample_key")
+        sample_key = recorded if recorded in adata.obs else None
+    shown, placed = select_shown(adata, columns, sample_key, spatial_key)
+    sections = [
+        find_section(shown, name, rows, shown.obsm[_keys.COORDINATES][rows])
+        for name, rows in find_samples(shown, sample_key)
+    ]
+    colors = kept_colors(shown, _keys.DOMAIN, len(domains.categories))
+    confidence = read_confidence(adata)
+    table = domain_table(domains, confidence, colors, record)
+    composition = count_composition(adata, domains, sample_key)
+    layers = make_layers(shown, columns, confidence[placed])
+    frames = [
+        make_frame(section, find_library(shown, section.name), len(sections))
+        for section in sections
+    ]
+    no_images = findings_of_images(shown, frames)
+    markers, why_none = find_markers(adata, domains, colors, record, n_markers)
+    page = _render(
+        title=title,
+        n_obs=adata.n_obs,
+        table=table,
+        sections=sections,
+        composition=composition,
+        layers=layers,
+        payload=make_payload(shown, sections, frames, layers),
+        warnings=[
+            *list_findings(domains, record, table, composition, int((~placed).sum())),
+            *no_images,
+            *findings_of_record(unfit),
+        ],
+        confidence=confidence_facts(confidence, table),
+        markers=markers,
+        why_no_markers=why_none,
+        training=describe_training(record),
+        weights=describe_weights(record),
+        members=describe_members(record),
+        choice=describe_choice(record),
+        from_r="r" in record,
+        steps=list_steps(record),
+        run=run_in_words(record),
+        missing_color=MISSING_COLOR,
+    )
+    write_whole(target, page.encode("utf-8", "replace"))
+
+
+def _render(**content: Any) -> str:
+    """Fill the template; what comes from the data is escaped by the template engine."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    from m2st import __version__
+
+    environment = Environment(
+        loader=PackageLoader("m2st._report", "template"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    folder = Path(__file__).with_name("template")
+    style, script = (
+        Markup((folder / name).read_text(encoding="utf-8")) for name in ("report.css", "report.js")
+    )
+    return environment.get_template("report.html").render(
+        version=__version__,
+        style=style,
+        script=script,
+        style_hash=_hash(style),
+        script_hash=_hash(script),
+        **content,
+    )
+
+
+def _hash(text: Markup) -> str:
+    """What the content security policy knows a script or a style by."""
+    return f"sha256-{b64encode(sha256(text.encode()).digest()).decode('ascii')}"
