@@ -45,9 +45,9 @@ import m2st
 from benchmarks.data import Case, load
 from benchmarks.peers import METHODS, log_normalized, stagate_graph
 from benchmarks.stamp import born, stamp
-from m2st._edges import Edges
 from m2st._keys import FEATURES
-from m2st._training import train
+from m2st._nn._edges import Edges
+from m2st._nn._training import train
 
 HERE = Path(__file__).parent
 DATA = "dlpfc_151673"

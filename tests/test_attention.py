@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from scipy import sparse
 from tests import reference
 
-import m2st
-from m2st import _fused
-from m2st._attention import GraphAttention, _loops, _reference, attend, loops
-from m2st._edges import Edges
+from m2st import _nn
+from m2st._nn import _fused
+from m2st._nn._attention import GraphAttention, _loops, _reference, attend, loops
+from m2st._nn._edges import Edges
+from m2st._nn._simd import LANES, exp, load, store
+from m2st._nn._training import TrainingResult, train
 from m2st._params import AutoencoderParams
-from m2st._simd import LANES, exp, load, store
-from m2st._training import TrainingResult, train
 
 
 def random_graph(n_obs: int, density: float, seed: int) -> sparse.csr_matrix:
@@ -230,7 +230,7 @@ def test_inference_holds_the_attention_of_a_chunk_at_a_time(
     gat, x = layer(4, 6, 3), torch.linspace(-1, 1, 120).view(30, 4)
     with torch.no_grad():
         whole = gat(x, edges)
-        monkeypatch.setattr("m2st._fused._CHUNK", 7)
+        monkeypatch.setattr("m2st._nn._fused._CHUNK", 7)
         np.testing.assert_array_equal(gat(x, edges), whole)
 
 
@@ -324,8 +324,8 @@ def test_the_reference_takes_over_where_the_loops_cannot_be_loaded(
 ) -> None:
     fused = embedded()
     _loops.cache_clear()
-    monkeypatch.delattr(m2st, "_fused", raising=False)
-    monkeypatch.setitem(sys.modules, "m2st._fused", None)
+    monkeypatch.delattr(_nn, "_fused", raising=False)
+    monkeypatch.setitem(sys.modules, "m2st._nn._fused", None)
     with pytest.warns(
         UserWarning, match="do not work here.*takes over.*M2ST_ATTENTION=ref"
     ) as said:
@@ -356,7 +356,7 @@ def test_what_computes_attention_is_one_of_two(monkeypatch: pytest.MonkeyPatch) 
 
 def test_torch_geometric_leaves_nothing_behind(tmp_path: Path) -> None:
     code = (
-        "import os; before = dict(os.environ); import m2st._attention as a;"
+        "import os; before = dict(os.environ); import m2st._nn._attention as a;"
         "a.GraphAttention(3, 4, n_heads=1, negative_slope=0.2, attention_dropout=0.0);"
         "assert before == dict(os.environ)"
     )

@@ -10,8 +10,8 @@ from scipy import sparse
 from tests import reference
 
 from m2st import AutoencoderParams, MaskedGraphAutoencoder
-from m2st._autoencoder import own_torch
-from m2st._edges import Edges
+from m2st._nn._autoencoder import own_torch
+from m2st._nn._edges import Edges
 
 SMALL = AutoencoderParams(scale_dims=(8, 4), hidden_dim=8, n_heads=2, n_epochs=5)
 
@@ -215,14 +215,14 @@ def test_load_refuses_a_damaged_file_and_another_format(
     with pytest.raises(ValueError, match=r"found it damaged \(another checksum\)\. Delete it"):
         MaskedGraphAutoencoder.load(path)
     with monkeypatch.context() as other:
-        other.setattr("m2st._autoencoder._FORMAT", 2)
+        other.setattr("m2st._nn._autoencoder._FORMAT", 2)
         model.save(path)
     with pytest.raises(ValueError, match=r"a file of format 1 in .*, found 2, of m2ST"):
         MaskedGraphAutoencoder.load(path)
 
 
 def test_load_refuses_a_checkpoint(tmp_path: Path, rng: np.random.Generator) -> None:
-    from m2st._training import train
+    from m2st._nn._training import train
 
     train(rng.normal(size=(12, 6)), ring(12), SMALL, checkpoint=tmp_path / "state")
     with pytest.raises(ValueError, match="Expected a saved m2ST model"):

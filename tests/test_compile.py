@@ -11,10 +11,10 @@ from pathlib import Path
 import numba
 import pytest
 
-from m2st import _compile, _kernels
-from m2st._compile import _digest, _is_own, cache_folder
+from m2st._nn import _compile, _kernels
+from m2st._nn._compile import _digest, _is_own, cache_folder
 
-ROOT = Path(_compile.__file__).parents[1]
+FOLDER = Path(_compile.__file__).parent
 
 
 @pytest.fixture
@@ -89,14 +89,14 @@ def test_nowhere_to_keep_compiled_code_is_said(
     assert _compile.compiled(lambda x: x + 1)(1) == 2
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "new"))
     cache_folder.cache_clear()
-    assert cache_folder() == tmp_path / "new" / f"m2st-{_digest(ROOT / 'm2st')}"
+    assert cache_folder() == tmp_path / "new" / f"m2st-{_digest(FOLDER)}"
 
 
 def test_the_folder_is_that_of_these_very_files(tmp_path: Path) -> None:
-    before = _digest(ROOT / "m2st")
+    before = _digest(FOLDER)
     for name in _compile._SOURCES:
         for file in _compile._SOURCES:
-            shutil.copy(ROOT / "m2st" / file, tmp_path)
+            shutil.copy(FOLDER / file, tmp_path)
         assert _digest(tmp_path) == before
         with (tmp_path / name).open("a") as file:
             file.write("\n")
@@ -105,12 +105,12 @@ def test_the_folder_is_that_of_these_very_files(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_an_edit_of_the_vector_type_is_seen(tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "m2st", tmp_path / "m2st")
+    shutil.copytree(FOLDER.parent, tmp_path / "m2st")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path)}
-    code = "from m2st._attention import loops; assert loops().module is {}"
+    code = "from m2st._nn._attention import loops; assert loops().module is {}"
     command = [sys.executable, "-W", "ignore", "-c"]
     subprocess.run([*command, code.format("not None")], check=True, env=environment)
-    simd = tmp_path / "m2st" / "_simd.py"
+    simd = tmp_path / "m2st" / "_nn" / "_simd.py"
     text = simd.read_text()
     assert "fused(n, constant(-low)" in text
     simd.write_text(text.replace("fused(n, constant(-low)", "fused(n, constant(-9 * high)"))
@@ -121,7 +121,8 @@ def test_an_edit_of_the_vector_type_is_seen(tmp_path: Path) -> None:
 def test_no_place_to_write_to_is_no_obstacle(tmp_path: Path) -> None:
     """No home, no folder for temporary files, nothing that can be written beside the package."""
     code = (
-        "import m2st, numpy as np; from anndata import AnnData; from m2st._attention import loops;"
+        "import m2st, numpy as np; from anndata import AnnData;"
+        "from m2st._nn._attention import loops;"
         "places = np.array([[x, y] for x in range(10) for y in range(8)], dtype=float);"
         "adata = AnnData(np.random.default_rng(0).poisson(2, (80, 9)) * 1.0,"
         "  obsm={'spatial': places});"

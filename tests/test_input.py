@@ -24,7 +24,7 @@ from tests.stored import GRAPHS, STORED, TABLES, linked_in
 from threadpoolctl import threadpool_info
 
 import m2st
-from m2st._training import train
+from m2st._nn._training import train
 
 QUICK = m2st.AutoencoderParams(n_members=1, scale_dims=(8, 4), hidden_dim=8, n_epochs=2)
 ONCE = m2st.ClusteringParams(n_init=1, short_iter=2)

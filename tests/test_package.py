@@ -23,28 +23,19 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "python" / "m2st"
 
 # A module may import those of its own layer's list only, at the top or inside a function.
-BASE = {"_keys", "_checks", "_files", "_params", "_partition", "_simd", "_compile", "_kernels"}
-BASE |= {"_record"}
-CORE = {"_edges", "_fused", "_attention", "_autoencoder", "_training", "_clustering", "_graph"}
+BASE = {"_keys", "_checks", "_files", "_params", "_record"}
+CORE = {"_nn", "_clustering", "_graph"}
 SHELL = {"pp", "tl", "pl", "io", "datasets", "metrics"}
 MAY_IMPORT = {
     "_keys": set(),
     "_checks": {"_keys", "_files"},
     "_files": set(),
     "_params": {"_checks"},
-    "_partition": set(),
-    "_simd": set(),
     "_trust": set(),
     "_trial": set(),
-    "_compile": set(),
     "_record": {"_keys"},
     "_plotting": BASE,
-    "_kernels": {"_compile", "_simd"},
-    "_edges": {"_kernels"},
-    "_fused": {"_edges", "_kernels", "_simd"},
-    "_attention": BASE | {"_edges", "_fused"},
-    "_autoencoder": BASE | {"_attention", "_edges"},
-    "_training": BASE | {"_attention", "_autoencoder", "_edges"},
+    "_nn": BASE,
     "_clustering": BASE,
     "_graph": BASE,
     "interop": BASE | {"_trust"},
@@ -103,7 +94,7 @@ def test_only_the_shell_knows_anndata_and_only_the_core_torch() -> None:
     for path, room in ROOMS.items():
         if room in CORE | BASE:
             assert not packages(path) & {"anndata", "scanpy"}, path
-        if room not in {"_edges", "_fused", "_attention", "_autoencoder", "_training", "bridge"}:
+        if room not in {"_nn", "bridge"}:
             assert "torch" not in packages(path), path
 
 

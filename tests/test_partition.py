@@ -6,7 +6,7 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
 from m2st._graph import knn_graph
-from m2st._partition import PARTS_PER_BATCH, Partition
+from m2st._nn._partition import PARTS_PER_BATCH, Partition
 
 
 @pytest.fixture

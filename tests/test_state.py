@@ -26,7 +26,7 @@ from scipy import sparse
 from threadpoolctl import threadpool_info
 
 import m2st
-from m2st._training import train
+from m2st._nn._training import train
 
 SETTINGS = m2st.AutoencoderParams(n_members=1, n_epochs=3)
 

@@ -477,7 +477,7 @@ def test_interrupted_run_keeps_the_members_so_far(adata: anndata.AnnData) -> Non
 def test_a_member_without_an_epoch_is_left_out(
     prepared: anndata.AnnData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from m2st._training import _Run
+    from m2st._nn._training import _Run
 
     epoch = _Run.epoch
     n_calls = 0

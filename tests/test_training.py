@@ -16,8 +16,8 @@ from sklearn.metrics import adjusted_rand_score
 from tests.test_autoencoder import ring
 
 from m2st import AutoencoderParams, MultiScaleClustering
-from m2st._edges import Edges
-from m2st._training import _Run, choose_device, train
+from m2st._nn._edges import Edges
+from m2st._nn._training import _Run, choose_device, train
 
 PARAMS = AutoencoderParams(
     scale_dims=(8, 4), hidden_dim=8, n_heads=2, n_epochs=12, feature_dropout=0.1, settle_tol=0
@@ -158,7 +158,7 @@ def test_checkpoint_of_a_killed_process_resumes_to_the_same_bits(
     path = tmp_path / "state"
     np.save(tmp_path / "features.npy", features)
     code = (
-        "import os, sys, numpy as np; from m2st._training import train;"
+        "import os, sys, numpy as np; from m2st._nn._training import train;"
         "from tests.test_training import PARAMS, ring;"
         "train(np.load(sys.argv[1]), ring(40), PARAMS, checkpoint=sys.argv[2], checkpoint_every=1,"
         "callback=lambda epoch, *_: os._exit(9) if epoch == 6 else None)"
@@ -208,7 +208,7 @@ def test_a_checkpoint_of_another_version_is_refused(
 ) -> None:
     path = tmp_path / "state"
     with monkeypatch.context() as other:
-        other.setattr("m2st._autoencoder.version", lambda _: "0.0.9")
+        other.setattr("m2st._nn._autoencoder.version", lambda _: "0.0.9")
         train(features, ring(40), PARAMS, checkpoint=path)
     with pytest.raises(ValueError, match=r"found one of version 0\.0\.9 of m2ST, and this is"):
         train(features, ring(40), PARAMS, checkpoint=path)
@@ -354,7 +354,7 @@ import numpy as np
 from scipy import sparse
 from torch import distributed
 from m2st import AutoencoderParams
-from m2st._training import train
+from m2st._nn._training import train
 
 data, out = sys.argv[1:]
 distributed.init_process_group("gloo", timeout=timedelta(minutes=5))
@@ -392,6 +392,6 @@ def test_two_processes_learn_what_one_does(rng: np.random.Generator, tmp_path: P
 def test_more_processes_than_parts_are_refused(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("m2st._training.process", lambda: (0, 9))
+    monkeypatch.setattr("m2st._nn._training.process", lambda: (0, 9))
     with pytest.raises(ValueError, match=r"Expected at most 8 processes, .* found 9\. Start fewer"):
         train(planted(20, rng), sheet(20), replace(PARAMS, batch_size=100))

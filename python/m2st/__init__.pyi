@@ -5,8 +5,8 @@ from . import metrics as metrics
 from . import pl as pl
 from . import pp as pp
 from . import tl as tl
-from ._autoencoder import MaskedGraphAutoencoder as MaskedGraphAutoencoder
 from ._clustering import MultiScaleClustering as MultiScaleClustering
+from ._nn._autoencoder import MaskedGraphAutoencoder as MaskedGraphAutoencoder
 from ._params import AutoencoderParams as AutoencoderParams
 from ._params import ClusteringParams as ClusteringParams
 from ._report import report as report

@@ -24,7 +24,7 @@ from m2st._params import AutoencoderParams, ClusteringParams
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from m2st._training import Callback
+    from m2st._nn._training import Callback
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ def run(
     ['1', '2', '3', '4', '5', '6', '7']
     """
     from m2st import pp, tl
-    from m2st._training import choose_device
+    from m2st._nn._training import choose_device
 
     check_adata(adata)
     auto = isinstance(n_domains, str) and n_domains == "auto"

@@ -255,7 +255,8 @@ def _load() -> None:
         _load_torch()
         import scanpy  # noqa: F401
 
-        from m2st import _clustering, _training, pp, tl  # noqa: F401
+        from m2st import _clustering, pp, tl  # noqa: F401
+        from m2st._nn import _training  # noqa: F401
     if interrupts:
         raise KeyboardInterrupt
 

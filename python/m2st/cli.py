@@ -121,7 +121,7 @@ def run_command(
     quiet = quiet or not first
     with _one_line_errors(debug=debug, quiet=quiet) as saved:
         import m2st
-        from m2st._training import among_processes
+        from m2st._nn._training import among_processes
 
         _check_output(input_path, output, overwrite=overwrite, suffixes=(".h5ad", ".zarr"))
         if plots is not None:
@@ -353,7 +353,7 @@ def report_command(
 def info(debug: Debug = False) -> None:
     """Show versions, the device and the attention that would be used, and whether R is there."""
     with _one_line_errors(debug=debug, quiet=False):
-        from m2st._training import choose_device
+        from m2st._nn._training import choose_device
 
         names = ("m2st", "torch", "torch-geometric", "numba", "scanpy")
         rows = {name: version(name) for name in names}
@@ -368,14 +368,14 @@ def info(debug: Debug = False) -> None:
 
 def _attention() -> str:
     """How attention is computed on a CPU here, and where what is compiled for it is kept."""
-    from m2st._attention import loops
+    from m2st._nn._attention import loops
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what is said here
         reason = loops().reason
     if reason:
         return f"reference, by torch-geometric: {reason}"
-    from m2st._compile import cache_folder
+    from m2st._nn._compile import cache_folder
 
     folder = cache_folder()
     return f"fused, compiled code {'is not kept' if folder is None else f'in {folder}'}"

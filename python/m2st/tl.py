@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-    from m2st._autoencoder import MaskedGraphAutoencoder
     from m2st._clustering import MultiScaleClustering
-    from m2st._training import Callback, TrainingResult
+    from m2st._nn._autoencoder import MaskedGraphAutoencoder
+    from m2st._nn._training import Callback, TrainingResult
 
 __all__ = ["choose_n_domains", "cluster", "embed", "transform"]
 
@@ -466,7 +466,7 @@ def _train_members(
     from joblib import Parallel, effective_n_jobs
     from tqdm import tqdm
 
-    from m2st._training import train
+    from m2st._nn._training import train
 
     n_members = len(seeds)
     files = [

@@ -69,7 +69,7 @@ class Edges:
 
     def _toward(self, targets: Tensor, masked: NDArray[np.bool_], n_rows: int) -> Edges:
         """The edges to some targets, those from masked observations from the last of all rows."""
-        from m2st import _kernels
+        from m2st._nn import _kernels
 
         _, indptr, source, _ = self.arrays
         found = _kernels.mask(indptr, source, masked, targets.numpy())
@@ -92,7 +92,7 @@ class Edges:
         The edges from row j are at ``position[indptr[j] : indptr[j + 1]]`` of `source`, and
         `target` holds where they go.
         """
-        from m2st import _kernels
+        from m2st._nn import _kernels
 
         _, indptr, source, _ = self.arrays
         found: tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]] = _kernels.reverse(

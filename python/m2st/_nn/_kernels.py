@@ -1,15 +1,15 @@
 """The loops of the attention layer, compiled by numba: arrays in, arrays out.
 
-Edges are those of `m2st._attention.Edges`; rows of features are flat, in the layout that
-`m2st._attention` gives them.
+Edges are those of `m2st._nn._attention.Edges`; rows of features are flat, in the layout that
+`m2st._nn._attention` gives them.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from m2st._compile import compiled, inlined
-from m2st._simd import (
+from m2st._nn._compile import compiled, inlined
+from m2st._nn._simd import (
     LANES,
     add,
     divide,

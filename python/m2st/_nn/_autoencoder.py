@@ -19,12 +19,12 @@ from scipy import sparse
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 
-from m2st._attention import GraphAttention, attend, loops
 from m2st._checks import check_adjacency, check_features, check_int, check_numbers
-from m2st._edges import Edges
 from m2st._files import write_whole
+from m2st._nn._attention import GraphAttention, attend, loops
+from m2st._nn._edges import Edges
+from m2st._nn._partition import Partition
 from m2st._params import AutoencoderParams
-from m2st._partition import Partition
 
 # Of the files that are written here; older ones are refused.
 _FORMAT = 1

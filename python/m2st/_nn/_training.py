@@ -21,14 +21,6 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from m2st._attention import loops
-from m2st._autoencoder import (
-    MaskedGraphAutoencoder,
-    own_torch,
-    process,
-    read_tensors,
-    write_tensors,
-)
 from m2st._checks import (
     check_adjacency,
     check_features,
@@ -37,9 +29,17 @@ from m2st._checks import (
     check_seed,
     check_target,
 )
-from m2st._edges import Edges
+from m2st._nn._attention import loops
+from m2st._nn._autoencoder import (
+    MaskedGraphAutoencoder,
+    own_torch,
+    process,
+    read_tensors,
+    write_tensors,
+)
+from m2st._nn._edges import Edges
+from m2st._nn._partition import PARTS_PER_BATCH, Partition
 from m2st._params import AutoencoderParams
-from m2st._partition import PARTS_PER_BATCH, Partition
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from m2st._checks import check_choice, warn
-from m2st._edges import Edges
+from m2st._nn._edges import Edges
 
 
 @contextlib.contextmanager
@@ -55,7 +55,7 @@ loops (``fused``) or by torch-geometric (``reference``). Without it the loops ar
 
 
 class Loops(NamedTuple):
-    """`m2st._fused`, or None where torch-geometric takes its place, and why."""
+    """`m2st._nn._fused`, or None where torch-geometric takes its place, and why."""
 
     module: ModuleType | None
     reason: str
@@ -90,7 +90,7 @@ def _loops(wish: str) -> Loops:
     if wish == "reference":
         return Loops(None, f"{SWITCH} asks for it")
     try:
-        from m2st import _fused
+        from m2st._nn import _fused
 
         _try_out(_fused)
     except Exception as error:  # numba's or LLVM's own: whatever it is, there is another way

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from m2st import _kernels
-from m2st._edges import Edges
-from m2st._kernels import GROUP
-from m2st._simd import LANES
+from m2st._nn import _kernels
+from m2st._nn._edges import Edges
+from m2st._nn._kernels import GROUP
+from m2st._nn._simd import LANES
 
 # Targets whose attention is held at a time where no gradient is asked for.
 _CHUNK = 1 << 15
