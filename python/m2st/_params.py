@@ -4,15 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import numpy as np
 
 from m2st._checks import check_int, check_interval
 
 
+@dataclass(frozen=True)
+class Range:
+    """What a setting may be: a whole number or a real one between two ends, or yes and no."""
+
+    kind: Literal["whole", "real", "flag"]
+    low: float = 1
+    high: float = float("inf")
+    closed: tuple[bool, bool] = (True, False)
+    none: bool = False
+    """Whether it may be None, which is never checked further."""
+    several: bool = False
+    """Whether it is a tuple of such numbers."""
+
+    def check(self, name: str, value: object) -> None:
+        """Require a value in this range."""
+        if value is None and self.none:
+            return
+        if self.kind == "whole":
+            for one in cast("tuple[int, ...]", value) if self.several else (value,):
+                check_int(name, one, minimum=int(self.low))
+        elif self.kind == "real":
+            check_interval(name, value, self.low, self.high, closed=self.closed)
+
+
+_WHOLE = Range("whole")
+_SHARE = Range("real", 0, 1)
+_POSITIVE = Range("real", 0, closed=(False, False))
+
+
 class _Params:
-    """Conversion to and from plain values, for JSON and for ``uns``."""
+    """Ranges, and conversion to and from plain values, for JSON and for ``uns``."""
+
+    ranges: ClassVar[Mapping[str, Range]]
+    """Range of each setting, in their order; R reads them from a file that a test keeps."""
+
+    def _check(self) -> None:
+        """Require each setting in its range."""
+        for name, one in self.ranges.items():
+            one.check(name, getattr(self, name))
 
     @classmethod
     def of(cls, given: object, *, name: str) -> Self:
@@ -136,36 +173,43 @@ class AutoencoderParams(_Params):
     settle_window: int = 25
     settle_tol: float = 2e-3
 
+    ranges: ClassVar[Mapping[str, Range]] = {
+        "n_members": Range("whole", none=True),
+        "scale_dims": Range("whole", several=True),
+        "hidden_dim": _WHOLE,
+        "n_layers": _WHOLE,
+        "n_heads": _WHOLE,
+        "activation": Range("flag"),
+        "negative_slope": _SHARE,
+        "feature_dropout": _SHARE,
+        "attention_dropout": _SHARE,
+        "mask_rate": _SHARE,
+        "gamma": Range("real", 1, none=True),
+        "n_epochs": _WHOLE,
+        "batch_size": _WHOLE,
+        "learning_rate": Range("real", 0, 1, closed=(False, True)),
+        "weight_decay": Range("real", 0, 1, closed=(True, True)),
+        "settle_window": _WHOLE,
+        "settle_tol": _SHARE,
+    }
+
     def __post_init__(self) -> None:
-        if self.n_members is not None:
-            check_int("n_members", self.n_members, minimum=1)
-        check_int("n_layers", self.n_layers, minimum=1)
-        check_int("n_heads", self.n_heads, minimum=1)
         widths = cast("object", self.scale_dims)
         if isinstance(widths, str) or not isinstance(widths, Iterable):
             msg = f"Expected `scale_dims` to list a width for each scale, found {widths!r}."
             raise TypeError(msg)
+        object.__setattr__(self, "scale_dims", tuple(self.scale_dims))
         if not self.scale_dims:
             msg = "Expected `scale_dims` to name at least one scale, found none."
             raise ValueError(msg)
+        self._check()
         for name, width in [("hidden_dim", self.hidden_dim)] + [
             ("scale_dims", width) for width in self.scale_dims
         ]:
-            check_int(name, width, minimum=1)
             if width % self.n_heads:
                 msg = f"Expected `{name}` in multiples of `n_heads`, {self.n_heads}, found {width}."
                 raise ValueError(msg)
         object.__setattr__(self, "scale_dims", tuple(int(width) for width in self.scale_dims))
-        for name in ("negative_slope", "feature_dropout", "attention_dropout", "mask_rate"):
-            check_interval(name, getattr(self, name), 0, 1, closed=(True, False))
-        if self.gamma is not None:
-            check_interval("gamma", self.gamma, 1, float("inf"), closed=(True, False))
-        check_int("n_epochs", self.n_epochs, minimum=1)
-        check_int("batch_size", self.batch_size, minimum=1)
-        check_interval("learning_rate", self.learning_rate, 0, 1, closed=(False, True))
-        check_interval("weight_decay", self.weight_decay, 0, 1)
-        check_int("settle_window", self.settle_window, minimum=1)
-        check_interval("settle_tol", self.settle_tol, 0, 1, closed=(True, False))
         self._to_plain()
 
     def members_for(self, n_obs: int) -> int:
@@ -221,15 +265,20 @@ class ClusteringParams(_Params):
     max_iter: int = 500
     tol: float = 1e-5
 
+    ranges: ClassVar[Mapping[str, Range]] = {
+        "common_dim": Range("whole", none=True),
+        "specific_dim": _WHOLE,
+        "entropy": _POSITIVE,
+        "freedom": _POSITIVE,
+        "smoothness": Range("real", 0),
+        "n_init": _WHOLE,
+        "short_iter": _WHOLE,
+        "max_iter": _WHOLE,
+        "tol": _SHARE,
+    }
+
     def __post_init__(self) -> None:
-        if self.common_dim is not None:
-            check_int("common_dim", self.common_dim, minimum=1)
-        for name in ("specific_dim", "n_init", "short_iter", "max_iter"):
-            check_int(name, getattr(self, name), minimum=1)
-        for name in ("entropy", "freedom"):
-            check_interval(name, getattr(self, name), 0, float("inf"), closed=(False, False))
-        check_interval("smoothness", self.smoothness, 0, float("inf"), closed=(True, False))
-        check_interval("tol", self.tol, 0, 1, closed=(True, False))
+        self._check()
         self._to_plain()
 
     def for_domains(self, n_domains: int) -> Self:
