@@ -73,6 +73,8 @@ def test_types_are_checked() -> None:
         AutoencoderParams(n_epochs=True)
     with pytest.raises(TypeError, match=r"Expected `n_members` to be a whole number, found 2.0"):
         AutoencoderParams(n_members=2.0)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="Expected `activation` to be True or False, found 'no'"):
+        AutoencoderParams(activation="no")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("n_obs", "expected"), [(50, 20), (500, 20), (1_000, 10), (10**6, 5)])

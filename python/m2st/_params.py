@@ -33,6 +33,9 @@ class Range:
                 check_int(name, one, minimum=int(self.low))
         elif self.kind == "real":
             check_interval(name, value, self.low, self.high, closed=self.closed)
+        elif not isinstance(value, bool | np.bool_):
+            msg = f"Expected `{name}` to be True or False, found {value!r}."
+            raise TypeError(msg)
 
 
 _WHOLE = Range("whole")
