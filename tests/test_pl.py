@@ -462,10 +462,19 @@ def test_domains_refuses() -> None:
         pl.domains(adata[:0])
     with pytest.raises(ValueError, match=r"`panel_size` in \[0\.5, 50\], found 0"):
         pl.domains(adata, panel_size=0)
-    adata.obsm["spatial"][3] = np.nan
-    with pytest.raises(ValueError, match=r"finite `adata\.obsm\['spatial'\]`"):
+    adata.obsm["spatial"][:] = np.nan
+    with pytest.raises(ValueError, match=r"with coordinates in `adata\.obsm\['spatial'\]`.* none"):
         pl.domains(adata)
     assert not adata.uns  # what is refused leaves nothing behind
+
+
+def test_observations_without_coordinates_are_not_drawn() -> None:
+    adata = data(hexagonal(), sample=["a", "b"] * 72)
+    adata.obsm["spatial"][3] = np.nan
+    adata.obs.loc[adata.obs_names[3], "sample"] = None
+    assert len(pl.domains(adata).axes[0].collections[0].get_offsets()) == 143
+    panels = pl.domains(adata, sample_key="sample").axes
+    assert [len(panel.collections[0].get_offsets()) for panel in panels] == [72, 71]
 
 
 def test_missing_records_name_the_call_to_make() -> None:

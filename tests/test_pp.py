@@ -21,6 +21,7 @@ from scipy import sparse
 from threadpoolctl import threadpool_limits
 
 from m2st import io, pp
+from m2st._checks import valid_observations
 
 GRAPHS: dict[str, Callable[..., None]] = {
     "lattice": pp.spatial_graph_lattice,
@@ -688,8 +689,10 @@ def test_refused_input(method: str) -> None:
     adata.obs["slide"] = pd.Categorical(["a"] * 58 + [None] * 2)
     with pytest.raises(ValueError, match=r"`adata\.obs\['slide'\]`, found 2 missing"):
         graph(adata, sample_key="slide")
-    adata.obsm["spatial"][0] = np.nan
-    with pytest.raises(ValueError, match=r"finite `adata\.obsm\['spatial'\]`, found NaN"):
+    adata.obsm["spatial"][:] = np.nan
+    with pytest.raises(
+        ValueError, match=r"with finite coordinates, found none among 60\. Check `a"
+    ):
         graph(adata)
     adata.obsm["spatial"] = np.ones((60, 2))
     with pytest.raises(ValueError, match="found all 60 at"):
@@ -700,6 +703,70 @@ def test_refused_input(method: str) -> None:
     with pytest.raises(ValueError, match="Section 'here': Expected `coordinates` that differ"):
         graph(adata, sample_key="slide")
     assert "graph" not in adata.uns.get("m2st", {})
+
+
+@pytest.mark.parametrize("method", sorted(GRAPHS))
+def test_observations_without_a_place_are_left_out(method: str) -> None:
+    adata = counts()
+    adata.obsm["spatial"] = adata.obsm["spatial"].astype(float)
+    adata.obs["slide"] = pd.Categorical(["a"] * 58 + [None] * 2)
+    adata.obsm["spatial"][58, 0] = np.nan
+    adata.obs["in_tissue"] = [1] * 59 + [0]
+    few = adata[:58].copy()
+    for key in (None, "slide"):
+        GRAPHS[method](adata, sample_key=key)
+        GRAPHS[method](few, sample_key=key)
+        graph = adata.obsp["spatial_connectivities"]
+        assert (graph[:58, :58] != few.obsp["spatial_connectivities"]).nnz == 0
+        assert graph[58:].nnz == graph[:, 58:].nnz == 0
+        assert adata.obsp["spatial_distances"].nnz == few.obsp["spatial_distances"].nnz
+        assert adata.uns["m2st"]["graph"]["n_invalid"] == 2
+
+
+NO = pytest.mark.parametrize(
+    "off",
+    [
+        lambda inside: inside.astype(int),
+        lambda inside: inside.astype(float),
+        lambda inside: inside,
+        lambda inside: pd.array(inside, dtype="boolean"),
+        lambda inside: inside.astype(str),
+        lambda inside: pd.Categorical(np.where(inside, "1", "0")),
+        lambda inside: np.where(inside, "TRUE", "FALSE").astype(object),
+    ],
+)
+
+
+@NO
+def test_features_of_spots_off_the_tissue_are_missing(off: Callable[[np.ndarray], object]) -> None:
+    adata = counts()
+    inside = adata.obsm["spatial"][:, 0] > 1
+    tissue = adata[inside].copy()
+    adata.obs["in_tissue"] = off(inside)
+    n_off = int((~inside).sum())
+    made = [
+        lambda adata: pp.prepare(adata, n_pcs=5),
+        lambda adata: pp.prepare_paper(adata, n_pcs=5),
+        lambda adata: pp.prepare_rep(adata, "X", n_pcs=5),
+    ]
+    for prepare in made:
+        for part in (adata, tissue):
+            pp.spatial_graph(part)
+        before = adata.X.copy()
+        with pytest.warns(UserWarning, match=rf"^{n_off} of 60 .* off the tissue") as caught:
+            prepare(adata)
+        assert len(caught) == 1
+        assert (before != adata.X).sum() == 0
+        prepare(tissue)
+        found = adata.obsm["X_m2st_pca"]
+        assert np.isnan(found[~inside]).all()
+        np.testing.assert_array_equal(found[inside], tissue.obsm["X_m2st_pca"])
+
+
+def test_only_an_explicit_no_is_off_the_tissue() -> None:
+    adata = counts(6)
+    adata.obs["in_tissue"] = pd.Categorical([None, "0", "no word", " False", "1", "0.0"])
+    assert valid_observations(adata).tolist() == [True, False, True, False, True, False]
 
 
 def test_refused_graph_parameters() -> None:

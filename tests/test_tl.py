@@ -352,6 +352,55 @@ def test_observations_without_counts_have_no_domain(adata: anndata.AnnData) -> N
     assert adata.uns["m2st"]["cluster"]["n_unplaced"] == 2
 
 
+def test_spots_off_the_tissue_take_no_part(adata: anndata.AnnData) -> None:
+    tissue = adata.copy()
+    rng = np.random.default_rng(0)
+    low, high = tissue.obsm["spatial"].min(axis=0), tissue.obsm["spatial"].max(axis=0)
+    around = anndata.AnnData(
+        sparse.csr_matrix(rng.poisson(0.05, (80, adata.n_vars)).astype(np.float32)),
+        obs=pd.DataFrame({"in_tissue": 0}, index=[f"off{i}" for i in range(80)]),
+        var=adata.var,
+        obsm={"spatial": rng.uniform(low, high, (80, 2))},
+    )
+    whole = anndata.concat([adata, around])[rng.permutation(280)].copy()
+    whole.obsm["spatial"][np.flatnonzero(whole.obs["in_tissue"] == 0)[::2]] = np.nan
+    with pytest.warns(UserWarning, match="80 of 280 observations .* off the tissue") as caught:
+        quick_run(whole)
+    assert sum(warning.category is UserWarning for warning in caught) == 1
+    on = (whole.obs["in_tissue"] == 1).to_numpy()
+    tissue = whole[on].copy()
+    for slot in ("obsm", "uns"):
+        getattr(tissue, slot).clear()
+    tissue.obsm["spatial"] = whole.obsm["spatial"][on]
+    tissue.obsp.clear()
+    quick_run(tissue)
+    assert (whole.obs["m2st_domain"][on] == tissue.obs["m2st_domain"]).all()
+    assert whole.obs["m2st_domain"][~on].isna().all()
+    assert whole.obs["m2st_confidence"][~on].isna().all()
+    assert np.isnan(whole.obsm["X_m2st"][~on]).all()
+    assert whole.uns["m2st"]["cluster"]["n_unplaced"] == 80
+    assert m2st.tl.choose_n_domains(whole, [2, 3]) == m2st.tl.choose_n_domains(tissue, [2, 3])
+
+
+def test_ready_features_off_the_tissue_are_left_out(adata: anndata.AnnData) -> None:
+    mine = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
+    adata.obsm["mine"] = mine.copy()
+    adata.obs["in_tissue"] = np.arange(200) >= 20
+    adata.obsm["spatial"][20:30] = np.nan
+    m2st.pp.spatial_graph(adata)
+    with pytest.warns(UserWarning, match="30 of 200 observations have no coordinates") as caught:
+        models = m2st.tl.embed(adata, QUICK, use_rep="mine", progress=False)
+    assert sum(warning.category is UserWarning for warning in caught) == 1
+    clusterings = m2st.tl.cluster(adata, 3, ONCE)
+    with pytest.warns(UserWarning, match="30 of 200"):
+        m2st.tl.transform(adata, models, clusterings, use_rep="mine")
+    assert adata.obs["m2st_domain"].isna().to_numpy().nonzero()[0].tolist() == list(range(30))
+    np.testing.assert_array_equal(adata.obsm["mine"], mine)
+    with pytest.warns(UserWarning, match="30 of 200") as caught:
+        quick_run(adata, use_rep="mine")
+    assert sum(warning.category is UserWarning for warning in caught) == 1
+
+
 def test_embedding_again_forgets_the_clustering(embedded: anndata.AnnData) -> None:
     m2st.tl.cluster(embedded, 3, ONCE)
     one_scale = AutoencoderParams(n_members=1, scale_dims=(8,), hidden_dim=16, n_epochs=2)

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
 from m2st._files import is_store, try_place
-from m2st._keys import CONNECTIVITIES, RECORD
+from m2st._keys import CONNECTIVITIES, COORDINATES, IN_TISSUE, RECORD
 
 _PACKAGE = str(Path(__file__).parent) + os.sep
 # Entries of the record, each of them a dictionary.
@@ -275,7 +276,66 @@ def check_rep(adata: Any, use_rep: str) -> NDArray[np.float32]:
         msg = f"Expected `{use_rep}` of shape (n_obs, n_features), found {features.shape}."
         raise ValueError(msg)
     _check_magnitude(features, name=use_rep, limit=_MAGNITUDE)
-    return features.astype(np.float32, copy=False)
+    features = features.astype(np.float32, copy=False)
+    hidden = ~valid_observations(adata) & ~np.isnan(features).all(axis=1)
+    if hidden.any():
+        features = features.copy()
+        features[hidden] = np.nan
+        warn_invalid(int(hidden.sum()), n_obs=adata.n_obs)
+    return features
+
+
+def recorded_key(adata: Any, name: str) -> str | None:
+    """``spatial_key`` or ``sample_key`` that the spatial graph was built with, if known."""
+    record = adata.uns.get(RECORD)
+    graph = record.get("graph") if isinstance(record, Mapping) else None
+    key = graph.get(name) if isinstance(graph, Mapping) else None
+    return key if key in (adata.obsm if name == "spatial_key" else adata.obs) else None
+
+
+def numbers_at(adata: Any, key: str) -> NDArray[np.float64] | None:
+    """A table of numbers in ``obsm``, n_obs × n_columns; None for anything else."""
+    try:
+        values = check_numbers(adata.obsm[key], name=key) if key in adata.obsm else np.empty(0)
+    except (TypeError, ValueError):
+        return None
+    return values.astype(np.float64, copy=False) if values.ndim == 2 else None
+
+
+def valid_observations(adata: Any, spatial_key: str | None = None) -> NDArray[np.bool_]:
+    """Observations that can take part: on the tissue, with finite coordinates.
+
+    Coordinates that are no numbers at all are left to `check_coordinates`.
+    """
+    valid = np.ones(adata.n_obs, dtype=bool)
+    if IN_TISSUE in adata.obs:
+        codes, values = pd.factorize(adata.obs[IN_TISSUE])
+        # Only an explicit no puts an observation outside.
+        outside = np.array(
+            [str(value).strip().lower() in {"0", "0.0", "false"} for value in values], dtype=bool
+        )
+        valid &= ~np.r_[outside, False][codes]
+    key = spatial_key or recorded_key(adata, "spatial_key") or COORDINATES
+    coordinates = numbers_at(adata, key)
+    if coordinates is not None:
+        valid &= np.isfinite(coordinates).all(axis=1)
+    if len(valid) and not valid.any():
+        msg = (
+            f"Expected observations on the tissue with finite coordinates, found none among "
+            f"{len(valid)}. Check `adata.obsm[{key!r}]` and `adata.obs[{IN_TISSUE!r}]`."
+        )
+        raise ValueError(msg)
+    return valid
+
+
+def warn_invalid(n_invalid: int, *, n_obs: int) -> None:
+    """Say how many observations take no part for want of a place."""
+    if n_invalid:
+        msg = (
+            f"{n_invalid} of {n_obs} observations have no coordinates or lie off the tissue "
+            f"(`obs[{IN_TISSUE!r}]`): their features are NaN and they will have no domain."
+        )
+        warn(msg)
 
 
 def check_graph(adata: Any) -> sparse.csr_matrix:

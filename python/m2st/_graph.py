@@ -332,6 +332,30 @@ def block_diagonal(
     return Graph(join([b.connectivities for b in blocks]), join([b.distances for b in blocks]))
 
 
+def spread(graph: Graph, valid: NDArray[np.bool_]) -> Graph:
+    """Bring the graph of some observations to all; the others are isolated.
+
+    Parameters
+    ----------
+    graph
+        Over the observations that are `valid`, in their order.
+    valid
+        Shape (n_obs,).
+
+    Returns
+    -------
+    The graph over n_obs observations.
+    """
+    rows = np.flatnonzero(valid)
+    ends = np.r_[0, np.cumsum(valid)]
+
+    def enlarged(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
+        parts = (matrix.data, rows[matrix.indices].astype(matrix.indices.dtype))
+        return sparse.csr_matrix((*parts, matrix.indptr[ends]), shape=(len(valid), len(valid)))
+
+    return Graph(enlarged(graph.connectivities), enlarged(graph.distances))
+
+
 def graph_report(connectivities: sparse.csr_matrix) -> dict[str, int | float]:
     """Describe a graph in a few numbers.
 

@@ -21,6 +21,9 @@ SINGLE = "X_m2st_pca_single"
 COORDINATES = "spatial"
 """``obsm``: coordinates of the observations."""
 
+IN_TISSUE = "in_tissue"
+"""``obs``: whether the observation lies on the tissue, as Space Ranger writes it."""
+
 CONNECTIVITIES = "spatial_connectivities"
 """``obsp``: the spatial graph, binary, symmetric, without self-loops."""
 

@@ -55,8 +55,10 @@ def run(
     Parameters
     ----------
     adata
-        n_obs observations with coordinates in ``obsm["spatial"]`` and raw counts. A graph that is
-        already in ``obsp["spatial_connectivities"]`` is used as it is.
+        n_obs observations with coordinates in ``obsm["spatial"]`` and raw counts. Those with
+        ``obs["in_tissue"]`` 0 or False, or without finite coordinates, take no part: their domain
+        is missing, and a warning states how many. A graph that is already in
+        ``obsp["spatial_connectivities"]`` is used as it is.
     n_domains
         Number of domains, or ``"auto"`` for `m2st.tl.choose_n_domains`.
     use_rep

@@ -555,7 +555,8 @@ def _summary(adata: AnnData) -> str:
         f"Weights of the scales and of what they share: {weights}",
     ]
     if clustering["n_unplaced"]:
-        lines.append(f"{clustering['n_unplaced']} observations without counts have no domain")
+        n_unplaced = clustering["n_unplaced"]
+        lines.append(f"{n_unplaced} observations without counts or place have no domain")
     return "\n".join(lines)
 
 

@@ -63,7 +63,7 @@ def domains(
         Annotated data with domains and coordinates.
     key
         Column of ``obs`` with the domains, at most 1,000; missing ones are drawn light grey. Above
-        150 the legend gives their number.
+        150 the legend gives their number. Observations without coordinates are not drawn.
     truth
         Column of ``obs`` with the reference to draw as well, at most 1,000 classes.
     sample_key
@@ -89,7 +89,7 @@ def domains(
     KeyError
         If a column or the coordinates are missing.
     ValueError
-        If coordinates are not finite, a sample is missing, or there are more than 1,000
+        If no coordinates are finite, a sample is missing, or there are more than 1,000
         categories.
 
     Notes
@@ -126,10 +126,17 @@ def domains(
     check_key(spatial_key, adata.obsm, where="adata.obsm", hint=hint)
     name = f"adata.obsm[{spatial_key!r}]"
     coordinates = np.asarray(check_numbers(adata.obsm[spatial_key], name=name), dtype=np.float64)
-    check_coordinates(coordinates, name=name)
+    drawn: NDArray[np.bool_] = np.asarray(np.isfinite(coordinates).all(axis=-1))
+    if not drawn.any():
+        msg = (
+            f"Expected an observation with coordinates in `{name}`, found none. Check that they "
+            "were read."
+        )
+        raise ValueError(msg)
+    check_coordinates(coordinates[drawn], name=name)
     sections = [
         find_section(adata, name, rows, coordinates[rows, :2])
-        for name, rows in find_samples(adata, sample_key)
+        for name, rows in find_samples(adata, sample_key, drawn)
     ]
 
     colors = kept_colors(adata, key, len(result.categories))

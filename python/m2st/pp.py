@@ -38,7 +38,9 @@ from m2st._checks import (
     fractional,
     looks_logged,
     unmasked,
+    valid_observations,
     warn,
+    warn_invalid,
 )
 from m2st._keys import (
     CONNECTIVITIES,
@@ -131,7 +133,8 @@ def prepare(
     Writes
     ------
     ``obsm["X_m2st_pca"]``
-        float32, (n_obs, n_pcs): component scores. Rows of observations without counts are NaN.
+        float32, (n_obs, n_pcs): component scores. Rows of observations without counts are NaN, as
+        are those off the tissue or without coordinates (see `spatial_graph`).
     ``obsm["X_m2st_pca_single"]``
         The same for the components of single observations alone. No neighbour has gone into them,
         so that `m2st.tl.choose_n_domains` can ask them whether there is structure in space.
@@ -150,8 +153,8 @@ def prepare(
     Warns
     -----
     UserWarning
-        If observations have no counts; if counts are fractional; if values that are `normalized`
-        are whole numbers, or larger than a logarithm can be.
+        If observations have no counts, or lie off the tissue or nowhere; if counts are fractional;
+        if values that are `normalized` are whole numbers, or larger than a logarithm can be.
 
     Notes
     -----
@@ -190,9 +193,10 @@ def prepare(
     check_int("n_top_genes", n_top_genes, minimum=2)
     check_int("n_pcs", n_pcs, minimum=1)
     random_state = check_seed(random_state)
-    matrix, name, totals, n_cells = _survey(adata, layer, normalized=normalized)
+    valid = valid_observations(adata)
+    matrix, name, totals, n_cells = _survey(adata, layer, valid, normalized=normalized)
     graph = check_graph(adata)
-    filled, genes = totals > 0, n_cells > 0
+    filled, genes = valid & (totals > 0), n_cells > 0
     _check_filled(filled, genes, name)
     sample = _sample(filled, random_state)
     with _one_thread():
@@ -214,7 +218,7 @@ def prepare(
         scores -= scores.mean(axis=0, dtype=np.float64).astype(np.float32)
         single_scores = _component_scores(kept, n_pcs, random_state)
     if sample_key is not None:
-        codes, _ = _sections(adata, sample_key)
+        codes, _ = _sections(adata, sample_key, valid)
         scores, single_scores = (_aligned(part, codes[filled]) for part in (scores, single_scores))
     parameters = {
         **({} if sample_key is None else {"sample_key": sample_key}),
@@ -224,6 +228,7 @@ def prepare(
     }
     _write_features(adata, filled, scores, "prepare", layer, random_state, parameters)
     adata.obsm[SINGLE] = _placed(single_scores, filled)
+    warn_invalid(int((~valid).sum()), n_obs=adata.n_obs)
 
 
 def prepare_rep(
@@ -254,7 +259,8 @@ def prepare_rep(
     Writes
     ------
     ``obsm["X_m2st_pca"]``
-        float32, (n_obs, at most n_pcs). Rows of observations without values are NaN.
+        float32, (n_obs, at most n_pcs). Rows of observations without values are NaN, as are those
+        off the tissue or without coordinates (see `spatial_graph`).
     ``obsm["X_m2st_pca_single"]``
         The first principal components of the ready features, outliers where they are, for
         `m2st.tl.choose_n_domains`; only where the features have more columns.
@@ -272,7 +278,7 @@ def prepare_rep(
     Warns
     -----
     UserWarning
-        If observations have no values.
+        If observations have no values, or lie off the tissue or nowhere.
 
     Notes
     -----
@@ -356,7 +362,8 @@ def prepare_paper(
     Writes
     ------
     ``obsm["X_m2st_pca"]``
-        float32, (n_obs, n_pcs): component scores. Rows of observations without counts are NaN.
+        float32, (n_obs, n_pcs): component scores. Rows of observations without counts are NaN, as
+        are those off the tissue or without coordinates (see `spatial_graph`).
     ``uns["m2st"]["prepare"]``
         Parameters, and the numbers of genes, components and empty observations.
 
@@ -371,8 +378,8 @@ def prepare_paper(
     Warns
     -----
     UserWarning
-        If counts are fractional; if observations have no counts, or none outside the genes left out
-        of the library size.
+        If counts are fractional; if observations have no counts, lie off the tissue or nowhere, or
+        have no counts outside the genes left out of the library size.
 
     Notes
     -----
@@ -399,10 +406,11 @@ def prepare_paper(
     check_int("n_pcs", n_pcs, minimum=1)
     check_int("min_cells", min_cells, minimum=1)
     random_state = check_seed(random_state)
-    matrix, name, _, n_cells = _survey(adata, layer, normalized=False)
+    valid = valid_observations(adata)
+    matrix, name, _, n_cells = _survey(adata, layer, valid, normalized=False)
     genes = n_cells >= min_cells
     counts = _taken(matrix, np.ones(adata.n_obs, dtype=bool), genes)
-    filled = counts.sum(axis=1).A1 > 0
+    filled = valid & (counts.sum(axis=1).A1 > 0)
     _check_filled(filled, genes, name)
     work = AnnData(counts[filled])
 
@@ -418,6 +426,7 @@ def prepare_paper(
         scores = _component_scores(kept, n_pcs, random_state)
     parameters = {"min_cells": min_cells, "n_genes": kept.shape[1]}
     _write_features(adata, filled, scores, "prepare_paper", layer, random_state, parameters)
+    warn_invalid(int((~valid).sum()), n_obs=adata.n_obs)
     n_raw = int((work.obs["library_size"] == 0).sum())
     if n_raw:
         msg = (
@@ -462,7 +471,7 @@ def spatial_graph(
     KeyError
         If the coordinates or the sample column are missing.
     ValueError
-        If coordinates are not finite or all the same, or sample names are missing.
+        If no observation has finite coordinates, or all have the same, or sample names are missing.
 
     Warns
     -----
@@ -471,6 +480,9 @@ def spatial_graph(
 
     Notes
     -----
+    Observations without finite coordinates, or with ``obs["in_tissue"]`` 0 or False, take no part:
+    they have no edge, and `prepare` gives them no features.
+
     The choice is also logged at level INFO.
 
     Examples
@@ -489,12 +501,14 @@ def spatial_graph(
         choices.append((method, reason))
         return graph
 
-    sections, names = _sections(adata, sample_key)
-    graph = _build(adata, build, spatial_key, sections, names)
+    graph = _build(adata, build, spatial_key, sample_key)
+    valid = valid_observations(adata, spatial_key)
+    sections, names = _sections(adata, sample_key, valid)
     if names is None:
         method, reason = choices[0]
     else:  # one choice per section that has any edges to choose
-        chosen = [n for n, c in zip(names, np.bincount(sections), strict=True) if c > 1]
+        sizes = np.bincount(sections[valid], minlength=len(names))
+        chosen = [name for name, size in zip(names, sizes, strict=True) if size > 1]
         method = "+".join(sorted({method for method, _ in choices})) or "isolated"
         reason = "; ".join(
             f"{name}: {method}, {reason}"
@@ -531,8 +545,8 @@ def spatial_graph_lattice(
     KeyError
         If the coordinates or the sample column are missing.
     ValueError
-        If the observations of a section do not lie on an array; if coordinates are not finite or
-        all the same, or sample names are missing.
+        If the observations of a section do not lie on an array; if no observation has finite
+        coordinates, or all have the same, or sample names are missing.
 
     Warns
     -----
@@ -548,7 +562,7 @@ def spatial_graph_lattice(
     >>> adata.uns["m2st"]["graph"]["n_edges"]
     24
     """
-    graph = _build(adata, _graph.lattice_graph, spatial_key, *_sections(adata, sample_key))
+    graph = _build(adata, _graph.lattice_graph, spatial_key, sample_key)
     reason = "asked for: first ring of the array"
     _write_graph(adata, graph, "lattice", reason, {}, spatial_key, sample_key)
 
@@ -583,7 +597,8 @@ def spatial_graph_radius(
         If the coordinates or the sample column are missing.
     ValueError
         If the radius is not positive, or so large that observations have over 1000 neighbours on
-        average; if coordinates are not finite or all the same, or sample names are missing.
+        average; if no observation has finite coordinates, or all have the same, or sample names are
+        missing.
 
     Warns
     -----
@@ -604,7 +619,7 @@ def spatial_graph_radius(
     def build(coordinates: NDArray[Any]) -> _graph.Graph:
         return _graph.radius_graph(coordinates, radius)
 
-    graph = _build(adata, build, spatial_key, *_sections(adata, sample_key))
+    graph = _build(adata, build, spatial_key, sample_key)
     reason = f"asked for: radius {radius:g}"
     parameters = {"radius": float(radius)}
     _write_graph(adata, graph, "radius", reason, parameters, spatial_key, sample_key)
@@ -640,8 +655,8 @@ def spatial_graph_knn(
     KeyError
         If the coordinates or the sample column are missing.
     ValueError
-        If there are not as many other observations; if coordinates are not finite or all the
-        same, or sample names are missing.
+        If there are not as many other observations; if no observation has finite
+        coordinates, or all have the same, or sample names are missing.
 
     Warns
     -----
@@ -669,7 +684,7 @@ def spatial_graph_knn(
     def build(coordinates: NDArray[Any]) -> _graph.Graph:
         return _graph.knn_graph(coordinates, min(n_neighbors, len(coordinates) - 1))
 
-    graph = _build(adata, build, spatial_key, *_sections(adata, sample_key))
+    graph = _build(adata, build, spatial_key, sample_key)
     reason = f"asked for: {n_neighbors} nearest neighbours"
     parameters = {"n_neighbors": int(n_neighbors)}
     _write_graph(adata, graph, "knn", reason, parameters, spatial_key, sample_key)
@@ -708,8 +723,8 @@ def spatial_graph_delaunay(
     KeyError
         If the coordinates or the sample column are missing.
     ValueError
-        If the ratio is less than 1; if coordinates are not finite or all the same, or sample names
-        are missing.
+        If the ratio is less than 1; if no observation has finite coordinates, or all have the same,
+        or sample names are missing.
 
     Warns
     -----
@@ -730,7 +745,7 @@ def spatial_graph_delaunay(
     def build(coordinates: NDArray[Any]) -> _graph.Graph:
         return _graph.delaunay_graph(coordinates, max_length_ratio=max_length_ratio)
 
-    graph = _build(adata, build, spatial_key, *_sections(adata, sample_key))
+    graph = _build(adata, build, spatial_key, sample_key)
     reason = f"asked for: Delaunay, edges up to {max_length_ratio:g} times the usual length"
     parameters = {"max_length_ratio": float(max_length_ratio)}
     _write_graph(adata, graph, "delaunay", reason, parameters, spatial_key, sample_key)
@@ -817,9 +832,9 @@ def _single_precision(
 
 
 def _survey(
-    adata: AnnData, layer: str | None, *, normalized: bool
+    adata: AnnData, layer: str | None, valid: NDArray[np.bool_], *, normalized: bool
 ) -> tuple[Any, str, NDArray[np.float32], NDArray[np.int64]]:
-    """Find and check the expression: matrix, name, totals, number of observations of each gene."""
+    """Find and check the expression: matrix, name, totals, number of valid ones with each gene."""
     check_adata(adata)
     matrix, name = _expression(adata, layer)
     totals, n_cells = np.zeros(matrix.shape[0]), np.zeros(matrix.shape[1], dtype=np.int64)
@@ -830,6 +845,8 @@ def _survey(
             np.add.at(totals, block.indices, block.data)
         else:
             totals[rows] = block @ np.ones(block.shape[1])
+        if not valid[rows].all():
+            block = block[np.flatnonzero(valid[rows])]
         n_cells[columns] += block.getnnz(axis=0)
         largest = max(largest, block.data.max(initial=0))
         if not broken.size:
@@ -1195,7 +1212,7 @@ def _write_features(
     parameters: dict[str, Any],
 ) -> None:
     """Write scores in the order of `adata`, and the record; warn of empty observations."""
-    n_empty = int((~filled).sum())
+    n_empty = int((~filled & valid_observations(adata)).sum())
     adata.obsm[FEATURES] = _placed(scores, filled)
     adata.obsm.pop(SINGLE, None)
     _record(
@@ -1231,8 +1248,13 @@ def _record(adata: AnnData, key: str, entry: dict[str, Any]) -> None:
     adata.uns[RECORD] = {**adata.uns.get(RECORD, {}), key: entry}
 
 
-def _sections(adata: AnnData, sample_key: str | None) -> tuple[NDArray[np.intp], list[str] | None]:
-    """Section number of each observation, and the names of the sections if there is a column."""
+def _sections(
+    adata: AnnData, sample_key: str | None, valid: NDArray[np.bool_]
+) -> tuple[NDArray[np.intp], list[str] | None]:
+    """Section number of each observation, and the names of the sections if there is a column.
+
+    Only those of valid observations count; -1 where another one has none.
+    """
     check_adata(adata)
     if sample_key is None:
         return np.zeros(adata.n_obs, dtype=np.intp), None
@@ -1243,7 +1265,7 @@ def _sections(adata: AnnData, sample_key: str | None) -> tuple[NDArray[np.intp],
         )
         raise ValueError(msg)
     codes, names = pd.factorize(adata.obs[sample_key])
-    missing = int((codes < 0).sum())
+    missing = int((codes[valid] < 0).sum())
     if missing:
         msg = (
             f"Expected the section of every observation in `adata.obs[{sample_key!r}]`, found "
@@ -1257,15 +1279,18 @@ def _build(
     adata: AnnData,
     build: Callable[[NDArray[Any]], _graph.Graph],
     spatial_key: str,
-    sections: NDArray[np.intp],
-    names: list[str] | None,
+    sample_key: str | None,
 ) -> _graph.Graph:
-    """Build a graph from validated coordinates; warn of those that coincide within a section."""
+    """Build a graph between valid observations; warn of those that coincide within a section."""
     hint = "Put them there, or name them: `m2st.pp.spatial_graph(adata, spatial_key=...)`."
     check_key(spatial_key, adata.obsm, where="adata.obsm", hint=hint)
     name = f"adata.obsm[{spatial_key!r}]"
     coordinates = check_numbers(adata.obsm[spatial_key], name=name).astype(np.float64, copy=False)
+    valid = valid_observations(adata, spatial_key)
+    coordinates = coordinates[valid]
     check_coordinates(coordinates, name=name)
+    codes, names = _sections(adata, sample_key, valid)
+    sections = codes[valid]
     if names is None:
         graph = build(coordinates)
     else:
@@ -1279,7 +1304,7 @@ def _build(
             "`sample_key=`."
         )
         warn(msg)
-    return graph
+    return graph if valid.all() else _graph.spread(graph, valid)
 
 
 def _write_graph(
@@ -1308,7 +1333,10 @@ def _write_graph(
         },
     }
     report = _graph.graph_report(graph.connectivities)
+    n_invalid = int((~valid_observations(adata, spatial_key)).sum())
     entry = {"method": method, "reason": reason, **parameters, **keys, **report}
+    if n_invalid:
+        entry["n_invalid"] = n_invalid
     _record(adata, "graph", entry)
     logger.info(
         "%d edge entries, mean degree %.2f, %d components.",
@@ -1316,9 +1344,10 @@ def _write_graph(
         report["mean_degree"],
         report["n_components"],
     )
-    if report["n_isolated"]:
+    n_isolated = report["n_isolated"] - n_invalid
+    if n_isolated:
         msg = (
-            f"{report['n_isolated']} of {adata.n_obs} observations have no neighbour in the "
+            f"{n_isolated} of {adata.n_obs} observations have no neighbour in the "
             "spatial graph. They still get an embedding and a domain, from their own expression."
         )
         warn(msg)

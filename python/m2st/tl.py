@@ -115,10 +115,16 @@ def embed(
     ValueError
         If features or graph are unfit.
 
+    Warns
+    -----
+    UserWarning
+        If observations with features lie off the tissue, or have no finite coordinates.
+
     Notes
     -----
     Observations whose features are missing altogether (all NaN, as `m2st.pp.prepare` leaves those
-    without a count) take no part and get NaN.
+    without a count), that lie off the tissue (``obs["in_tissue"]`` 0 or False) or have no finite
+    coordinates take no part and get NaN.
     """
     from m2st._graph import graph_report
 

@@ -54,13 +54,15 @@ def read_categories(adata: AnnData, key: str, *, hint: str = "") -> pd.Categoric
     return values
 
 
-def find_samples(adata: AnnData, sample_key: str | None) -> list[tuple[str, NDArray[np.intp]]]:
-    """Return the name and the rows of each sample."""
+def find_samples(
+    adata: AnnData, sample_key: str | None, drawn: NDArray[np.bool_]
+) -> list[tuple[str, NDArray[np.intp]]]:
+    """Return the name and the rows of each sample, of the observations that are drawn."""
     if sample_key is None:
-        return [("", np.arange(adata.n_obs))]
+        return [("", np.flatnonzero(drawn))]
     check_key(sample_key, adata.obs, where="adata.obs", hint="Name the column with `sample_key=`.")
-    values = read_categories(adata, sample_key).remove_unused_categories()
-    n_missing = int((values.codes < 0).sum())
+    values = read_categories(adata, sample_key)
+    n_missing = int((values.codes[drawn] < 0).sum())
     if n_missing:
         msg = (
             f"Expected a sample for each observation in `adata.obs[{sample_key!r}]`, found none "
@@ -68,8 +70,9 @@ def find_samples(adata: AnnData, sample_key: str | None) -> list[tuple[str, NDAr
         )
         raise ValueError(msg)
     return [
-        (str(name), np.flatnonzero(values.codes == code))
+        (str(name), np.flatnonzero(drawn & (values.codes == code)))
         for code, name in enumerate(values.categories)
+        if (drawn & (values.codes == code)).any()
     ]
 
 

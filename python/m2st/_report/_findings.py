@@ -42,14 +42,15 @@ def _findings_of_data(
     if n_missing:
         found.append(
             f"{_count(n_missing, 'observation')} of {len(domains):,} {_have(n_missing)} no domain: "
-            "without counts, or without a place, there is nothing to tell one from."
+            "without counts, without a place or off the tissue, there is nothing to tell one from."
         )
     if n_without_place:
         found.append(
             f"{_count(n_without_place, 'observation')} {_have(n_without_place)} no coordinates and "
             f"{'is' if n_without_place == 1 else 'are'} not drawn."
         )
-    n_isolated = int(record.get("graph", {}).get("n_isolated", 0))
+    graph = record.get("graph", {})
+    n_isolated = int(graph.get("n_isolated", 0)) - int(graph.get("n_invalid", 0))
     if n_isolated:
         found.append(
             f"{_count(n_isolated, 'observation')} {_have(n_isolated)} no neighbour in the spatial "

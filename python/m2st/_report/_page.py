@@ -119,7 +119,7 @@ def report(
     shown, placed = select_shown(adata, columns, sample_key, spatial_key)
     sections = [
         find_section(shown, name, rows, shown.obsm[_keys.COORDINATES][rows])
-        for name, rows in find_samples(shown, sample_key)
+        for name, rows in find_samples(shown, sample_key, np.ones(shown.n_obs, dtype=bool))
     ]
     colors = kept_colors(shown, _keys.DOMAIN, len(domains.categories))
     confidence = read_confidence(adata)
