@@ -164,6 +164,170 @@ def test_a_foreign_graph_is_reported(adata: anndata.AnnData) -> None:
     assert (report["method"], report["n_edges"], report["n_isolated"]) == ("given", 2, 198)
 
 
+def cells(n_obs: int = 150, seed: int = 0) -> anndata.AnnData:
+    """Cells anywhere, in two halves."""
+    rng = np.random.default_rng(seed)
+    places = rng.uniform(0, 100, (n_obs, 2))
+    rate = np.where(places[:, :1] < 50, rng.gamma(1, 1, 60), rng.gamma(1, 1, 60))
+    return anndata.AnnData(
+        sparse.csr_matrix(rng.poisson(rate).astype(np.float32)), obsm={"spatial": places}
+    )
+
+
+def fresh(adata: anndata.AnnData) -> anndata.AnnData:
+    """The data alone, without results."""
+    return anndata.AnnData(
+        adata.X.copy(), adata.obs.copy(), obsm={"spatial": adata.obsm["spatial"].copy()}
+    )
+
+
+def same_results(one: anndata.AnnData, other: anndata.AnnData) -> bool:
+    graph = "spatial_connectivities"
+    return (
+        (one.obsp[graph] != other.obsp[graph]).nnz == 0
+        and same_embeddings(one, other)
+        and one.obs["m2st_domain"].equals(other.obs["m2st_domain"])
+    )
+
+
+@pytest.mark.parametrize("change", ["coordinates", "some", "subset", "sample"])
+def test_a_graph_that_does_not_fit_is_built_anew(change: str) -> None:
+    adata = cells()
+    adata.obs["half"] = np.where(np.arange(150) % 2, "odd", "even")
+    m2st.pp.spatial_graph(adata)
+    settings = {}
+    if change == "coordinates":
+        adata.obsm["spatial"] = adata.obsm["spatial"][::-1].copy()
+    elif change == "some":
+        adata.obsm["spatial"][3] = adata.obsm["spatial"][90] + 0.1
+    elif change == "subset":
+        adata = adata[np.arange(150) % 5 > 0].copy()
+    else:
+        settings["sample_key"] = "half"
+    other = fresh(adata)
+    with pytest.warns(
+        UserWarning, match=r"was built from other .* built anew from `obsm\['spatial"
+    ):
+        quick_run(adata, 2, **settings)
+    quick_run(other, 2, **settings)
+    assert same_results(adata, other)
+    quick_run(adata, 2, **settings)  # now it fits
+
+
+def test_a_graph_is_built_anew_as_it_was_built() -> None:
+    builders = {
+        "radius": lambda adata: m2st.pp.spatial_graph_radius(adata, 20),
+        "knn": lambda adata: m2st.pp.spatial_graph_knn(adata, 5),
+        "delaunay": lambda adata: m2st.pp.spatial_graph_delaunay(adata, max_length_ratio=2),
+    }
+    for method, build in builders.items():
+        adata = cells(60)
+        build(adata)
+        adata.obsm["spatial"] = adata.obsm["spatial"][::-1].copy()
+        expected = fresh(adata)
+        build(expected)
+        with pytest.warns(UserWarning, match="built anew"):
+            m2st.pp.ensure_graph(adata, "spatial", None)
+        assert adata.uns["m2st"]["graph"] == expected.uns["m2st"]["graph"]
+        assert adata.uns["m2st"]["graph"]["method"] == method
+        key = "spatial_connectivities"
+        assert (adata.obsp[key] != expected.obsp[key]).nnz == 0
+
+
+def test_a_graph_that_fits_is_no_cause_to_warn() -> None:
+    adata = cells()
+    m2st.pp.spatial_graph(adata)
+    order = np.random.default_rng(0).permutation(150)
+    adata = adata[order].copy()
+    adata.obsm["spatial"] = 0.2125 * adata.obsm["spatial"] @ [[0, 1], [-1, 0]] + 7
+    other = fresh(adata)
+    quick_run(adata, 2)
+    quick_run(other, 2)
+    assert same_results(adata, other)
+
+
+def test_a_graph_changed_by_hand_is_the_users_own() -> None:
+    adata = cells()
+    m2st.pp.spatial_graph(adata)
+    graph = adata.obsp["spatial_connectivities"].tolil()
+    graph[:10] = graph[:, :10] = 0
+    adata.obsp["spatial_connectivities"] = graph.tocsr()
+    quick_run(adata, 2)
+    assert adata.obsp["spatial_connectivities"][:10].nnz == 0
+    assert adata.uns["m2st"]["graph"]["method"] == "given"
+
+
+def test_steps_refuse_a_graph_of_other_coordinates() -> None:
+    adata = cells()
+    m2st.pp.spatial_graph(adata)
+    m2st.pp.prepare(adata)
+    models = m2st.tl.embed(adata, QUICK, progress=False)
+    right = adata.obsm["spatial"]
+    adata.obsm["spatial"] = right[::-1].copy()
+    steps = [
+        lambda adata: m2st.pp.prepare(adata),
+        lambda adata: m2st.tl.embed(adata, QUICK, progress=False),
+        lambda adata: m2st.tl.cluster(adata, 2, ONCE),
+        lambda adata: m2st.tl.choose_n_domains(adata, [2]),
+        lambda adata: m2st.tl.transform(adata, models),
+    ]
+    words = r"built from others.*`m2st\.pp\.spatial_graph\(adata, spatial_key='spatial'\)`"
+    for step in steps:
+        with pytest.raises(ValueError, match=words):
+            step(adata)
+    # A subset, another order, another unit: the edges are right.
+    adata.obsm["spatial"] = (right * 0.5 + 3).astype(np.float32)
+    part = adata[np.random.default_rng(0).permutation(150)[:120]].copy()
+    for step in steps:
+        step(part)
+    assert part.uns["m2st"]["graph"]["spatial_key"] == "spatial"
+    assert part.uns["m2st"]["graph"]["method"] == "delaunay"
+
+
+def test_array_indices_have_the_lengths_of_their_graph(adata: anndata.AnnData) -> None:
+    adata.obsm["spatial"] = adata.obs[["array_row", "array_col"]].to_numpy()
+    m2st.pp.spatial_graph(adata)
+    m2st.pp.prepare(adata[:150].copy())
+    adata.obsm["spatial"] = adata.obsm["spatial"][::-1].copy()
+    with pytest.raises(ValueError, match="built from others"):
+        m2st.pp.prepare(adata)
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_a_graph_of_ones_own_that_cannot_be_right_is_told(*, fits: bool) -> None:
+    adata = cells()
+    m2st.pp.spatial_graph_knn(adata, 6)
+    del adata.uns["spatial_neighbors"], adata.uns["m2st"]
+    before = adata.obsp["spatial_connectivities"].copy()
+    if fits:
+        quick_run(adata, 2)
+    else:
+        adata.obsm["spatial"] = adata.obsm["spatial"][::-1].copy()
+        with pytest.warns(UserWarning, match=r"lie far apart .*`m2st\.pp\.spatial_graph") as caught:
+            quick_run(adata, 2)
+        assert sum(warning.category is UserWarning for warning in caught) == 1
+    assert (adata.obsp["spatial_connectivities"] != before).nnz == 0
+
+
+def test_coordinates_of_another_name() -> None:
+    adata = cells()
+    adata.obsm["global"] = adata.obsm["spatial"].copy()
+    adata.obsm["spatial"] = adata.obsm["spatial"] % 20
+    m2st.pp.spatial_graph(adata, spatial_key="global")
+    expected = adata.obsp["spatial_connectivities"].copy()
+    quick_run(adata, 2)  # those of the graph
+    again = fresh(adata)
+    again.obsm["global"] = adata.obsm["global"]
+    quick_run(again, 2, spatial_key="global")
+    for one in (adata, again):
+        assert (one.obsp["spatial_connectivities"] != expected).nnz == 0
+        assert one.uns["m2st"]["graph"]["spatial_key"] == "global"
+    with pytest.warns(UserWarning, match="built anew"):
+        quick_run(again, 2, spatial_key="spatial")
+    with pytest.raises(KeyError, match=r"'nowhere' in `adata\.obsm`"):
+        quick_run(again, 2, spatial_key="nowhere")
+
+
 def test_ready_features(adata: anndata.AnnData) -> None:
     rng = np.random.default_rng(0)
     adata.obsm["mine"] = rng.normal(size=(200, 5))

@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from m2st._files import is_store, try_place
-from m2st._keys import CONNECTIVITIES, COORDINATES, IN_TISSUE, RECORD
+from m2st._keys import (
+    CONNECTIVITIES,
+    COORDINATES,
+    DISTANCES,
+    IN_TISSUE,
+    NEIGHBORS,
+    RECORD,
+)
 
 _PACKAGE = str(Path(__file__).parent) + os.sep
 # Entries of the record, each of them a dictionary.
@@ -342,9 +349,70 @@ def check_graph(adata: Any) -> sparse.csr_matrix:
     """Require the spatial graph in an AnnData."""
     hint = "Run `m2st.pp.spatial_graph(adata)` first."
     check_key(CONNECTIVITIES, adata.obsp, where="adata.obsp", hint=hint)
-    return check_adjacency(
+    adjacency = check_adjacency(
         adata.obsp[CONNECTIVITIES], n_obs=adata.n_obs, name=f'adata.obsp["{CONNECTIVITIES}"]'
     )
+    params = graph_params(adata)
+    if params is not None and not _has_lengths_of(adata, adjacency, params["spatial_key"]):
+        keys = [f"{key}={params[key]!r}" for key in ("spatial_key", "sample_key") if key in params]
+        msg = (
+            f"Expected a spatial graph of the coordinates in `adata.obsm[{params['spatial_key']!r}]"
+            "`, found one that was built from others: its edges have other lengths. Build it again "
+            f"with `m2st.pp.spatial_graph(adata, {', '.join(keys)})`."
+        )
+        raise ValueError(msg)
+    return adjacency
+
+
+def graph_params(adata: Any) -> Mapping[str, Any] | None:
+    """How `m2st.pp` built the spatial graph at hand; None for a graph that it did not build.
+
+    Squidpy replaces the note on the graph; a graph that was changed by hand has another number of
+    edges than the record says. One of fewer observations is ours, restricted to a subset.
+    """
+    note, record = adata.uns.get(NEIGHBORS), adata.uns.get(RECORD)
+    params = note.get("params") if isinstance(note, Mapping) else None
+    if not isinstance(params, Mapping) or not {"method", "spatial_key"} <= params.keys():
+        return None
+    graph = record.get("graph", {}) if isinstance(record, Mapping) else {}
+    n_edges = adata.obsp[CONNECTIVITIES].nnz
+    changed = graph.get("n_obs") == adata.n_obs and graph.get("n_edges") != n_edges
+    return None if changed or graph.get("method") == "given" else params
+
+
+def _has_lengths_of(adata: Any, adjacency: sparse.csr_matrix, spatial_key: str) -> bool:
+    """Whether the stored lengths of the edges are those in the coordinates, in any unit.
+
+    True, too, where there is nothing to compare. A subset of the observations, another order, a
+    shift and a rotation change no length. Rounding is allowed for.
+    """
+    stored = adata.obsp.get(DISTANCES)
+    points = numbers_at(adata, spatial_key)
+    if not sparse.issparse(stored) or points is None:
+        return True
+    stored = check_sparse(stored, name=f'adata.obsp["{DISTANCES}"]').tocsr()
+    if stored.shape != adjacency.shape or not (
+        np.array_equal(stored.indptr, adjacency.indptr)
+        and np.array_equal(stored.indices, adjacency.indices)
+    ):
+        return True
+    source = np.repeat(np.arange(len(points)), np.diff(stored.indptr))
+    steps = points[source] - points[stored.indices]
+    known = np.isfinite(steps).all(axis=1)
+    lengths, steps = stored.data[known], steps[known]
+    if not lengths.any():
+        return True
+    # The array indices of Visium are measured in columns: rows lie √3 apart.
+    units: list[Any] = [1.0]
+    if steps.shape[1] == 2 and (steps == np.floor(steps)).all():
+        units += [(1.0, np.sqrt(3)), (np.sqrt(3), 1.0)]
+    for unit in units:
+        found = np.linalg.norm(steps * unit, axis=1)
+        scale = np.median(found[lengths > 0] / lengths[lengths > 0])
+        miss = np.abs(found - scale * lengths) > 0.1 * scale * np.median(lengths)
+        if scale > 0 and miss.mean() <= 0.01:
+            return True
+    return False
 
 
 def check_features(features: NDArray[Any], *, name: str = "features") -> None:

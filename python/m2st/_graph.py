@@ -356,6 +356,40 @@ def spread(graph: Graph, valid: NDArray[np.bool_]) -> Graph:
     return Graph(enlarged(graph.connectivities), enlarged(graph.distances))
 
 
+def links_far(connectivities: sparse.csr_matrix, coordinates: NDArray[Any]) -> bool:
+    """Whether a graph evidently does not belong to the coordinates.
+
+    Its edges are as long as the distances between random observations, and most observations have
+    one nearer than all that they are linked to.
+
+    Parameters
+    ----------
+    connectivities
+        Shape (n_obs, n_obs), CSR, symmetric.
+    coordinates
+        Shape (n_obs, n_axes); observations without finite coordinates are left out.
+
+    Returns
+    -------
+    False with fewer than 30 linked observations: they tell too little.
+    """
+    points = np.asarray(coordinates, dtype=np.float64)
+    source = np.repeat(np.arange(len(points)), np.diff(connectivities.indptr))
+    target = connectivities.indices
+    finite: NDArray[np.bool_] = np.asarray(np.isfinite(points).all(axis=1))
+    known = finite[source] & finite[target] & (source != target)
+    source, target = source[known], target[known]
+    linked, starts = np.unique(source, return_index=True)
+    if len(linked) < 30:
+        return False
+    lengths = np.linalg.norm(points[source] - points[target], axis=1)
+    others = np.random.default_rng(0).permutation(linked)
+    usual = np.median(np.linalg.norm(points[linked] - points[others], axis=1))
+    nearest = cKDTree(points[finite]).query(points[linked], k=2)[0][:, 1]
+    shortest = np.minimum.reduceat(lengths, starts)
+    return bool(np.median(lengths) > usual / 2 and (shortest > 2 * nearest).mean() > 0.5)
+
+
 def graph_report(connectivities: sparse.csr_matrix) -> dict[str, int | float]:
     """Describe a graph in a few numbers.
 

@@ -15,9 +15,12 @@ from m2st._checks import (
     check_int,
     check_key,
     check_n_domains,
-    check_rep,
+    check_numbers,
     check_seed,
     check_target,
+    graph_params,
+    recorded_key,
+    valid_observations,
 )
 from m2st._params import AutoencoderParams, ClusteringParams
 
@@ -40,6 +43,7 @@ def run(
     n_pcs: int | None = None,
     layer: str | None = None,
     normalized: bool = False,
+    spatial_key: str | None = None,
     sample_key: str | None = None,
     autoencoder: AutoencoderParams | None = None,
     clustering: ClusteringParams | None = None,
@@ -57,8 +61,9 @@ def run(
     adata
         n_obs observations with coordinates in ``obsm["spatial"]`` and raw counts. Those with
         ``obs["in_tissue"]`` 0 or False, or without finite coordinates, take no part: their domain
-        is missing, and a warning states how many. A graph that is already in
-        ``obsp["spatial_connectivities"]`` is used as it is.
+        is missing, and a warning states how many. A graph in ``obsp["spatial_connectivities"]`` is
+        used as it is. If `m2st.pp` built it from other coordinates, sections or observations, it is
+        built anew in the same way.
     n_domains
         Number of domains, or ``"auto"`` for `m2st.tl.choose_n_domains`.
     use_rep
@@ -72,10 +77,12 @@ def run(
         Layer that holds the counts; None takes ``X``.
     normalized
         The expression is already normalised and on a log scale.
+    spatial_key
+        Coordinates in ``obsm``; None takes those of the graph that is there, else ``"spatial"``.
     sample_key
         Column of ``obs`` that names the tissue section: no edge joins two sections, and components
         of the expression have the same mean and variance in each. Domains are labelled alike in
-        all.
+        all. None takes that of the graph that is there, if any.
     autoencoder
         Settings of `m2st.tl.embed`; None takes the defaults.
     clustering
@@ -109,6 +116,12 @@ def run(
         any work is done.
     OSError
         If `checkpoint` cannot be written.
+
+    Warns
+    -----
+    UserWarning
+        What `m2st.pp.spatial_graph`, `m2st.pp.prepare` and `m2st.tl.embed` warn of; and if the
+        graph that was there is replaced.
 
     Notes
     -----
@@ -160,14 +173,20 @@ def run(
     if n_pcs is None:
         n_pcs = pp.components_for(None if auto else int(n_domains))
     check_int("n_pcs", n_pcs, minimum=1)
-    pp._sections(adata, sample_key)
-    if _keys.CONNECTIVITIES in adata.obsp:
-        logger.info("Using the spatial graph found in obsp[%r]", _keys.CONNECTIVITIES)
+    if spatial_key is not None:
+        check_key(spatial_key, adata.obsm, where="adata.obsm")
+    has_graph = _keys.CONNECTIVITIES in adata.obsp
+    if has_graph:
+        spatial_key = spatial_key or recorded_key(adata, "spatial_key")
+        sample_key = sample_key or recorded_key(adata, "sample_key")
+    spatial_key = spatial_key or _keys.COORDINATES
+    valid = valid_observations(adata, spatial_key)
+    pp._sections(adata, sample_key, valid)
+    if has_graph and graph_params(adata) is None:
         check_graph(adata)
         if sample_key is not None:
             _check_sections(adata, sample_key)
-    else:
-        pp.spatial_graph(adata, sample_key=sample_key)
+    pp.ensure_graph(adata, spatial_key, sample_key)
     if use_rep is None:
         pp.prepare(
             adata,
@@ -179,8 +198,8 @@ def run(
         )
     elif use_rep != _keys.FEATURES:
         pp.prepare_rep(adata, use_rep, n_pcs=n_pcs, random_state=random_state)
-    features = check_rep(adata, _keys.FEATURES)
-    _check_enough(n_domains, n_obs=int((~np.isnan(features).all(axis=1)).sum()))
+    features = check_numbers(adata.obsm[_keys.FEATURES], name=_keys.FEATURES)
+    _check_enough(n_domains, n_obs=int((valid & ~np.isnan(features).all(axis=1)).sum()))
     tl.embed(
         adata,
         autoencoder,

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,9 @@ from m2st._checks import (
     check_sparse,
     check_unique_names,
     fractional,
+    graph_params,
     looks_logged,
+    numbers_at,
     unmasked,
     valid_observations,
     warn,
@@ -751,6 +754,66 @@ def spatial_graph_delaunay(
     _write_graph(adata, graph, "delaunay", reason, parameters, spatial_key, sample_key)
 
 
+def ensure_graph(adata: AnnData, spatial_key: str, sample_key: str | None) -> None:
+    """Build the spatial graph that `m2st.run` uses, unless one is there that fits.
+
+    A graph of the user's own stays. One that this package built from other coordinates, sections or
+    observations is built again in the same way, and a warning says so.
+    """
+    if CONNECTIVITIES not in adata.obsp:
+        spatial_graph(adata, spatial_key=spatial_key, sample_key=sample_key)
+        return
+    before = adata.obsp[CONNECTIVITIES]
+    params = graph_params(adata)
+    if params is None:
+        logger.info("Using the spatial graph found in obsp[%r]", CONNECTIVITIES)
+        keys = {"spatial_key": spatial_key, "sample_key": sample_key}
+        known = {name: key for name, key in keys.items() if key is not None}
+        report = _graph.graph_report(sparse.csr_matrix(before))
+        _record(adata, "graph", {"method": "given", **known, **report})
+        return
+    same_keys = params["spatial_key"] == spatial_key and params.get("sample_key") == sample_key
+    known = adata.uns.get(RECORD, {}).get("graph", {}).get("fingerprint")
+    if spatial_key not in adata.obsm or (
+        same_keys and known == _fingerprint(adata, spatial_key, sample_key)
+    ):
+        logger.info("Using the spatial graph found in obsp[%r]", CONNECTIVITIES)
+        return
+    n_obs = adata.uns.get(RECORD, {}).get("graph", {}).get("n_obs")
+    if "radius" in params:
+        spatial_graph_radius(
+            adata, params["radius"], spatial_key=spatial_key, sample_key=sample_key
+        )
+    elif "n_neighbors" in params:
+        n_neighbors = min(int(params["n_neighbors"]), adata.n_obs - 1)
+        spatial_graph_knn(adata, n_neighbors, spatial_key=spatial_key, sample_key=sample_key)
+    elif "max_length_ratio" in params:
+        spatial_graph_delaunay(
+            adata,
+            max_length_ratio=params["max_length_ratio"],
+            spatial_key=spatial_key,
+            sample_key=sample_key,
+        )
+    else:
+        spatial_graph(adata, spatial_key=spatial_key, sample_key=sample_key)
+    if n_obs != adata.n_obs or (before != adata.obsp[CONNECTIVITIES]).nnz:
+        msg = (
+            "The spatial graph in `adata.obsp` was built from other coordinates, sections or "
+            f"observations. It is built anew from `obsm[{spatial_key!r}]`: "
+            f"{adata.uns[RECORD]['graph']['reason']}."
+        )
+        warn(msg)
+
+
+def _fingerprint(adata: AnnData, spatial_key: str, sample_key: str | None) -> str:
+    """What a spatial graph is built from, in a few letters."""
+    valid = valid_observations(adata, spatial_key)
+    coordinates = numbers_at(adata, spatial_key)
+    codes, _ = _sections(adata, sample_key, valid)
+    parts = (coordinates, codes, valid)
+    return sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).hexdigest()[:16]
+
+
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Run linear algebra and scanpy's compiled loops on one thread: sums keep their order."""
@@ -1337,6 +1400,7 @@ def _write_graph(
     entry = {"method": method, "reason": reason, **parameters, **keys, **report}
     if n_invalid:
         entry["n_invalid"] = n_invalid
+    entry["fingerprint"] = _fingerprint(adata, spatial_key, sample_key)
     _record(adata, "graph", entry)
     logger.info(
         "%d edge entries, mean degree %.2f, %d components.",

@@ -27,6 +27,9 @@ from m2st._checks import (
     check_rep,
     check_seed,
     check_target,
+    graph_params,
+    numbers_at,
+    recorded_key,
     warn,
 )
 from m2st._params import AutoencoderParams, ClusteringParams
@@ -113,12 +116,13 @@ def embed(
     KeyError
         If features or graph are missing.
     ValueError
-        If features or graph are unfit.
+        If features or graph are unfit; if `m2st.pp` built the graph from other coordinates.
 
     Warns
     -----
     UserWarning
-        If observations with features lie off the tissue, or have no finite coordinates.
+        If observations with features lie off the tissue, or have no finite coordinates; if a graph
+        that `m2st.pp` did not build evidently does not belong to the coordinates.
 
     Notes
     -----
@@ -134,6 +138,7 @@ def embed(
     n_members = params.members_for(len(features))
     params = replace(params, n_members=n_members)
     adjacency = check_graph(adata)
+    _warn_of_far_links(adata, adjacency)
     placed = _placed(features)
     check_features(_rows(features, placed), name=use_rep)
     if adata.n_obs > params.batch_size:
@@ -159,7 +164,8 @@ def embed(
     record = adata.uns[_keys.RECORD]
     report = graph_report(adjacency)
     if not report.items() <= record.get("graph", {}).items():
-        record["graph"] = {"method": "given"} | report
+        known = {"method": "given"} if graph_params(adata) is None else record.get("graph", {})
+        record["graph"] = {**known, **report}
     endings = [result.stopped for result in results]
     record["embed"] = {
         "params": params.to_dict(),
@@ -211,7 +217,7 @@ def transform(
         If features or graph are missing.
     ValueError
         If there is no model, the numbers of models and clusterings differ, or features or graph do
-        not fit.
+        not fit; if `m2st.pp` built the graph from other coordinates.
     """
     if not models:
         msg = "Expected at least one trained model, found none."
@@ -286,7 +292,8 @@ def cluster(
     KeyError
         If there are no embeddings or no graph.
     ValueError
-        If there are fewer observations than domains.
+        If there are fewer observations than domains; if `m2st.pp` built the graph from other
+        coordinates.
 
     Notes
     -----
@@ -362,7 +369,8 @@ def choose_n_domains(
     KeyError
         If embeddings, features or graph are missing.
     ValueError
-        If there are no candidates, or some are out of range.
+        If there are no candidates, or some are out of range; if `m2st.pp` built the graph from
+        other coordinates.
 
     Warns
     -----
@@ -430,6 +438,23 @@ def choose_n_domains(
         "chosen": chosen,
     }
     return chosen
+
+
+def _warn_of_far_links(adata: AnnData, adjacency: sparse.csr_matrix) -> None:
+    """Warn if a graph of the user's own evidently does not belong to the coordinates."""
+    from m2st._graph import links_far
+
+    key = recorded_key(adata, "spatial_key") or _keys.COORDINATES
+    coordinates = numbers_at(adata, key)
+    if graph_params(adata) is not None or coordinates is None:
+        return
+    if links_far(adjacency, coordinates):
+        msg = (
+            f"The spatial graph in `adata.obsp` links observations that lie far apart in "
+            f"`obsm[{key!r}]`, past nearer ones. If it was built from other coordinates, build it "
+            "again with `m2st.pp.spatial_graph(adata)`."
+        )
+        warn(msg)
 
 
 def _needed_memory(
