@@ -24,7 +24,7 @@ PACKAGE = ROOT / "python" / "m2st"
 
 # A module may import those of its own layer's list only, at the top or inside a function.
 BASE = {"_keys", "_checks", "_files", "_params", "_record"}
-CORE = {"_nn", "_clustering", "_graph"}
+CORE = {"_nn", "_clustering", "_graph", "_sections"}
 SHELL = {"pp", "tl", "pl", "io", "datasets", "metrics"}
 MAY_IMPORT = {
     "_keys": set(),
@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "_nn": BASE,
     "_clustering": BASE,
     "_graph": BASE,
+    "_sections": BASE | {"_graph"},
     "interop": BASE | {"_trust"},
     **{name: BASE | CORE for name in SHELL},
     "pl": BASE | CORE | {"_plotting"},

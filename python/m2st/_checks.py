@@ -309,6 +309,13 @@ def numbers_at(adata: Any, key: str) -> NDArray[np.float64] | None:
     return values.astype(np.float64, copy=False) if values.ndim == 2 else None
 
 
+def region_key(adata: Any) -> str | None:
+    """Column of ``obs`` that names the region of each observation in a SpatialData store."""
+    attrs = adata.uns.get("spatialdata_attrs")
+    key = attrs.get("region_key") if isinstance(attrs, Mapping) else None
+    return key if isinstance(key, str) and key in adata.obs else None
+
+
 def valid_observations(adata: Any, spatial_key: str | None = None) -> NDArray[np.bool_]:
     """Observations that can take part: on the tissue, with finite coordinates.
 

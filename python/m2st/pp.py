@@ -40,6 +40,7 @@ from m2st._checks import (
     graph_params,
     looks_logged,
     numbers_at,
+    region_key,
     unmasked,
     valid_observations,
     warn,
@@ -54,6 +55,7 @@ from m2st._keys import (
     RECORD,
     SINGLE,
 )
+from m2st._sections import find_overlay, overlay_in_words
 
 __all__ = [
     "prepare",
@@ -479,7 +481,8 @@ def spatial_graph(
     Warns
     -----
     UserWarning
-        If observations are isolated, or share their coordinates within a section.
+        If observations are isolated, or share their coordinates within a section; if sections lie
+        on top of each other without being told apart.
 
     Notes
     -----
@@ -554,7 +557,8 @@ def spatial_graph_lattice(
     Warns
     -----
     UserWarning
-        If observations are isolated, or share their coordinates within a section.
+        If observations are isolated, or share their coordinates within a section; if sections lie
+        on top of each other without being told apart.
 
     Examples
     --------
@@ -606,7 +610,8 @@ def spatial_graph_radius(
     Warns
     -----
     UserWarning
-        If observations are isolated, or share their coordinates within a section.
+        If observations are isolated, or share their coordinates within a section; if sections lie
+        on top of each other without being told apart.
 
     Examples
     --------
@@ -664,7 +669,8 @@ def spatial_graph_knn(
     Warns
     -----
     UserWarning
-        If observations are isolated, or share their coordinates within a section.
+        If observations are isolated, or share their coordinates within a section; if sections lie
+        on top of each other without being told apart.
 
     Examples
     --------
@@ -732,7 +738,8 @@ def spatial_graph_delaunay(
     Warns
     -----
     UserWarning
-        If observations are isolated, or share their coordinates within a section.
+        If observations are isolated, or share their coordinates within a section; if sections lie
+        on top of each other without being told apart.
 
     Examples
     --------
@@ -1344,7 +1351,7 @@ def _build(
     spatial_key: str,
     sample_key: str | None,
 ) -> _graph.Graph:
-    """Build a graph between valid observations; warn of those that coincide within a section."""
+    """Build a graph between valid observations."""
     hint = "Put them there, or name them: `m2st.pp.spatial_graph(adata, spatial_key=...)`."
     check_key(spatial_key, adata.obsm, where="adata.obsm", hint=hint)
     name = f"adata.obsm[{spatial_key!r}]"
@@ -1358,15 +1365,6 @@ def _build(
         graph = build(coordinates)
     else:
         graph = _graph.block_diagonal(build, coordinates, sections, names=names)
-    places = pd.DataFrame(coordinates).assign(section=sections)
-    n_shared = int(places.duplicated(keep=False).sum())
-    if n_shared:
-        msg = (
-            f"{n_shared} of {adata.n_obs} observations share their coordinates with another one "
-            "of the same section. If several sections lie in one frame, tell them apart with "
-            "`sample_key=`."
-        )
-        warn(msg)
     return graph if valid.all() else _graph.spread(graph, valid)
 
 
@@ -1379,7 +1377,7 @@ def _write_graph(
     spatial_key: str,
     sample_key: str | None,
 ) -> None:
-    """Write a graph, squidpy's note on it and the record; warn of isolated observations."""
+    """Write a graph, squidpy's note on it and the record; warn of what looks wrong in it."""
     adata.obsp[CONNECTIVITIES] = graph.connectivities
     adata.obsp[DISTANCES] = graph.distances
     keys = {"spatial_key": spatial_key}
@@ -1396,11 +1394,25 @@ def _write_graph(
         },
     }
     report = _graph.graph_report(graph.connectivities)
-    n_invalid = int((~valid_observations(adata, spatial_key)).sum())
+    valid = valid_observations(adata, spatial_key)
+    n_invalid = int((~valid).sum())
     entry = {"method": method, "reason": reason, **parameters, **keys, **report}
     if n_invalid:
         entry["n_invalid"] = n_invalid
     entry["fingerprint"] = _fingerprint(adata, spatial_key, sample_key)
+    found = find_overlay(
+        adata.obs,
+        adata.obsm,
+        spatial_key=spatial_key,
+        sample_key=sample_key,
+        valid=valid,
+        region_key=region_key(adata),
+    )
+    if found is not None:
+        entry["overlay"] = overlay_in_words(found, adata.obs, spatial_key)
+        warn(entry["overlay"])
+    else:
+        _warn_of_shared_places(adata, spatial_key, sample_key, valid)
     _record(adata, "graph", entry)
     logger.info(
         "%d edge entries, mean degree %.2f, %d components.",
@@ -1413,5 +1425,21 @@ def _write_graph(
         msg = (
             f"{n_isolated} of {adata.n_obs} observations have no neighbour in the "
             "spatial graph. They still get an embedding and a domain, from their own expression."
+        )
+        warn(msg)
+
+
+def _warn_of_shared_places(
+    adata: AnnData, spatial_key: str, sample_key: str | None, valid: NDArray[np.bool_]
+) -> None:
+    """Warn of observations that coincide within a section."""
+    codes, _ = _sections(adata, sample_key, valid)
+    places = pd.DataFrame(numbers_at(adata, spatial_key)).assign(section=codes)[valid]
+    n_shared = int(places.duplicated(keep=False).sum())
+    if n_shared:
+        msg = (
+            f"{n_shared} of {adata.n_obs} observations share their coordinates with another one "
+            "of the same section. If several sections lie in one frame, tell them apart with "
+            "`sample_key=`."
         )
         warn(msg)

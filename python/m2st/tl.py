@@ -30,6 +30,8 @@ from m2st._checks import (
     graph_params,
     numbers_at,
     recorded_key,
+    region_key,
+    valid_observations,
     warn,
 )
 from m2st._params import AutoencoderParams, ClusteringParams
@@ -56,6 +58,8 @@ _STRUCTURE_LEVEL = 0.01
 _N_COMPARED = 5
 # Members take over each other's optima: the best so many, for so many rounds at most.
 _MAX_STARTS, _MAX_ROUNDS = 5, 3
+# Share of edges between sections from which a graph evidently does not tell them apart.
+_CROSSING = 0.1
 # Adjusted Rand index from which two labellings lead to the same optimum.
 _SAME = 0.95
 
@@ -122,7 +126,8 @@ def embed(
     -----
     UserWarning
         If observations with features lie off the tissue, or have no finite coordinates; if a graph
-        that `m2st.pp` did not build evidently does not belong to the coordinates.
+        that `m2st.pp` did not build evidently does not belong to the coordinates, or links sections
+        that lie on top of each other.
 
     Notes
     -----
@@ -138,7 +143,7 @@ def embed(
     n_members = params.members_for(len(features))
     params = replace(params, n_members=n_members)
     adjacency = check_graph(adata)
-    _warn_of_far_links(adata, adjacency)
+    _warn_of_given_graph(adata, adjacency)
     placed = _placed(features)
     check_features(_rows(features, placed), name=use_rep)
     if adata.n_obs > params.batch_size:
@@ -440,9 +445,10 @@ def choose_n_domains(
     return chosen
 
 
-def _warn_of_far_links(adata: AnnData, adjacency: sparse.csr_matrix) -> None:
-    """Warn if a graph of the user's own evidently does not belong to the coordinates."""
+def _warn_of_given_graph(adata: AnnData, adjacency: sparse.csr_matrix) -> None:
+    """Warn if a graph that `m2st.pp` did not build evidently does not fit the coordinates."""
     from m2st._graph import links_far
+    from m2st._sections import find_overlay, overlay_in_words
 
     key = recorded_key(adata, "spatial_key") or _keys.COORDINATES
     coordinates = numbers_at(adata, key)
@@ -455,6 +461,21 @@ def _warn_of_far_links(adata: AnnData, adjacency: sparse.csr_matrix) -> None:
             "again with `m2st.pp.spatial_graph(adata)`."
         )
         warn(msg)
+        return
+    found = find_overlay(
+        adata.obs,
+        adata.obsm,
+        spatial_key=key,
+        sample_key=recorded_key(adata, "sample_key"),
+        valid=valid_observations(adata),
+        region_key=region_key(adata),
+    )
+    if found is None or found.kind == "arrays":
+        return
+    source, target = adjacency.nonzero()
+    if (found.codes[source] != found.codes[target]).mean() > _CROSSING:
+        msg = overlay_in_words(found, adata.obs, key)
+        warn(f"{msg} The graph in `adata.obsp` links them: remove it, or build another.")
 
 
 def _needed_memory(

@@ -50,6 +50,8 @@ def _findings_of_data(
             f"{'is' if n_without_place == 1 else 'are'} not drawn."
         )
     graph = record.get("graph", {})
+    if "overlay" in graph:
+        found.append(str(graph["overlay"]))
     n_isolated = int(graph.get("n_isolated", 0)) - int(graph.get("n_invalid", 0))
     if n_isolated:
         found.append(
