@@ -92,7 +92,7 @@ def test_a_column_that_names_sections(column: str, values: Callable, kind: str) 
     overlay = found(adata)
     assert (overlay.kind, overlay.column, overlay.apart_in) == ("column", column, "")
     assert found(adata, sample_key=column) is None
-    words = rf"The 2 sections .* `obs\['{column}'\]` lie on top .*Pass `sample_key='{column}'`\.$"
+    words = rf"The 2 sections .* `adata\.obs\['{column}'\]` lie on .*Pass `sample_key='{column}'`"
     with pytest.warns(UserWarning, match=words) as caught:
         pp.spatial_graph(adata)
     assert len(caught) == 1
@@ -139,7 +139,7 @@ def local_fields(**columns: object) -> ad.AnnData:
 def test_fields_of_view_in_local_coordinates() -> None:
     adata = local_fields()
     with pytest.warns(
-        UserWarning, match=r"The 6 .* `obs\['fov'\]` .*: pass `spatial_key='spatial_f"
+        UserWarning, match=r"The 6 .* `adata\.obs\['fov'\]` .*: pass `spatial_key='spatial_f"
     ):
         pp.spatial_graph(adata)
     with pytest.warns(
@@ -179,7 +179,7 @@ def test_barcodes_in_common(name: str, kind: Callable[[], np.ndarray]) -> None:
     adata.obs_names = (
         names if len(set(names)) == len(names) else ad.utils.make_index_unique(pd.Index(names))
     )
-    with pytest.warns(UserWarning, match=r"barcodes in common .* 2 sections .*`sample_key=`"):
+    with pytest.warns(UserWarning, match=r"barcodes in common .* 2 sections.*`sample_key=`"):
         pp.spatial_graph_knn(adata)
     adata.obsm["coordinates"] = adata.obsm["spatial"] + 5000 * section[:, None]
     pp.spatial_graph_knn(adata, spatial_key="coordinates")
@@ -200,7 +200,7 @@ def test_barcodes_in_common(name: str, kind: Callable[[], np.ndarray]) -> None:
 )
 def test_arrays_on_top_of_each_other(sections: list[np.ndarray]) -> None:
     adata = data(*sections)
-    with pytest.warns(UserWarning, match=r"like several arrays of spots .* pass it, `sample_key=`"):
+    with pytest.warns(UserWarning, match=r"Several arrays of spots .* apart with `sample_key=`"):
         pp.spatial_graph(adata)
     adata = data(*sections, slide=lambda codes: codes)
     assert found(adata).column == "slide"

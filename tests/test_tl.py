@@ -206,7 +206,7 @@ def test_a_graph_that_does_not_fit_is_built_anew(change: str) -> None:
         settings["sample_key"] = "half"
     other = fresh(adata)
     with pytest.warns(
-        UserWarning, match=r"was built from other .* built anew from `obsm\['spatial"
+        UserWarning, match=r"was built from other .* built anew from `adata\.obsm\['spatial"
     ):
         quick_run(adata, 2, **settings)
     quick_run(other, 2, **settings)
@@ -271,7 +271,7 @@ def test_steps_refuse_a_graph_of_other_coordinates() -> None:
         lambda adata: m2st.tl.choose_n_domains(adata, [2]),
         lambda adata: m2st.tl.transform(adata, models),
     ]
-    words = r"built from others.*`m2st\.pp\.spatial_graph\(adata, spatial_key='spatial'\)`"
+    words = r"built from other coord.*`m2st\.pp\.spatial_graph\(adata, spatial_key='spatial'\)`"
     for step in steps:
         with pytest.raises(ValueError, match=words):
             step(adata)
@@ -289,7 +289,7 @@ def test_array_indices_have_the_lengths_of_their_graph(adata: anndata.AnnData) -
     m2st.pp.spatial_graph(adata)
     m2st.pp.prepare(adata[:150].copy())
     adata.obsm["spatial"] = adata.obsm["spatial"][::-1].copy()
-    with pytest.raises(ValueError, match="built from others"):
+    with pytest.raises(ValueError, match="built from other coord"):
         m2st.pp.prepare(adata)
 
 

@@ -347,7 +347,7 @@ def warn_invalid(n_invalid: int, *, n_obs: int) -> None:
     if n_invalid:
         msg = (
             f"{n_invalid} of {n_obs} observations have no coordinates or lie off the tissue "
-            f"(`obs[{IN_TISSUE!r}]`): their features are NaN and they will have no domain."
+            "(column `in_tissue`): their features are NaN and they will have no domain."
         )
         warn(msg)
 
@@ -360,15 +360,16 @@ def check_graph(adata: Any) -> sparse.csr_matrix:
         adata.obsp[CONNECTIVITIES], n_obs=adata.n_obs, name=f'adata.obsp["{CONNECTIVITIES}"]'
     )
     params = graph_params(adata)
-    if params is not None and not _has_lengths_of(adata, adjacency, params["spatial_key"]):
-        keys = [f"{key}={params[key]!r}" for key in ("spatial_key", "sample_key") if key in params]
-        msg = (
-            f"Expected a spatial graph of the coordinates in `adata.obsm[{params['spatial_key']!r}]"
-            "`, found one that was built from others: its edges have other lengths. Build it again "
-            f"with `m2st.pp.spatial_graph(adata, {', '.join(keys)})`."
-        )
-        raise ValueError(msg)
-    return adjacency
+    if params is None or _has_lengths_of(adata, adjacency, params["spatial_key"]):
+        return adjacency
+    spatial_key = params["spatial_key"]
+    keys = [f"{key}={params[key]!r}" for key in ("spatial_key", "sample_key") if key in params]
+    msg = (
+        f"Expected a spatial graph of `adata.obsm[{spatial_key!r}]`, found one that was built "
+        "from other coordinates: its edges have other lengths. Build it again with "
+        f"`m2st.pp.spatial_graph(adata, {', '.join(keys)})`."
+    )
+    raise ValueError(msg)
 
 
 def graph_params(adata: Any) -> Mapping[str, Any] | None:

@@ -137,46 +137,42 @@ def find_overlay(
 
 def overlay_in_words(found: Overlay, obs: pd.DataFrame, spatial_key: str) -> str:
     """Say what was found, and which argument helps."""
-    where = f"`obsm[{spatial_key!r}]`"
+    where = f"`adata.obsm[{spatial_key!r}]`"
     n_levels = int(found.codes.max(initial=-1)) + 1
     if found.kind == "fields":
         return (
             f"`sample_key={found.column!r}` takes each of {n_levels} fields of view for a section "
-            f"of its own. Their places on the slide are in `obsm[{found.apart_in!r}]`: pass "
+            f"of its own. Their places on the slide are in `adata.obsm[{found.apart_in!r}]`: pass "
             f"`spatial_key={found.apart_in!r}` and another `sample_key`, or none."
         )
     if found.kind == "arrays":
         return (
-            f"The coordinates in {where} look like several arrays of spots on top of each other: "
-            "neighbours of different sections are linked. Name the section of each observation in "
-            "a column of `obs` and pass it, `sample_key=`."
+            f"Several arrays of spots seem to lie on top of each other in {where}: neighbours of "
+            "different sections are linked. Tell the sections apart with `sample_key=`."
         )
     if found.kind == "names":
         text = (
-            f"Observations in {where} have their barcodes in common and lie on top of each other: "
-            f"{n_levels} sections in one frame, whose neighbours are linked. "
+            f"Observations with barcodes in common lie on top of each other in {where}: "
+            f"{n_levels} sections, whose neighbours are linked. "
         )
         if found.apart_in:
             return f"{text}Pass `spatial_key={found.apart_in!r}`, in which they lie apart."
-        return (
-            f"{text}Name the section of each observation in a column of `obs` and pass it, "
-            "`sample_key=`."
-        )
+        return f"{text}Tell them apart with `sample_key=`."
     text = (
-        f"The {n_levels} sections or fields of view of `obs[{found.column!r}]` lie on top of each "
-        f"other in {where}: neighbours of different ones are linked. "
+        f"The {n_levels} sections or fields of view of `adata.obs[{found.column!r}]` lie on top of "
+        f"each other in {where}: neighbours of different ones are linked. "
     )
     if not found.apart_in:
         globals_ = [str(name) for name in obs.columns if re.search("global", str(name), re.I)]
         if _FIELD.fullmatch(_plain(found.column)) and len(globals_) == 2:
             return (
-                f"{text}Their places on the slide are in `obs[{globals_}]`: put them into "
-                "`obsm['spatial_global']` and pass `spatial_key='spatial_global'`."
+                f"{text}Their places on the slide are in `adata.obs[{globals_}]`: put them "
+                "into `adata.obsm['spatial_global']` and pass `spatial_key='spatial_global'`."
             )
         return f"{text}Pass `sample_key={found.column!r}`."
     if _FIELD.fullmatch(_plain(found.column)):
         return (
-            f"{text}In `obsm[{found.apart_in!r}]` they do not: pass "
+            f"{text}In `adata.obsm[{found.apart_in!r}]` they do not: pass "
             f"`spatial_key={found.apart_in!r}`."
         )
     return (

@@ -805,8 +805,8 @@ def ensure_graph(adata: AnnData, spatial_key: str, sample_key: str | None) -> No
         spatial_graph(adata, spatial_key=spatial_key, sample_key=sample_key)
     if n_obs != adata.n_obs or (before != adata.obsp[CONNECTIVITIES]).nnz:
         msg = (
-            "The spatial graph in `adata.obsp` was built from other coordinates, sections or "
-            f"observations. It is built anew from `obsm[{spatial_key!r}]`: "
+            "The spatial graph was built from other coordinates, sections or observations. It is "
+            f"built anew from `adata.obsm[{spatial_key!r}]`: "
             f"{adata.uns[RECORD]['graph']['reason']}."
         )
         warn(msg)
