@@ -297,7 +297,8 @@ def recorded_key(adata: Any, name: str) -> str | None:
     record = adata.uns.get(RECORD)
     graph = record.get("graph") if isinstance(record, Mapping) else None
     key = graph.get(name) if isinstance(graph, Mapping) else None
-    return key if key in (adata.obsm if name == "spatial_key" else adata.obs) else None
+    slot = adata.obsm if name == "spatial_key" else adata.obs
+    return key if isinstance(key, str) and key in slot else None
 
 
 def numbers_at(adata: Any, key: str) -> NDArray[np.float64] | None:

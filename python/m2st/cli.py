@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import platform
+import re
 import shutil
 import sys
 import traceback
@@ -33,6 +34,7 @@ INTERRUPTED = 130
 
 _DASK_TIMEOUT = 10  # seconds
 _PICTURES = ("domains.png", "training.png", "scale_weights.png")
+_ARGUMENT = re.compile(r"`(layer|normalized|sample_key|spatial_key|table|use_rep)=([^`]*)`")
 _CONVERTED = (".h5ad", ".zarr", ".rds", ".rda", ".rdata")
 
 app = typer.Typer(
@@ -49,6 +51,12 @@ Layer = Annotated[str | None, typer.Option(help="Layer that holds the counts.")]
 SampleKey = Annotated[str | None, typer.Option(help="Column of obs that names the tissue section.")]
 OutputTable = Annotated[
     str | None, typer.Option(help="Table to write into a SpatialData store that has several.")
+]
+SpatialKey = Annotated[
+    str | None, typer.Option(help='Coordinates: a key of obsm, "spatial" by default.')
+]
+Table = Annotated[
+    str | None, typer.Option(help="Table to read from a SpatialData store that holds several.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what exists.")]
 Trust = Annotated[
@@ -80,6 +88,7 @@ def run_command(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="h5ad file to write, or SpatialData zarr.")
     ],
+    table: Table = None,
     plots: Annotated[Path | None, typer.Option(help="Folder for pictures (PNG).")] = None,
     layer: Layer = None,
     use_rep: Annotated[
@@ -91,6 +100,7 @@ def run_command(
     normalized: Annotated[
         bool, typer.Option("--normalized", help="Expression is normalised and on a log scale.")
     ] = False,
+    spatial_key: SpatialKey = None,
     sample_key: SampleKey = None,
     members: Annotated[int | None, typer.Option(min=1, help="Models of the ensemble.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Most epochs to train.")] = None,
@@ -144,7 +154,7 @@ def run_command(
             # What serves as features is needed as a whole, and zarr is written from memory.
             whole = use_rep == "X" or output.suffix.lower() == ".zarr"
             backed: Literal["auto", False] = False if whole else "auto"
-            adata = m2st.io.read(input_path, backed=backed, trust=trust)
+            adata = m2st.io.read(input_path, table=table, backed=backed, trust=trust)
             m2st.io.check_writable(adata, output, table=output_table)
             m2st.run(
                 adata,
@@ -153,6 +163,7 @@ def run_command(
                 n_pcs=n_pcs,
                 layer=layer,
                 normalized=normalized,
+                spatial_key=spatial_key,
                 sample_key=sample_key,
                 autoencoder=autoencoder,
                 random_state=seed,
@@ -167,7 +178,7 @@ def run_command(
         saved.append(output)
         _say(f"{_summary(adata)}\nSaved {output}", quiet=quiet)
         if plots is not None:
-            _save_plots(adata, plots, sample_key=sample_key)
+            _save_plots(adata, plots)
         if adata.uns["m2st"]["embed"]["stopped"] == "interrupted":
             raise typer.Exit(INTERRUPTED)
 
@@ -179,6 +190,7 @@ def convert(
         typer.Argument(metavar="IN", help="h5ad, SpatialData zarr, Space Ranger folder, rds, rda."),
     ],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="h5ad, zarr, rds, rda or RData.")],
+    table: Table = None,
     as_: Annotated[
         str | None,
         typer.Option("--as", help="Class in R: SpatialExperiment, SingleCellExperiment or Seurat."),
@@ -201,7 +213,7 @@ def convert(
         if output_table is not None and output.suffix.lower() != ".zarr":
             msg = f"Expected `--output-table` only with a .zarr store, found {output}."
             raise ValueError(msg)
-        adata = m2st.io.read(input_path, trust=trust)
+        adata = m2st.io.read(input_path, table=table, trust=trust)
         if in_r:
             m2st.interop.write_r(adata, output, as_, overwrite=overwrite)
         else:
@@ -214,6 +226,7 @@ def compare(
     input_path: Input,
     domains: Annotated[int, typer.Option("--domains", "-k", min=1, help="Number of domains.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="CSV file of the scores.")],
+    table: Table = None,
     truth: Annotated[
         str | None, typer.Option(help="Column of obs with an annotation, for the scores only.")
     ] = None,
@@ -222,6 +235,7 @@ def compare(
     ] = "m2ST,BayesSpace,Seurat,BANKSY",
     labels: Annotated[Path | None, typer.Option(help="CSV file of the domains to write.")] = None,
     layer: Layer = None,
+    spatial_key: SpatialKey = None,
     sample_key: SampleKey = None,
     seed: Annotated[
         list[int] | None, typer.Option(min=0, help="Seed, 0 by default; once for each run.")
@@ -245,12 +259,13 @@ def compare(
             msg = f"Expected scores and domains in two files, found {output} for both."
             raise ValueError(msg)
         found = m2st.compare_methods(
-            m2st.io.read(input_path, trust=trust),
+            m2st.io.read(input_path, table=table, trust=trust),
             domains,
             truth=truth,
             methods=[name.strip() for name in methods.split(",")],
             seeds=seed or [0],
             layer=layer,
+            spatial_key=spatial_key,
             sample_key=sample_key,
             options={"BayesSpace": {"nrep": iterations}} if iterations else None,
         )
@@ -320,10 +335,12 @@ def report_command(
         Path, typer.Argument(metavar="RESULT", help="What `m2st run` saved: h5ad, zarr, rds.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="HTML file to write.")],
+    table: Table = None,
     column: Annotated[
         list[str] | None,
         typer.Option(help="Further column of obs to show on the map; can be repeated."),
     ] = None,
+    spatial_key: SpatialKey = None,
     sample_key: SampleKey = None,
     markers: Annotated[int, typer.Option(min=0, help="Most genes to list for each domain.")] = 5,
     title: Annotated[str | None, typer.Option(help="Heading; by default the file's name.")] = None,
@@ -338,9 +355,10 @@ def report_command(
 
         _check_output(input_path, output, overwrite=overwrite, suffixes=(".html",))
         m2st.report(
-            m2st.io.read(input_path, trust=trust),
+            m2st.io.read(input_path, table=table, trust=trust),
             output,
             columns=column or [],
+            spatial_key=spatial_key,
             sample_key=sample_key,
             n_markers=markers,
             title=title or input_path.stem,
@@ -392,7 +410,9 @@ def _one_line_errors(*, debug: bool, quiet: bool) -> Iterator[list[Path]]:
     for name in ("scanpy", "numba", "matplotlib", "h5py", "rpy2"):
         logging.getLogger(name).setLevel(logging.WARNING)
     with warnings.catch_warnings(record=False):
-        warnings.showwarning = lambda message, *_, **__: typer.echo(f"Warning: {message}", err=True)
+        warnings.showwarning = lambda message, *_, **__: typer.echo(
+            f"Warning: {_as_options(str(message))}", err=True
+        )
         try:
             yield saved
         except typer.Exit:
@@ -407,8 +427,20 @@ def _one_line_errors(*, debug: bool, quiet: bool) -> Iterator[list[Path]]:
             text = error.args[0] if isinstance(error, KeyError) and error.args else error
             # anndata names the key that it could not write in a note.
             words = [str(text or type(error).__name__), *getattr(error, "__notes__", [])]
-            typer.echo(f"m2st: {' '.join(' '.join(words).split())}", err=True)
+            typer.echo(f"m2st: {_as_options(' '.join(' '.join(words).split()))}", err=True)
             raise typer.Exit(1) from None
+
+
+def _as_options(text: str) -> str:
+    """Name arguments as the command line does: `sample_key='x'` becomes `--sample-key x`."""
+
+    def option(match: re.Match[str]) -> str:
+        name, value = match[1].replace("_", "-"), match[2].strip("'\"")
+        if name == "table" and "table to write" in text:
+            name = "output-table"
+        return f"`--{name}`" if value in {"", "True"} else f"`--{name} {value}`"
+
+    return _ARGUMENT.sub(option, text)
 
 
 @contextlib.contextmanager
@@ -511,14 +543,12 @@ def _widths(text: str) -> tuple[int, ...]:
         raise ValueError(msg) from error
 
 
-def _save_plots(
-    adata: AnnData, folder: Path, *, sample_key: str | None = None, truth: str | None = None
-) -> None:
+def _save_plots(adata: AnnData, folder: Path, *, truth: str | None = None) -> None:
     """Write the pictures of a run, after its result; one that fails is a warning."""
     import m2st
 
     figures: dict[str, Callable[[], Figure]] = {
-        "domains.png": lambda: m2st.pl.domains(adata, sample_key=sample_key, truth=truth),
+        "domains.png": lambda: m2st.pl.domains(adata, truth=truth),
         "training.png": lambda: m2st.pl.training(adata),
         "scale_weights.png": lambda: m2st.pl.scale_weights(adata),
     }

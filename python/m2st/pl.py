@@ -14,7 +14,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from m2st import _keys
-from m2st._checks import check_coordinates, check_interval, check_key, check_numbers
+from m2st._checks import (
+    check_coordinates,
+    check_interval,
+    check_key,
+    check_numbers,
+    recorded_key,
+)
 from m2st._plotting import (
     FIRST_COLORS,
     MISSING_COLOR,
@@ -48,7 +54,7 @@ def domains(
     key: str = _keys.DOMAIN,
     truth: str | None = None,
     sample_key: str | None = None,
-    spatial_key: str = _keys.COORDINATES,
+    spatial_key: str | None = None,
     panel_size: float = 3.0,
 ) -> Figure:
     """Draw the domains in space: every observation at its true place, size and shape.
@@ -67,9 +73,11 @@ def domains(
     truth
         Column of ``obs`` with the reference to draw as well, at most 1,000 classes.
     sample_key
-        Column of ``obs`` with the section of each observation. All one section if None.
+        Column of ``obs`` with the section of each observation; None takes the one that the spatial
+        graph was built with, if any.
     spatial_key
-        Key of ``obsm`` with the coordinates, of which the first two columns are drawn.
+        Key of ``obsm`` with the coordinates, of which the first two columns are drawn; None takes
+        those that the spatial graph was built from, else ``"spatial"``.
     panel_size
         Inches, the longer side of a panel.
 
@@ -122,6 +130,8 @@ def domains(
     hint = "Run `m2st.tl.cluster(adata, n_domains)` or `m2st.run(adata, n_domains)` first."
     result = read_categories(adata, key, hint=hint if key == _keys.DOMAIN else "")
     reference = None if truth is None else read_categories(adata, truth)
+    sample_key = sample_key or recorded_key(adata, "sample_key")
+    spatial_key = spatial_key or recorded_key(adata, "spatial_key") or _keys.COORDINATES
     hint = "Name the key of the coordinates with `spatial_key=`."
     check_key(spatial_key, adata.obsm, where="adata.obsm", hint=hint)
     name = f"adata.obsm[{spatial_key!r}]"

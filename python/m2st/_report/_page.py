@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from anndata import AnnData
 
+import numpy as np
+
 from m2st import _keys
-from m2st._checks import check_int, check_target
+from m2st._checks import check_int, check_target, recorded_key
 from m2st._files import write_whole
 from m2st._plotting import MISSING_COLOR, find_library, find_samples, find_section, kept_colors
 from m2st._record import readable
@@ -45,7 +47,7 @@ def report(
     *,
     columns: Sequence[str] = (),
     sample_key: str | None = None,
-    spatial_key: str = _keys.COORDINATES,
+    spatial_key: str | None = None,
     n_markers: int = 5,
     title: str = "Spatial domains",
     overwrite: bool = False,
@@ -70,7 +72,8 @@ def report(
         Column of ``obs`` with the section of each observation; None takes the one that the spatial
         graph was built with, if any.
     spatial_key
-        Key of ``obsm`` with the coordinates, of which the first two columns are drawn.
+        Key of ``obsm`` with the coordinates, of which the first two columns are drawn; None takes
+        those that the spatial graph was built from, else ``"spatial"``.
     n_markers
         Most genes to list for each domain; 0 for no markers.
     title
@@ -113,9 +116,8 @@ def report(
     domains = read_domains(adata)
     record, unfit = readable(adata.uns)
     columns = [key for key in dict.fromkeys(columns) if key != _keys.DOMAIN]
-    if sample_key is None:
-        recorded = record.get("graph", {}).get("sample_key")
-        sample_key = recorded if recorded in adata.obs else None
+    sample_key = sample_key or recorded_key(adata, "sample_key")
+    spatial_key = spatial_key or recorded_key(adata, "spatial_key") or _keys.COORDINATES
     shown, placed = select_shown(adata, columns, sample_key, spatial_key)
     sections = [
         find_section(shown, name, rows, shown.obsm[_keys.COORDINATES][rows])

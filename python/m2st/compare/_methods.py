@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from m2st import _keys
+from m2st._checks import recorded_key, valid_observations
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -59,6 +60,7 @@ def compare_methods(
     methods: Sequence[str] = METHODS,
     seeds: Sequence[int] = (0,),
     layer: str | None = None,
+    spatial_key: str | None = None,
     sample_key: str | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     further: Mapping[str, Method] | None = None,
@@ -68,8 +70,9 @@ def compare_methods(
     Parameters
     ----------
     adata
-        Raw counts in ``X`` or `layer`, places in ``obsm["spatial"]``; for BayesSpace also rows and
-        columns of the lattice in ``obs``: ``array_row``, ``array_col`` or ``row``, ``col``.
+        Raw counts in ``X`` or `layer`, coordinates; for BayesSpace also rows and columns of the
+        lattice in ``obs``: ``array_row``, ``array_col`` or ``row``, ``col``. Observations with
+        ``obs["in_tissue"]`` 0 or False, or without finite coordinates, take no part.
     n_domains
         Number of domains, the same for all.
     truth
@@ -80,6 +83,9 @@ def compare_methods(
         Each method runs once with each.
     layer
         Layer that holds the counts.
+    spatial_key
+        Coordinates in ``obsm``; None takes those of the spatial graph that is there, else
+        ``"spatial"``.
     sample_key
         Column of ``obs`` that names the tissue section.
     options
@@ -132,9 +138,9 @@ def compare_methods(
     }
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        counts, coordinates = _write(
-            folder, adata, request, truth=truth, layer=layer, sample_key=sample_key
-        )
+        keys = {"truth": truth, "layer": layer, "sample_key": sample_key}
+        spatial_key = spatial_key or recorded_key(adata, "spatial_key") or _keys.COORDINATES
+        counts, coordinates = _write(folder, adata, request, spatial_key=spatial_key, **keys)
         spent = _run_further(folder, further, counts, coordinates, n_domains, seeds)
         _run_r(program, folder)
         table = pd.read_csv(folder / "table.csv", dtype={"note": "string"})
@@ -154,6 +160,7 @@ def _write(
     adata: AnnData,
     request: Mapping[str, Any],
     *,
+    spatial_key: str,
     truth: str | None,
     layer: str | None,
     sample_key: str | None,
@@ -161,7 +168,8 @@ def _write(
     """Leave what R's ``compareFiles`` reads: raw buffers, and the rest as JSON."""
     counts = sparse.csr_matrix(_entry(adata.layers, "layers", layer) if layer else adata.X)
     counts.sum_duplicates()  # sorts, too: R wants it
-    coordinates = np.asarray(_entry(adata.obsm, "obsm", _keys.COORDINATES), dtype=np.float64)
+    coordinates = np.array(_entry(adata.obsm, "obsm", spatial_key), dtype=np.float64)
+    coordinates[~valid_observations(adata, spatial_key)] = np.nan
     # Observations × variables by rows is genes × spots by columns.
     arrays = {
         "data": counts.data.astype(np.float64),
