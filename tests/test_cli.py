@@ -9,6 +9,7 @@ import subprocess
 import sys
 import termios
 import time
+import warnings
 from pathlib import Path
 
 import anndata
@@ -107,6 +108,55 @@ def test_errors_are_one_line(
     assert message in last
     assert "Traceback" not in found.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_arguments_are_named_as_options() -> None:
+    from m2st.cli import _as_options
+
+    text = "Pass `sample_key='slide'`, `spatial_key=`, `normalized=True` or `table=`; `adata.X`."
+    assert _as_options(text) == (
+        "Pass `--sample-key slide`, `--spatial-key`, `--normalized` or `--table`; `adata.X`."
+    )
+
+
+def test_table_and_coordinates_by_name(tmp_path: Path) -> None:
+    sd = pytest.importorskip("spatialdata", reason="spatialdata is an extra")
+    rng = np.random.default_rng(0)
+    bins = anndata.AnnData(
+        rng.poisson(1.0, (120, 30)).astype(np.float32),
+        obs={"fov": np.arange(120) // 30},
+        obsm={"spatial_fov": rng.uniform(0, 100, (120, 2))},
+    )
+    bins.obsm["spatial_fov"][:, 0] = np.sort(bins.obsm["spatial_fov"][:, 0])
+    bins.obsm["spatial"] = bins.obsm["spatial_fov"] % [25, 100]
+    store = tmp_path / "hd.zarr"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sd.SpatialData(tables={"t008": bins, "t016": bins[:90].copy()}).write(store)
+    quick = ["-k", "2", "--epochs", "2", "--members", "1"]
+    found = call("run", store, *quick, "-o", tmp_path / "out.h5ad")
+    assert found.returncode == 1
+    assert "Name one with `--table`." in found.stderr
+    found = call("run", store, *quick, "-o", tmp_path / "a.h5ad", "--table", "t016")
+    assert found.returncode == 0, found.stderr
+    assert "`adata.obs['fov']` lie on top of each other" in found.stderr
+    assert "pass `--spatial-key spatial_fov`" in found.stderr
+    out = tmp_path / "out.h5ad"
+    options = ["--table", "t016", "--spatial-key", "spatial_fov", "--plots", tmp_path / "plots"]
+    found = call("run", store, *quick, "-o", out, *options)
+    assert found.returncode == 0, found.stderr
+    assert "lie on top" not in found.stderr
+    adata = m2st.io.read(out)
+    assert adata.n_obs == 90
+    assert adata.uns["m2st"]["graph"]["spatial_key"] == "spatial_fov"
+    found = call("convert", store, tmp_path / "c.h5ad", "--table", "t016")
+    assert found.returncode == 0, found.stderr
+    found = call("report", out, "-o", tmp_path / "page.html", "--spatial-key", "nowhere")
+    assert "'nowhere' in `adata.obsm`" in found.stderr
+    for command in ("report", "compare"):
+        text = call(command, "--help").stdout
+        assert "--table" in text
+        assert "--spatial-key" in text
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:

@@ -206,8 +206,113 @@ def test_visium_hd_without_pyarrow(outs: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_visium_hd_asks_for_one_bin(tmp_path: Path) -> None:
     for size in ("002", "008"):
         (tmp_path / "outs" / "binned_outputs" / f"square_{size}um").mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"one bin size .*found 2 .*square_002um, square_008um"):
+    with pytest.raises(ValueError, match=r"one bin size .*found 2.*square_002um, .*square_008um"):
         io.read(tmp_path)
+    (tmp_path / "outs" / "segmented_outputs").mkdir()
+    with pytest.raises(ValueError, match=r"or its cells.*found 3.*008um, segmented_outputs\."):
+        io.read(tmp_path)
+    with pytest.raises(ValueError, match=r"one bin size .*found 2.*: square_002um, square_008um"):
+        io.read(tmp_path / "outs" / "binned_outputs")
+
+
+def test_visium_hd_with_a_single_bin(outs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "hd" / "outs" / "binned_outputs" / "square_008um"
+    folder.parent.mkdir(parents=True)
+    outs.rename(folder)
+    for place in (tmp_path / "hd", folder.parents[1], folder.parent, folder):
+        check_visium(io.read(place))
+
+
+SAVED_AGAIN = {
+    "quoted": {"index": False, "quoting": 1},
+    "byte order mark": {"index": False, "encoding": "utf-8-sig"},
+    "semicolons": {"index": False, "sep": ";"},
+    "tabs": {"index": False, "sep": "\t"},
+    "row names of R": {"quoting": 2},
+    "columns in another order": {"index": False, "columns": POSITIONS.columns[::-1]},
+}
+
+
+@pytest.mark.parametrize("how", SAVED_AGAIN)
+@pytest.mark.parametrize("packed", ["", ".gz"])
+def test_positions_saved_again(outs: Path, how: str, packed: str) -> None:
+    (outs / "spatial" / "tissue_positions.csv").unlink()
+    POSITIONS.to_csv(outs / "spatial" / f"tissue_positions.csv{packed}", **SAVED_AGAIN[how])
+    check_visium(io.read(outs))
+
+
+def test_positions_with_barcodes_as_row_names_of_r(outs: Path) -> None:
+    POSITIONS.set_index("barcode").to_csv(outs / "spatial" / "tissue_positions.csv", index_label="")
+    check_visium(io.read(outs))
+
+
+def test_packed_positions_as_geo_has_them(outs: Path) -> None:
+    (outs / "spatial" / "tissue_positions.csv").unlink()
+    for name in ("GSM1_tissue_positions_list.csv.gz", "scalefactors_json.json"):
+        (outs / "spatial" / name).unlink(missing_ok=True)
+    POSITIONS.to_csv(outs / "GSM1_tissue_positions_list.csv.gz", index=False, header=False)
+    (outs / "GSM1_scalefactors_json.json").write_text(json.dumps(SCALES))
+    check_visium(io.read(outs))
+
+
+@pytest.fixture
+def cells(tmp_path: Path) -> Path:
+    """What Space Ranger 4 leaves of segmented cells."""
+    folder = tmp_path / "hd" / "outs" / "segmented_outputs"
+    folder.mkdir(parents=True)
+    write_h5(folder / "filtered_feature_cell_matrix.h5")
+    with h5py.File(folder / "filtered_feature_cell_matrix.h5", "r+") as file:
+        names = [f"cellid_{number:09d}-1" for number in (3, 1, 12)]
+        file["matrix/barcodes"][...] = np.array(BARCODES, dtype="S")
+        del file["matrix/barcodes"]
+        file["matrix/barcodes"] = np.array(names, dtype="S")
+    write_spatial(folder / "spatial")
+    (folder / "spatial" / "tissue_positions.csv").unlink()
+    square = np.array([[0, 0], [2, 0], [2, 2], [0, 2], [0, 0]])
+    triangle = np.array([[0, 0], [3, 0], [0, 3], [0, 0]])
+    line = np.array([[0, 0], [2, 2], [0, 0]])
+    shapes = [
+        (1, "Polygon", [(square + 1000).tolist()]),
+        (3, "MultiPolygon", [[(triangle + np.array([10, 20])).tolist()], [square.tolist()]]),
+        (12, "Polygon", [line.tolist()]),
+        (13, "Polygon", [square.tolist()]),
+    ]
+    features = [
+        {
+            "type": "Feature",
+            "properties": {"cell_id": number},
+            "geometry": {"type": kind, "coordinates": outline},
+        }
+        for number, kind, outline in shapes
+    ]
+    content = {"type": "FeatureCollection", "features": features}
+    (folder / "cell_segmentations.geojson").write_text(json.dumps(content))
+    return folder
+
+
+def test_segmented_cells(cells: Path, tmp_path: Path) -> None:
+    for place in (tmp_path / "hd", cells.parent, cells):
+        found = io.read(place)
+        assert found.obs_names.tolist() == [f"cellid_{n:09d}-1" for n in (3, 1, 12)]
+        np.testing.assert_array_equal(found.X.toarray(), COUNTS[:, :3])
+        np.testing.assert_allclose(found.obsm["spatial"], [[11, 21], [1001, 1001], [1, 1]])
+        assert "in_tissue" not in found.obs
+        assert found.uns["spatial"]["V1"]["scalefactors"] == SCALES
+    file = cells / "cell_segmentations.geojson"
+    file.write_text(file.read_text().replace('"cell_id": 3', '"cell_id": 4'))
+    with pytest.raises(ValueError, match=r"none for 1 \(such as cellid_000000003-1\)"):
+        io.read(cells)
+    file.write_text(file.read_text().replace('"cell_id": 4', '"cell_id": 1'))
+    with pytest.raises(ValueError, match=r"cell segmentation .*1 cells are repeated"):
+        io.read(cells)
+    file.write_text("{")
+    with pytest.raises(ValueError, match=r"Expected cell segmentation of Space Ranger at"):
+        io.read(cells)
+    file.unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"positions of the cells .*cell_segmentations\.geoj"
+    ):
+        io.read(cells)
 
 
 def test_no_scale_factors(outs: Path) -> None:
@@ -488,8 +593,33 @@ class TestSpatialData:
 
     def test_observations_without_shape(self, adata: ad.AnnData, tmp_path: Path) -> None:
         write_store(tmp_path / "a.zarr", table=annotate(adata, ["one"] * 3, ["a", "x", "y"]))
-        with pytest.raises(ValueError, match=r"'one' for each of its 3 .*none for 2"):
+        with pytest.raises(ValueError, match=r"'one' for each .*none for 2\. Remove these obs"):
             io.read(tmp_path / "a.zarr")
+
+    # spatialdata itself may warn of the kinds of the index.
+    @pytest.mark.filterwarnings("ignore::UserWarning")
+    def test_ids_as_text_find_numbers(self, adata: ad.AnnData, tmp_path: Path) -> None:
+        sd = pytest.importorskip("spatialdata", reason="spatialdata is an extra")
+        places = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+        for ids in (["7", "9", "8"], [7, 9, 8], ["a", "b", "c"]):
+            table = annotate(adata, ["one"] * 3, ids)
+            table.uns["spatialdata_attrs"] = {
+                "region": ["one"],
+                "region_key": "region",
+                "instance_key": "instance",
+            }
+            one = sd.models.ShapesModel.parse(places, geometry=0, radius=1, index=[7, 8, 9])
+            store = sd.SpatialData(shapes={"one": one}, tables={"table": table})
+            store.write(tmp_path / "a.zarr", overwrite=True)
+            if ids[0] != "a":
+                found = io.read(tmp_path / "a.zarr").obsm["spatial"]
+                np.testing.assert_array_equal(found, places[[0, 2, 1]])
+                continue
+            words = (
+                r"none for 3\. `adata\.obs\['instance'\]` holds .*'a', .*shapes 7: make them alike"
+            )
+            with pytest.raises(ValueError, match=words):
+                io.read(tmp_path / "a.zarr")
 
     def test_damaged(self, adata: ad.AnnData, tmp_path: Path) -> None:
         write_store(tmp_path / "a.zarr", table=adata)

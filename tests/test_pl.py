@@ -477,6 +477,19 @@ def test_observations_without_coordinates_are_not_drawn() -> None:
     assert [len(panel.collections[0].get_offsets()) for panel in panels] == [72, 71]
 
 
+def test_coordinates_and_sections_of_the_graph_are_drawn() -> None:
+    adata = data(hexagonal(), sample=["a", "b"] * 72)
+    adata.obsm["global"] = adata.obsm["spatial"] * 7
+    adata.uns["m2st"] = {"graph": {"spatial_key": "global", "sample_key": "sample"}}
+    panels = pl.domains(adata).axes
+    assert len(panels) == 2
+    drawn = panels[0].collections[0].get_offsets()
+    np.testing.assert_array_equal(drawn, adata.obsm["global"][::2])
+    adata.uns["m2st"]["graph"] = {"spatial_key": "gone", "sample_key": "gone"}
+    drawn = pl.domains(adata).axes[0].collections[0].get_offsets()
+    np.testing.assert_array_equal(drawn, adata.obsm["spatial"])
+
+
 def test_missing_records_name_the_call_to_make() -> None:
     with pytest.raises(KeyError, match=r"'m2st' in `adata\.uns`.*m2st\.tl\.embed\(adata\).*m2st\."):
         pl.training(AnnData())

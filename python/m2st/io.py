@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import os
@@ -59,8 +60,16 @@ _SUPPORTED = (
     "the output folder of Space Ranger, an R object in an `.rds`, `.rda` or `.RData` file."
 )
 _COUNTS = "filtered_feature_bc_matrix"
-# Visium HD, Space Ranger >= 2.0, Space Ranger <= 1.3.
-_POSITIONS = ("tissue_positions.parquet", "tissue_positions.csv", "tissue_positions_list.csv")
+_CELL_COUNTS = "filtered_feature_cell_matrix"  # of cells, from Space Ranger 4 on
+_SEGMENTATION = "cell_segmentations.geojson"
+# Visium HD, Space Ranger >= 2.0, Space Ranger <= 1.3; packed as GEO has them.
+_POSITIONS = (
+    "tissue_positions.parquet",
+    "tissue_positions.csv",
+    "tissue_positions_list.csv",
+    "tissue_positions.csv.gz",
+    "tissue_positions_list.csv.gz",
+)
 _ARRAY = ["in_tissue", "array_row", "array_col"]
 _PIXELS = ["pxl_row_in_fullres", "pxl_col_in_fullres"]
 _TABLES = {"tables", "table"}  # of SpatialData now, and before 0.1
@@ -86,8 +95,9 @@ def read(
           or ``.RData`` file; where it holds several, see :func:`m2st.interop.read_r`;
         * a zarr folder written by SpatialData (needs ``m2st[spatialdata]``) or by AnnData;
         * the output of Space Ranger: ``outs``, the folder that holds it, one
-          ``binned_outputs/square_*um`` of Visium HD, or a folder with the files of one sample,
-          which may carry a prefix as in ``GSM1_filtered_feature_bc_matrix.h5``.
+          ``binned_outputs/square_*um`` or the ``segmented_outputs`` of Visium HD, or a folder with
+          the files of one sample, which may carry a prefix as in
+          ``GSM1_filtered_feature_bc_matrix.h5``, and positions packed by gzip.
     table
         Name of the table to take from a SpatialData store; needed only where it holds several, and
         refused with any other format.
@@ -107,7 +117,8 @@ def read(
         where the source has them. From Space Ranger, as scanpy lays it out:
         ``X`` CSR counts; ``var["gene_ids"]``, names made unique; ``obs["in_tissue"]``,
         ``obs["array_row"]``, ``obs["array_col"]`` int64; ``obsm["spatial"]`` float64, column and
-        row of the pixel in the full-resolution image; ``uns["spatial"][library_id]`` with
+        row of the pixel in the full-resolution image (of segmented cells the centroids, and no
+        ``obs["in_tissue"]`` and array); ``uns["spatial"][library_id]`` with
         ``images`` (those of hires and lowres that are there) and ``scalefactors``.
 
     Raises
@@ -665,14 +676,19 @@ def _carry_over(matrix: Any, file: h5py.File, place: str) -> None:
 def _read_folder(path: Path, *, trust: bool) -> AnnData:
     """Read the output of Space Ranger."""
     for root in (path, path / "outs"):
-        counts = _find(f"{_COUNTS}.h5", root) or _find(_COUNTS, root)
-        if counts is not None:
-            return _read_space_ranger(root, counts, trust=trust)
-        bins = sorted((root / "binned_outputs").glob("square_*um"))
-        if bins:
+        for name in (_COUNTS, _CELL_COUNTS):
+            counts = _find(f"{name}.h5", root) or _find(name, root)
+            if counts is not None:
+                return _read_space_ranger(root, counts, trust=trust)
+        parts = sorted([*root.glob("binned_outputs/square_*um"), *root.glob("square_*um")])
+        parts += sorted(root.glob("segmented_outputs"))
+        if len(parts) == 1:
+            return _read_folder(parts[0], trust=trust)
+        if parts:
             msg = (
-                f"Expected one bin size of Visium HD, found {len(bins)} in {bins[0].parent}. Give "
-                f"the folder of one: {', '.join(bin_.name for bin_ in bins)}."
+                f"Expected one bin size of Visium HD, or its cells, in {root}, found {len(parts)}. "
+                "Give the folder of one: "
+                f"{', '.join(str(part.relative_to(root)) for part in parts)}."
             )
             raise ValueError(msg)
     names = sorted(_names(path))
@@ -680,7 +696,8 @@ def _read_folder(path: Path, *, trust: bool) -> AnnData:
     msg = (
         f"Expected a data set in the folder {path}, found: {found}. Looked for `zarr.json` or "
         f"`.zgroup` with `obs` and `var` (AnnData) or `tables` (SpatialData), and, here and in "
-        f"`outs`, for `{_COUNTS}.h5`, `{_COUNTS}` and `binned_outputs` (Space Ranger). {_SUPPORTED}"
+        f"`outs`, for `{_COUNTS}.h5`, `{_COUNTS}`, `binned_outputs` and `segmented_outputs` (Space "
+        f"Ranger). {_SUPPORTED}"
     )
     raise ValueError(msg)
 
@@ -716,14 +733,20 @@ def _read_space_ranger(root: Path, counts: Path, *, trust: bool) -> AnnData:
     adata.X = sparse.csr_matrix(adata.X)
 
     folders = (root / "spatial", root)
-    file = next((f for name in _POSITIONS if (f := _find(name, *folders))), None)
+    of_cells = _CELL_COUNTS in counts.name
+    wanted = (_SEGMENTATION,) if of_cells else _POSITIONS
+    places = (root,) if of_cells else folders
+    file = next((f for name in wanted if (f := _find(name, *places))), None)
     if file is None:
+        advice = f"Copy Space Ranger's folder `spatial` beside {counts.name}."
+        if of_cells:
+            advice = "Copy it from Space Ranger's `segmented_outputs`."
         msg = (
-            f"Expected the positions of the spots in {folders[0]}, found none of "
-            f"{', '.join(_POSITIONS)}. Copy Space Ranger's folder `spatial` beside {counts.name}."
+            f"Expected the positions of the {'cells' if of_cells else 'spots'} in {places[0]}, "
+            f"found none of {', '.join(wanted)}. {advice}"
         )
         raise FileNotFoundError(msg)
-    positions = _read_positions(file, trust=trust)
+    positions = _read_segmentation(file) if of_cells else _read_positions(file, trust=trust)
     lost = adata.obs_names[~adata.obs_names.isin(positions.index)]
     if len(lost):
         msg = (
@@ -732,7 +755,9 @@ def _read_space_ranger(root: Path, counts: Path, *, trust: bool) -> AnnData:
         )
         raise ValueError(msg)
     positions = positions.loc[adata.obs_names]
-    adata.obs[_ARRAY] = positions[_ARRAY]
+    for column in _ARRAY:
+        if column in positions:
+            adata.obs[column] = positions[column]
     adata.obsm[_keys.COORDINATES] = positions[_PIXELS[::-1]].to_numpy()
 
     scales = _find("scalefactors_json.json", *folders)
@@ -780,12 +805,9 @@ def _read_positions(file: Path, *, trust: bool) -> pd.DataFrame:
                 with importing("pyarrow", f"Reading {file} (Visium HD)", "pip install pyarrow"):
                     raise
         else:
-            # By content, not by name: files are renamed between the two generations.
-            with file.open() as stream:
-                has_header = stream.readline().startswith("barcode")
-            frame = pd.read_csv(file, header=0 if has_header else None)
-            if not has_header:
-                frame.columns = columns
+            if file.suffix == ".gz" and not trust:
+                check_gzip(file)
+            frame = _read_csv(file, columns)
         types = dict.fromkeys(_ARRAY, "int64") | dict.fromkeys(_PIXELS, "float64")
         frame = frame[columns].astype(types).set_index("barcode")
         doubled = int(frame.index.duplicated().sum())
@@ -793,6 +815,56 @@ def _read_positions(file: Path, *, trust: bool) -> pd.DataFrame:
             msg = f"{doubled} barcodes are repeated"
             raise ValueError(msg)
     return frame
+
+
+def _read_csv(file: Path, columns: list[str]) -> pd.DataFrame:
+    """Read positions as text: with a header or none, and as R and spreadsheets save them again."""
+    # By content, not by name: files are renamed between the two generations.
+    with (gzip.open if file.suffix == ".gz" else open)(file, "rt", encoding="utf-8-sig") as stream:
+        first = stream.readline().lower()
+    has_header = "barcode" in first or _ARRAY[0] in first
+    frame = pd.read_csv(
+        file,
+        sep=max(",;\t", key=first.count),
+        header=0 if has_header else None,
+        encoding="utf-8-sig",
+    )
+    if not has_header:
+        frame.columns = pd.Index(columns)
+    frame.columns = frame.columns.str.strip().str.lower()
+    if columns[0] not in frame:  # row names of R
+        frame = frame.rename(columns={frame.columns[0]: columns[0]})
+    return frame
+
+
+def _read_segmentation(file: Path) -> pd.DataFrame:
+    """Read the centroids of segmented cells, indexed by barcode."""
+    with _expect("cell segmentation of Space Ranger", file):
+        cells = json.loads(file.read_bytes())["features"]
+        names = [f"cellid_{int(cell['properties']['cell_id']):09d}-1" for cell in cells]
+        places = [_centroid(cell["geometry"]) for cell in cells]
+        frame = pd.DataFrame(places, index=pd.Index(names), columns=_PIXELS[::-1])
+        doubled = int(frame.index.duplicated().sum())
+        if doubled:
+            msg = f"{doubled} cells are repeated"
+            raise ValueError(msg)
+    return frame
+
+
+def _centroid(geometry: Mapping[str, Any]) -> NDArray[np.float64]:
+    """Centroid of the first outline of a shape: x, y."""
+    outline = geometry["coordinates"][0]
+    if geometry["type"] == "MultiPolygon":
+        outline = outline[0]
+    points = np.asarray(outline, dtype=np.float64)[:, :2]
+    middle: NDArray[np.float64] = points[:-1].mean(axis=0)
+    here, there = points[:-1] - middle, points[1:] - middle
+    crossed = here[:, 0] * there[:, 1] - here[:, 1] * there[:, 0]
+    if crossed.sum() == 0:
+        return middle
+    shift: NDArray[np.float64] = (crossed[:, None] * (here + there)).sum(axis=0)
+    middle += shift / (3 * crossed.sum())
+    return middle
 
 
 def _library_id(root: Path, counts: Path) -> str:
@@ -855,12 +927,31 @@ def _centroids(adata: AnnData, shapes: dict[str, Any]) -> NDArray[np.float64]:
             raise ValueError(msg)
         rows = (region == name).to_numpy()
         centroids = shapes[name].geometry.centroid
+        if not centroids.index.is_unique:
+            msg = (
+                f"Expected shapes in {name!r} with an index of their own each, found repeated ones."
+            )
+            raise ValueError(msg)
         places = centroids.index.get_indexer(instance[rows])
+        if (places < 0).all():  # numbers on one side, text on the other
+            as_text = centroids.index.map(str)
+            places = as_text.get_indexer(instance[rows].map(str)) if as_text.is_unique else places
         lost = int((places < 0).sum())
         if lost:
+            advice = "Remove these observations from the table."
+            if lost == rows.sum():
+                key, found, there = (
+                    link["instance_key"],
+                    instance[rows].iloc[0],
+                    centroids.index[:1],
+                )
+                advice = (
+                    f"`adata.obs[{key!r}]` holds values such as {found!r}, the index of the shapes "
+                    f"{there.tolist()[0]!r}: make them alike."
+                )
             msg = (
                 f"Expected a shape in {name!r} for each of its {rows.sum()} observations, found "
-                f"none for {lost}. Remove these observations from the table."
+                f"none for {lost}. {advice}"
             )
             raise ValueError(msg)
         coordinates[rows] = np.column_stack([centroids.x, centroids.y])[places]
