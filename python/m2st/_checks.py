@@ -259,12 +259,17 @@ def _check_magnitude(values: NDArray[Any], *, name: str, limit: float) -> None:
         raise ValueError(msg)
 
 
-def check_rep(adata: Any, use_rep: str) -> NDArray[np.float32]:
-    """Require a matrix of features in an AnnData; here it becomes dense, n_obs × n_features."""
-    check_adata(adata)
+def check_several(adata: Any) -> None:
+    """Require observations that there could be structure among."""
     if adata.n_obs < 2:
         msg = f"Expected at least 2 observations, found {adata.n_obs}."
         raise ValueError(msg)
+
+
+def check_rep(adata: Any, use_rep: str) -> NDArray[np.float32]:
+    """Require a matrix of features in an AnnData; here it becomes dense, n_obs × n_features."""
+    check_adata(adata)
+    check_several(adata)
     if use_rep == "X":
         matrix: Any = adata.X
         if matrix is None:

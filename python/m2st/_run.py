@@ -17,6 +17,7 @@ from m2st._checks import (
     check_n_domains,
     check_numbers,
     check_seed,
+    check_several,
     check_target,
     graph_params,
     recorded_key,
@@ -141,6 +142,7 @@ def run(
     from m2st._nn._training import choose_device
 
     check_adata(adata)
+    check_several(adata)
     auto = isinstance(n_domains, str) and n_domains == "auto"
     _check_enough(n_domains, n_obs=adata.n_obs)
     random_state = check_seed(random_state)
