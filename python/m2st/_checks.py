@@ -327,6 +327,7 @@ def valid_observations(adata: Any, spatial_key: str | None = None) -> NDArray[np
 
     Coordinates that are no numbers at all are left to `check_coordinates`.
     """
+    check_adata(adata)
     valid = np.ones(adata.n_obs, dtype=bool)
     if IN_TISSUE in adata.obs:
         codes, values = pd.factorize(adata.obs[IN_TISSUE])

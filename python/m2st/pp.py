@@ -1352,6 +1352,7 @@ def _build(
     sample_key: str | None,
 ) -> _graph.Graph:
     """Build a graph between valid observations."""
+    check_adata(adata)
     hint = "Put them there, or name them: `m2st.pp.spatial_graph(adata, spatial_key=...)`."
     check_key(spatial_key, adata.obsm, where="adata.obsm", hint=hint)
     name = f"adata.obsm[{spatial_key!r}]"
