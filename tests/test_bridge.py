@@ -272,8 +272,10 @@ def written(node: ast.expr | None) -> str:
 def messages_of_the_core() -> list[str]:
     """What the modules that the bridge calls may raise or warn of."""
     folder = Path(bridge.__file__).parent
-    names = ("bridge", "pp", "_graph", "_checks", "_training", "_params", "_report")
-    paths = [*(folder / f"{name}.py" for name in names), *folder.glob("_clustering/*.py")]
+    names = ("bridge", "pp", "_graph", "_checks", "_params")
+    paths = [folder / f"{name}.py" for name in names]
+    for room in ("_clustering", "_nn", "_report"):
+        paths += folder.glob(f"{room}/*.py")
     assigned = [
         node.value
         for path in paths

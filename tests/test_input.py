@@ -770,7 +770,7 @@ def test_an_object_that_stays_in_its_file_is_refused(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         adata = read_lazy(tmp_path / "a.h5ad")
-    with pytest.raises(TypeError, match=r"`adata\.obs` in memory, found .*m2st\.io\.read\(path"):
+    with pytest.raises(TypeError, match=r"observations in memory, found .*m2st\.io\.read\(path"):
         run(adata)
 
 

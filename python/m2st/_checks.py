@@ -96,7 +96,7 @@ def check_adata(adata: Any) -> None:
         raise TypeError(msg)
     if not hasattr(adata.obs, "drop"):  # a view of a file, which takes no new column
         msg = (
-            f"Expected `adata.obs` in memory, found {type(adata.obs).__name__}. Read all with "
+            f"Expected observations in memory, found {type(adata.obs).__name__}. Read all with "
             "`adata.to_memory()`, or leave only the expression in the file with "
             "`m2st.io.read(path, backed=True)`."
         )

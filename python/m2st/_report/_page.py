@@ -9,9 +9,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anndata import AnnData
-
 import numpy as np
+from anndata import AnnData
 
 from m2st import _keys
 from m2st._checks import check_int, check_target, recorded_key
