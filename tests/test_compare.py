@@ -6,7 +6,6 @@ import importlib.util
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import sparse
+from tests.command import call
 
 import m2st
 from m2st import compare, metrics
@@ -62,10 +62,9 @@ def section() -> ad.AnnData:
 def test_the_command_writes_one_table(section: ad.AnnData, library: str, tmp_path: Path) -> None:
     source, table, labels = (tmp_path / name for name in ("in.h5ad", "out.csv", "labels.csv"))
     section.write_h5ad(source)
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name("m2st")), "compare", str(source), "-k", "2",
-         "--truth", "layer", "-o", str(table), "--labels", str(labels)],
-        env={**os.environ, "R_LIBS": library}, capture_output=True, text=True, check=False,
+    done = call(
+        "compare", source, "-k", "2", "--truth", "layer", "-o", table, "--labels", labels,
+        env={**os.environ, "R_LIBS": library},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "Running m2ST, seed 0" in done.stderr

@@ -9,13 +9,18 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import anndata as ad
 import joblib
 import pytest
+from tests.command import call
+from typer.testing import CliRunner
 
 import m2st
+from m2st.cli import _check_workers, app
+
+pytestmark = pytest.mark.dist
 
 distributed = pytest.importorskip("distributed", reason="dask is an extra")
 
@@ -26,6 +31,14 @@ PARAMS = m2st.AutoencoderParams(n_members=N_MEMBERS, n_epochs=N_EPOCHS)
 PATIENCE = 300  # seconds for processes to start, on a busy machine
 
 Process = subprocess.Popen[bytes]
+
+
+class Cluster(NamedTuple):
+    """Address of a scheduler, a client of it, and the process of each worker by address."""
+
+    address: str
+    client: Any
+    processes: dict[str, Process]
 
 
 @contextmanager
@@ -40,31 +53,37 @@ def running(*options: str | Path) -> Iterator[Process]:
         process.wait()
 
 
-@pytest.fixture(scope="module")
-def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a scheduler."""
-    note = tmp_path_factory.mktemp("scheduler") / "scheduler.json"
-    options = ("--host", "127.0.0.1", "--port", "0", "--scheduler-file", note)
-    with running("scheduler", *options):
-        with distributed.Client(scheduler_file=str(note), timeout=PATIENCE) as client:
-            address = client.scheduler.address
-        yield address
-
-
 @contextmanager
-def workers(scheduler: str, folder: Path, number: int, n_threads: int = 1) -> Iterator[Any]:
-    """Run workers until the end of the block: a client, and the process of each by address."""
+def cluster(folder: Path, n_workers: int, n_threads: int) -> Iterator[Cluster]:
+    """Run a scheduler and its workers until the end of the block."""
+    note = folder / "scheduler.json"
+    place = ("--host", "127.0.0.1", "--port", "0", "--scheduler-file", note)
     options = ("--nthreads", str(n_threads), "--no-nanny", "--local-directory", folder)
-    with distributed.Client(scheduler) as client:
-        with ExitStack() as stack:
-            processes: dict[str, Process] = {}
-            for _ in range(number):
-                process = stack.enter_context(running("worker", scheduler, *options))
-                wait_for(lambda: len(client.nthreads()) > len(processes))
-                (address,) = client.nthreads().keys() - processes.keys()
-                processes[address] = process
-            yield client, processes
-        wait_for(lambda: not client.nthreads())
+    with ExitStack() as stack:
+        stack.enter_context(running("scheduler", *place))
+        client = stack.enter_context(distributed.Client(scheduler_file=str(note), timeout=PATIENCE))
+        address = client.scheduler.address
+        processes: dict[str, Process] = {}
+        for _ in range(n_workers):
+            process = stack.enter_context(running("worker", address, *options))
+            wait_for(lambda: len(client.nthreads()) > len(processes))
+            (worker,) = client.nthreads().keys() - processes.keys()
+            processes[worker] = process
+        yield Cluster(address, client, processes)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Two workers of one thread each; the last test that uses them kills one."""
+    with cluster(tmp_path_factory.mktemp("pair"), 2, 1) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def threads(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """One worker of three threads."""
+    with cluster(tmp_path_factory.mktemp("threads"), 1, 3) as found:
+        yield found
 
 
 def wait_for(condition: Any) -> None:
@@ -86,11 +105,7 @@ def n_batches(client: Any) -> int:
 
 
 def arguments(data: Path, output: Path, *more: str) -> list[str]:
-    return [M2ST, "run", str(data), "-o", str(output), *SETTINGS, *more]
-
-
-def call(command: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return ["run", str(data), "-o", str(output), *SETTINGS, *more]
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +119,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(data: Path) -> ad.AnnData:
     """The result of a single process."""
     output = data.with_name("undisturbed.h5ad")
-    found = call(arguments(data, output))
+    found = call(*arguments(data, output))
     assert found.returncode == 0, found.stderr
     return m2st.io.read(output)
 
@@ -117,83 +132,70 @@ def assert_same_bits(found: ad.AnnData, expected: ad.AnnData) -> None:
 
 
 def test_the_command_works_on_the_cluster(
-    scheduler: str, data: Path, undisturbed: ad.AnnData, tmp_path: Path
+    pair: Cluster, data: Path, undisturbed: ad.AnnData, tmp_path: Path
 ) -> None:
     output = tmp_path / "out.h5ad"
-    with workers(scheduler, tmp_path, 2) as (client, _):
-        before = n_batches(client)
-        found = call(arguments(data, output, "--dask", scheduler))
-        assert found.returncode == 0, found.stderr
-        assert n_batches(client) - before >= 2
+    before = n_batches(pair.client)
+    found = call(*arguments(data, output, "--dask", pair.address))
+    assert found.returncode == 0, found.stderr
+    assert n_batches(pair.client) - before >= 2
     assert "Warning" not in found.stderr
     assert_same_bits(m2st.io.read(output), undisturbed)
 
 
+@pytest.mark.parametrize("name", ["pair", "threads"])
+def test_joblib_settings_of_the_caller_work(
+    name: str, request: pytest.FixtureRequest, data: Path, undisturbed: ad.AnnData
+) -> None:
+    """Threads of one worker take turns: at the same time they would share torch's random stream."""
+    adata, used = m2st.io.read(data), request.getfixturevalue(name)
+    with used.client.as_current(), joblib.parallel_config(backend="dask"):
+        before = n_batches(used.client)
+        m2st.run(adata, 4, autoencoder=PARAMS, progress=False)
+        assert n_batches(used.client) - before >= 2
+    assert_same_bits(adata, undisturbed)
+
+
+def test_unfit_workers_are_refused(threads: Cluster, data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.h5ad"
+    found = call(*arguments(data, output, "--dask", threads.address))
+    assert found.returncode == 1
+    (worker,) = threads.processes
+    assert f"one thread each, found {worker} with 3." in found.stderr
+    assert f"`dask worker {threads.address} --nworkers 4 --nthreads 1`" in found.stderr
+    assert found.stderr.count("\n") == 1
+    assert not output.exists()
+    with pytest.raises(ValueError, match=r"at least two Dask workers at tcp://a, found 1\."):
+        _check_workers({"tcp://b": 1}, "tcp://a")
+
+
 def test_a_killed_worker_changes_nothing(
-    scheduler: str, data: Path, undisturbed: ad.AnnData, tmp_path: Path
+    pair: Cluster, data: Path, undisturbed: ad.AnnData, tmp_path: Path
 ) -> None:
     """One of two workers is killed while it trains, and does not come back."""
     output = tmp_path / "out.h5ad"
-    with workers(scheduler, tmp_path, 2) as (client, processes):
-        command = subprocess.Popen(arguments(data, output, "--dask", scheduler))
-        lost = kill_one_at_work(client, processes)
-        assert command.wait() == 0
-        assert lost not in client.nthreads()
+    command = subprocess.Popen([M2ST, *arguments(data, output, "--dask", pair.address)])
+    lost = kill_one_at_work(pair)
+    assert command.wait() == 0
+    assert lost not in pair.client.nthreads()
     assert_same_bits(m2st.io.read(output), undisturbed)
 
 
-def kill_one_at_work(client: Any, processes: dict[str, Process]) -> str:
+def kill_one_at_work(pair: Cluster) -> str:
     """Kill a worker that surely holds members: stop it, then ask the scheduler, then kill."""
     while True:
-        at_work = client.run(lambda dask_worker: {task.key for task in dask_worker.state.executing})
+        at_work = pair.client.run(
+            lambda dask_worker: {task.key for task in dask_worker.state.executing}
+        )
         for address, tasks in at_work.items():
             if any(task.startswith("batch_of") for task in tasks):
-                processes[address].send_signal(signal.SIGSTOP)
-                if tasks & set(client.processing([address])[address]):
-                    processes[address].kill()
+                process = pair.processes[address]
+                process.send_signal(signal.SIGSTOP)
+                if tasks & set(pair.client.processing([address])[address]):
+                    process.kill()
                     return address
-                processes[address].send_signal(signal.SIGCONT)
-
-
-def test_joblib_settings_of_the_caller_work(
-    scheduler: str, data: Path, undisturbed: ad.AnnData, tmp_path: Path
-) -> None:
-    adata = m2st.io.read(data)
-    with workers(scheduler, tmp_path, 2) as (client, _), joblib.parallel_config(backend="dask"):
-        before = n_batches(client)
-        m2st.run(adata, 4, autoencoder=PARAMS, progress=False)
-        assert n_batches(client) - before >= 2
-    assert_same_bits(adata, undisturbed)
-
-
-def test_members_in_threads_of_one_worker_take_turns(
-    scheduler: str, data: Path, undisturbed: ad.AnnData, tmp_path: Path
-) -> None:
-    """At the same time they would share torch's random stream."""
-    adata = m2st.io.read(data)
-    with workers(scheduler, tmp_path, 1, 3) as (client, _), joblib.parallel_config(backend="dask"):
-        before = n_batches(client)
-        m2st.run(adata, 4, autoencoder=PARAMS, progress=False)
-        assert n_batches(client) - before >= 2
-    assert_same_bits(adata, undisturbed)
-
-
-@pytest.mark.parametrize(
-    ("n_threads", "message"),
-    [(1, "at least two Dask workers at {}, found 1."), (3, "one thread each, found {} with 3.")],
-)
-def test_unfit_workers_are_refused(
-    n_threads: int, message: str, scheduler: str, data: Path, tmp_path: Path
-) -> None:
-    output = tmp_path / "out.h5ad"
-    with workers(scheduler, tmp_path / "work", 1, n_threads) as (_, processes):
-        found = call(arguments(data, output, "--dask", scheduler))
-    assert found.returncode == 1
-    (worker,) = processes
-    assert message.format(scheduler if n_threads == 1 else worker) in found.stderr
-    assert f"`dask worker {scheduler} --nworkers 4 --nthreads 1`" in found.stderr
-    assert found.stderr.count("\n") == 1
-    assert not output.exists()
+                process.send_signal(signal.SIGCONT)
+        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(
@@ -205,18 +207,17 @@ def test_unfit_workers_are_refused(
     ],
 )
 def test_errors_are_one_line(options: list[str], message: str, data: Path, tmp_path: Path) -> None:
-    found = call(arguments(data, tmp_path / "out.h5ad", *options))
+    found = call(*arguments(data, tmp_path / "out.h5ad", *options))
     assert found.returncode == 1
     assert found.stderr.startswith("m2st: Expected ")
     assert message in found.stderr
     assert found.stderr.count("\n") == 1
 
 
-def test_dask_absent(data: Path, tmp_path: Path) -> None:
-    code = "import sys; sys.modules['distributed'] = None; from m2st.cli import main; main()"
+def test_dask_absent(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
     options = arguments(data, tmp_path / "out.h5ad", "--dask", "tcp://127.0.0.1:9")
-    found = call([sys.executable, "-c", code, *options[1:]])
-    assert found.returncode == 1
-    assert found.stderr == (
-        "m2st: `--dask` needs distributed, which is not installed: `pip install 'm2st[dask]'`.\n"
-    )
+    found = CliRunner().invoke(app, options)
+    assert found.exit_code == 1
+    advice = "which is not installed: `pip install 'm2st[dask]'`."
+    assert found.stderr == f"m2st: `--dask` needs distributed, {advice}\n"

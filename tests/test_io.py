@@ -24,10 +24,12 @@ import zarr
 from matplotlib.image import imsave
 from scipy import sparse
 from scipy.io import mmwrite
+from typer.testing import CliRunner
 
 import m2st
 from m2st import io
 from m2st._stores import check_storable
+from m2st.cli import app
 
 BARCODES = ["CCC-1", "AAA-1", "GGG-1"]
 # Observations x genes; two genes share a symbol, and the last feature is no gene.
@@ -1128,21 +1130,19 @@ def test_backed_above_a_size(
     assert caplog.messages == [f"Expression stays in {stored}: it would take 0.0 GB."]
 
 
-def test_the_command_leaves_large_expression_in_the_file(tmp_path: Path) -> None:
+def test_the_command_leaves_large_expression_in_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     adata = m2st.datasets.simulate_cortex(200, 100)
     io.write(adata, tmp_path / "a.h5ad")
     before = content(tmp_path / "a.h5ad")
-    code = "import m2st.io; m2st.io._LARGE = 0; from m2st.cli import main; main()"
+    monkeypatch.setattr(io, "_LARGE", 0)
+    monkeypatch.chdir(tmp_path)
     options = ["--members", "1", "--epochs", "3", "--plots", "plots", "-o", "out.h5ad"]
-    found = subprocess.run(
-        [sys.executable, "-c", code, "run", "a.h5ad", "-k", "3", *options],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert found.returncode == 0, found.stderr
-    assert "Expression stays in a.h5ad: it would take 0.0 GB." in found.stderr.splitlines()
+    with caplog.at_level("INFO"):
+        found = CliRunner().invoke(app, ["run", "a.h5ad", "-k", "3", *options])
+    assert found.exit_code == 0, found.stderr
+    assert "Expression stays in a.h5ad: it would take 0.0 GB." in caplog.messages
     assert content(tmp_path / "a.h5ad") == before
     written = io.read(tmp_path / "out.h5ad")
     assert (written.X != adata.X).nnz == 0

@@ -6,8 +6,6 @@ import base64
 import json
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from io import BytesIO
@@ -25,6 +23,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
+from tests.command import call
 
 import m2st
 import m2st.bridge
@@ -797,11 +796,8 @@ def test_command_writes_the_page(results: dict[str, AnnData], tmp_path: Path) ->
     source, page = tmp_path / "my result.h5ad", tmp_path / "page.html"
     m2st.io.write(results["sections"].copy(), source)
     before = source.read_bytes()
-    command = [str(Path(sys.executable).with_name("m2st")), "report", str(source), "-o", str(page)]
-    found = subprocess.run(
-        [*command, "--column", "domain", "--markers", "2"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    command = ["report", source, "-o", page]
+    found = call(*command, "--column", "domain", "--markers", "2")
     assert found.returncode == 0, found.stderr
     assert found.stdout == f"Saved {page}: {page.stat().st_size / 1e6:.1f} MB\n"
     direct = write(
@@ -810,7 +806,7 @@ def test_command_writes_the_page(results: dict[str, AnnData], tmp_path: Path) ->
     )  # fmt: skip
     assert page.read_text(encoding="utf-8") == direct
     assert source.read_bytes() == before
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    again = call(*command)
     assert again.returncode == 1
     assert "--overwrite" in again.stderr
 
