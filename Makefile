@@ -1,8 +1,10 @@
-# `make demo` and `make test` set up all they need, each from a clean clone, and can be repeated.
+# `make demo`, `check`, `test` and `test-all` set up all they need, each from a clean clone, and can be
+# repeated.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+VERSIONS := --constraint constraints.txt
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check $(VERSIONS)
 
 # What Debian has of the R side; elsewhere, install the same from CRAN and Bioconductor.
 R_PACKAGES := r-base-core r-bioc-biocstyle r-bioc-singlecellexperiment r-cran-callr r-cran-ggplot2 \
@@ -17,21 +19,47 @@ export R_LIBS := $(R_LIBRARY)
 export RETICULATE_PYTHON := $(CURDIR)/$(BIN)/python
 export M2ST_SHARED_DATA ?= $(abspath $(CURDIR)/../shared/data)
 
-.PHONY: demo docs test lint test-python browser r-packages install-r test-r check-r benchmark clean
+# A process per core, of one thread each: more threads than cores wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal
+
+.PHONY: demo docs check test test-all check-newest lint test-python fuzz browser r-packages install-r \
+	test-r check-r check-r-all benchmark clean
 
 demo: $(VENV)/package.stamp
-	$(BIN)/m2st demo --output demo --overwrite
+	$(BIN)/m2st demo --output demo
+
+# Without R, browser and clusters, at every save.
+check: lint
+	$(PYTEST) -m "not slow and not r and not browser and not dist"
 
 test: lint test-python test-r check-r
+
+# All there is, for an hour or two: before a release.
+test-all: lint
+	$(MAKE) test-python MARKS= OPTIONS=--hypothesis-profile=thorough
+	$(MAKE) test-r check-r-all fuzz docs check-newest
+
+# The newest release of each dependency, in an environment of its own: PYTHON=python3.13.
+check-newest:
+	rm -f .venv-newest/*.stamp
+	$(MAKE) check VENV=.venv-newest VERSIONS="--upgrade --upgrade-strategy eager"
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# A process per core, of one thread each: more threads than cores wait for each other.
-test-python: $(VENV)/test.stamp install-r browser
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal
+MARKS := -m "not slow"
+test-python: $(VENV)/r.stamp install-r browser
+	$(PYTEST) $(MARKS) $(OPTIONS)
+
+# Objects of all kinds by the thousand, and kills, interrupts and full disks by the hundred.
+FUZZ := 10000
+fuzz: export OMP_NUM_THREADS := 1
+fuzz: $(VENV)/r.stamp install-r
+	$(BIN)/python -m tests.fuzz_run 0 $(FUZZ)
+	$(BIN)/python -m tests.fuzz_interop 0 $(FUZZ)
+	$(BIN)/python -m tests.interrupted 100
 
 # Installs a browser where this may be done.
 browser:
@@ -54,11 +82,15 @@ install-r: $(VENV)/package.stamp r-packages
 test-r: install-r
 	Rscript rpackage/tests/report.R
 
-# Examples, documentation and vignettes; the tests ran above. SpatialExperiment is not in Debian.
-check-r: test-r
+# Code, help pages and examples, in check-r-all the vignettes too; the tests ran above.
+# SpatialExperiment is not in Debian.
+check-r: BUILD_OPTIONS := --no-build-vignettes
+check-r: CHECK_OPTIONS := --ignore-vignettes
+check-r check-r-all: test-r
 	rm -rf build/R && mkdir -p build/R
-	cd build/R && R CMD build ../../rpackage
-	cd build/R && _R_CHECK_FORCE_SUGGESTS_=false R CMD check --no-manual --no-tests m2st_*.tar.gz
+	cd build/R && R CMD build $(BUILD_OPTIONS) ../../rpackage
+	cd build/R && _R_CHECK_FORCE_SUGGESTS_=false \
+		R CMD check --no-manual --no-tests $(CHECK_OPTIONS) m2st_*.tar.gz
 	! grep -E "^Status:.*(ERROR|WARNING)" build/R/m2st.Rcheck/00check.log
 
 # The site, in site/. Vignettes run anew; a warning or a broken link ends it. No network is needed.
@@ -88,14 +120,18 @@ $(VENV)/package.stamp: pyproject.toml constraints.txt
 	$(PIP) --editable .
 	touch $@
 
-# rpy2 is built against R, which must be there first.
-$(VENV)/test.stamp: $(VENV)/package.stamp | r-packages
+$(VENV)/test.stamp: $(VENV)/package.stamp
 	$(PIP) --group test
 	touch $@
 
-$(VENV)/docs.stamp: $(VENV)/test.stamp
+# rpy2 is built against R, which must be there first.
+$(VENV)/r.stamp: $(VENV)/test.stamp | r-packages
+	$(PIP) --group r
+	touch $@
+
+$(VENV)/docs.stamp: $(VENV)/r.stamp
 	$(PIP) --group docs
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo build site dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-newest demo build site dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

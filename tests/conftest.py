@@ -11,10 +11,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 # What a shell starts in the background ignores interrupts and hands that down to what it starts in
 # turn. Some tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# `make test-all` asks for the thorough profile.
+settings.register_profile("quick", max_examples=10, deadline=None)
+settings.register_profile("thorough", max_examples=200, deadline=None)
+settings.load_profile("quick")
+
+MARKS = {"r": "r", "library": "r", "browser": "browser"}
+"""Mark of the tests that use a fixture."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by what their fixtures need, before tests are chosen by mark."""
+    for item in items:
+        for fixture in MARKS.keys() & set(getattr(item, "fixturenames", ())):
+            item.add_marker(MARKS[fixture])
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import numba
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 from tests import reference
@@ -124,7 +124,6 @@ def assert_alike(found: list[torch.Tensor], expected: list[torch.Tensor]) -> Non
         np.testing.assert_allclose(ours / scale, theirs / scale, atol=1e-5)
 
 
-@settings(deadline=None, max_examples=50)
 @given(
     n_obs=st.integers(2, 40),
     density=st.floats(0.0, 0.5),
@@ -164,7 +163,6 @@ def test_matches_torch_geometric(
         assert_alike(found, expected)
 
 
-@settings(deadline=None, max_examples=30)
 @given(
     shapes=st.lists(st.tuples(st.integers(1, 9), st.sampled_from([1, 3, 8, 16])), min_size=2),
     one_head=st.booleans(),
@@ -354,6 +352,7 @@ def test_what_computes_attention_is_one_of_two(monkeypatch: pytest.MonkeyPatch) 
         embedded()
 
 
+@pytest.mark.dist
 def test_torch_geometric_leaves_nothing_behind(tmp_path: Path) -> None:
     code = (
         "import os; before = dict(os.environ); import m2st._nn._attention as a;"

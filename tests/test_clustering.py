@@ -5,7 +5,7 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 from sklearn.base import clone
@@ -126,7 +126,6 @@ def test_a_scale_of_noise_gets_no_weight() -> None:
     assert found.scale_weights_[2] < 0.05
 
 
-@settings(deadline=None, max_examples=40)
 @given(
     n_obs=st.integers(3, 60),
     widths=st.lists(st.integers(1, 6), min_size=1, max_size=3),

@@ -7,7 +7,7 @@ import anndata as ad
 import numpy as np
 import pytest
 import scanpy as sc
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 from scipy.spatial import cKDTree
@@ -276,7 +276,6 @@ def test_h5ad_round_trip(tmp_path) -> None:
     assert (back.X != adata.X).nnz == 0
 
 
-@settings(deadline=None, max_examples=25)
 @given(
     n_domains=st.integers(2, 12),
     n_samples=st.integers(1, 3),

@@ -27,6 +27,8 @@ PAGES = sorted(
     path.relative_to(ROOT).as_posix()
     for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("vignettes/*.md")]
 )
+ALWAYS = ("README.md", "vignettes/quickstart.md")
+"""Pages that run in `make test`; the others are slow."""
 NOT_RUN = {
     "docs/cluster.md": 7,
     "README.md": 3,
@@ -100,7 +102,15 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     pyplot.close("all")
 
 
-@pytest.mark.parametrize("page", PAGES)
+def marked(page: str) -> object:
+    """A page as a parameter, with the marks of what it needs."""
+    marks = [] if page in ALWAYS else [pytest.mark.slow]
+    if re.search("^```(r|bash)$", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE):
+        marks += [pytest.mark.r, pytest.mark.dist]
+    return pytest.param(page, marks=marks)
+
+
+@pytest.mark.parametrize("page", [marked(page) for page in PAGES])
 @pytest.mark.usefixtures("workplace")
 @pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # scanpy, on newer matplotlib
 @pytest.mark.filterwarnings("ignore:R. Assays of Seurat before version 5")  # what Debian has

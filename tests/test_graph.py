@@ -8,7 +8,7 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import sparse
@@ -298,7 +298,6 @@ def test_points_too_close_for_the_triangulation_are_still_linked(rng: np.random.
 # ---- properties
 
 
-@settings(deadline=None, max_examples=25)
 @given(
     method=st.sampled_from(sorted(BUILDERS)),
     seed=st.integers(0, 10_000),
@@ -315,7 +314,6 @@ def test_contract_and_order(method: str, seed: int, n_obs: int, dimension: int) 
     assert same(shuffled.connectivities, graph.connectivities[order][:, order])
 
 
-@settings(deadline=None, max_examples=25)
 @given(
     method=st.sampled_from(["delaunay", "knn"]),
     seed=st.integers(0, 10_000),
@@ -331,7 +329,6 @@ def test_place_and_unit_do_not_matter(
     assert edges(BUILDERS[method](placed)) == edges(BUILDERS[method](points))
 
 
-@settings(deadline=None, max_examples=15)
 @given(seed=st.integers(0, 10_000), points=st.sampled_from([hexagonal(9, 9), square(9, 9)]))
 def test_lattice_does_not_depend_on_the_order(seed: int, points: NDArray[Any]) -> None:
     order = np.random.default_rng(seed).permutation(len(points))

@@ -116,9 +116,7 @@ def assert_same_adata(a: ad.AnnData, b: ad.AnnData) -> None:
 # ---- R -> Python -> R is identical in every slot
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 10_000),
     kind=st.sampled_from(["SpatialExperiment", "SingleCellExperiment"]),
@@ -142,9 +140,7 @@ def test_experiments_come_back_identical(r: R, kind: str, **drawn: Any) -> None:
     assert r.texts("differences", x, interop.from_anndata(adata)) == []
 
 
-@settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 10_000),
     n_genes=st.integers(1, 5),
@@ -255,9 +251,7 @@ def adatas(draw: Any, least: int = 0) -> ad.AnnData:
     return adata
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(adata=adatas(), as_=st.sampled_from(["SpatialExperiment", "SingleCellExperiment"]))
 @pytest.mark.usefixtures("quiet", "r")
 def test_anndata_comes_back_equal_from_experiments(adata: ad.AnnData, as_: str) -> None:
@@ -268,9 +262,7 @@ def test_anndata_comes_back_equal_from_experiments(adata: ad.AnnData, as_: str) 
     assert_same_adata(adata, found)
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(adata=adatas(least=2))
 @pytest.mark.usefixtures("quiet", "r")
 def test_anndata_comes_back_equal_from_seurat(adata: ad.AnnData) -> None:

@@ -278,6 +278,7 @@ def test_an_object_that_does_not_hold_together_is_refused(tmp_path: Path) -> Non
     refused(hostile.experiment(metadata=deep), "too deep")
 
 
+@pytest.mark.dist
 def test_a_file_that_would_end_the_process_is_refused(tmp_path: Path) -> None:
     path = hostile.rds(hostile.open_lists(10**6))(tmp_path / "x")
     with pytest.raises(ValueError, match=r"rds2py could not read .* ends the process"):

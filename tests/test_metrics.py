@@ -7,7 +7,7 @@ import doctest
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from m2st import metrics
@@ -52,7 +52,6 @@ def test_purity_by_hand_and_not_symmetric() -> None:
     assert metrics.purity([1, 2, 3, 4], ["a", "a", "a", "b"]) == 0.5
 
 
-@settings(deadline=None, max_examples=40)
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=2, max_size=40), st.data()
 )

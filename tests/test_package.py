@@ -161,7 +161,14 @@ def test_docstrings_match_signatures(name: str, function: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["_params", "_clustering", "_graph", "_run", *(m.__name__[5:] for m in PUBLIC)]
+    "name",
+    [
+        "_params",
+        "_clustering",
+        "_graph",
+        pytest.param("_run", marks=pytest.mark.slow),  # at the defaults
+        *(m.__name__[5:] for m in PUBLIC),
+    ],
 )
 def test_examples_run(name: str) -> None:
     module: ModuleType = importlib.import_module(f"m2st.{name}")

@@ -33,6 +33,7 @@ print(m2st.metrics.ari(bands, adata.obs["m2st_domain"]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the memory of a process is capped on Linux")
 def test_nothing_is_quadratic_at_200_000_observations() -> None:
     found = subprocess.run(

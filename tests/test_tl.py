@@ -15,7 +15,6 @@ import pandas as pd
 import pytest
 import torch
 from scipy import sparse
-from scipy.optimize import linear_sum_assignment
 
 import m2st
 from m2st import AutoencoderParams, ClusteringParams
@@ -48,7 +47,17 @@ def same_embeddings(one: anndata.AnnData, other: anndata.AnnData) -> bool:
     return all(np.array_equal(one.obsm[key], other.obsm[key]) for key in keys)
 
 
-def quick_run(adata: anndata.AnnData, n_domains: int = 4, **settings: object) -> None:
+def digest(adata: anndata.AnnData) -> str:
+    """Digest of the bits of a result."""
+    found = hashlib.sha256()
+    for key in sorted(adata.obsm):
+        found.update(adata.obsm[key].tobytes())
+    found.update(adata.obs["m2st_domain"].cat.codes.to_numpy().tobytes())
+    found.update(adata.obs["m2st_confidence"].to_numpy().tobytes())
+    return found.hexdigest()
+
+
+def quick_run(adata: anndata.AnnData, n_domains: int | str = 4, **settings: object) -> None:
     m2st.run(adata, n_domains, autoencoder=QUICK, clustering=ONCE, progress=False, **settings)
 
 
@@ -98,42 +107,25 @@ def test_run_writes_what_it_says_and_nothing_else(adata: anndata.AnnData, tmp_pa
     assert np.isfinite(found["objective"][:, 0]).all()
 
 
-def test_domains_are_better_than_k_means_without_space() -> None:
-    from sklearn.cluster import KMeans
-
-    adata = m2st.datasets.simulate_cortex(n_obs=800, n_genes=600)
-    m2st.run(adata, 7, progress=False)
-    plain = KMeans(7, n_init=5, random_state=0).fit_predict(adata.obsm["X_m2st_pca"])
-    truth = adata.obs["domain"]
-    ours = m2st.metrics.ari(truth, adata.obs["m2st_domain"])
-    assert ours > m2st.metrics.ari(truth, plain) + 0.2
-
-
-def test_same_bits_with_one_or_two_threads() -> None:
+@pytest.mark.dist
+def test_same_bits_with_more_threads(adata: anndata.AnnData) -> None:
     code = (
-        "import hashlib, m2st; from tests.test_tl import QUICK, ONCE;"
-        "a = m2st.datasets.simulate_cortex(n_obs=600, n_genes=300);"
-        "m2st.run(a, 5, autoencoder=QUICK, clustering=ONCE, progress=False);"
-        "h = hashlib.sha256();"
-        "[h.update(a.obsm[k].tobytes()) for k in sorted(a.obsm)];"
-        "h.update(a.obs['m2st_domain'].cat.codes.to_numpy().tobytes());"
-        "h.update(a.obs['m2st_confidence'].to_numpy().tobytes());"
-        "print(h.hexdigest())"
+        "import m2st, torch; from tests.test_tl import digest, quick_run;"
+        "a = m2st.datasets.simulate_cortex(n_obs=200, n_genes=120); quick_run(a);"
+        "print(torch.get_num_threads(), digest(a))"
     )
-    digests = []
-    for threads in ("1", "2"):
-        names = ("OMP", "MKL", "OPENBLAS", "NUMBA")
-        found = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=Path(__file__).parents[1],
-            env=os.environ | {f"{name}_NUM_THREADS": threads for name in names},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        digests.append(found.stdout.strip())
-    assert len(digests[0]) == 2 * hashlib.sha256().digest_size
-    assert digests[0] == digests[1]
+    n_threads = str(torch.get_num_threads() + 1)
+    names = ("OMP", "MKL", "OPENBLAS", "NUMBA")
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[1],
+        env=os.environ | {f"{name}_NUM_THREADS": n_threads for name in names},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    quick_run(adata)
+    assert found.stdout.split() == [n_threads, digest(adata)]
 
 
 def test_callers_random_states_are_untouched(adata: anndata.AnnData) -> None:
@@ -368,26 +360,6 @@ def test_sections_are_not_joined() -> None:
         quick_run(adata, sample_key="sample")
 
 
-def test_sections_with_a_batch_shift_are_labelled_alike() -> None:
-    adata = m2st.datasets.simulate_cortex(
-        n_obs=1000, n_genes=400, n_domains=5, n_samples=2, batch_shift=0.5, random_state=1
-    )
-    two = AutoencoderParams(n_members=2)
-    truth = adata.obs["domain"]
-    m2st.run(adata, 5, autoencoder=two, sample_key="sample", progress=False)
-    together = m2st.metrics.ari(truth, adata.obs["m2st_domain"])
-    m2st.pp.prepare(adata)
-    m2st.tl.embed(adata, two, progress=False)
-    m2st.tl.cluster(adata, 5)
-    assert together > m2st.metrics.ari(truth, adata.obs["m2st_domain"]) + 0.2
-    for name in adata.obs["sample"].unique():
-        rows = (adata.obs["sample"] == name).to_numpy()
-        part = anndata.AnnData(adata.X[rows], obsm={"spatial": adata.obsm["spatial"][rows]})
-        m2st.run(part, 5, autoencoder=two, progress=False)
-        alone = m2st.metrics.ari(truth[rows].to_numpy(), part.obs["m2st_domain"].to_numpy())
-        assert together >= 0.9 * alone
-
-
 def test_features_are_alike_in_each_section() -> None:
     adata = m2st.datasets.simulate_cortex(n_obs=240, n_genes=100, n_samples=2, batch_shift=1.0)
     m2st.pp.spatial_graph(adata, sample_key="sample")
@@ -399,18 +371,25 @@ def test_features_are_alike_in_each_section() -> None:
     assert adata.uns["m2st"]["prepare"]["sample_key"] == "sample"
 
 
-def test_number_of_domains_is_found() -> None:
-    adata = m2st.datasets.simulate_cortex(n_obs=1000, n_genes=400, n_domains=4, random_state=2)
-    params = AutoencoderParams(n_members=3)
-    m2st.run(adata, "auto", autoencoder=params, progress=False)
+def test_number_of_domains_is_chosen_and_recorded(adata: anndata.AnnData) -> None:
+    quick_run(adata, "auto")
     record = adata.uns["m2st"]["n_domains"]
-    assert abs(record["chosen"] - 4) <= 1
     assert record["chosen"] == record["candidates"][record["score"].argmax()]
-    assert record["p_value"] < 0.01
     assert adata.obs["m2st_domain"].nunique() == record["chosen"]
     assert record["stability"].shape == record["gain"].shape == record["candidates"].shape
     m2st.tl.embed(adata, QUICK, progress=False)
     assert "n_domains" not in adata.uns["m2st"]
+
+
+def test_another_section_gets_domains(embedded: anndata.AnnData) -> None:
+    other = embedded.copy()
+    models = m2st.tl.embed(embedded, QUICK, progress=False)
+    clusterings = m2st.tl.cluster(embedded, 4, ONCE)
+    m2st.tl.transform(other, models, clusterings)
+    assert other.obs["m2st_domain"].cat.categories.tolist() == ["1", "2", "3", "4"]
+    assert other.obs["m2st_confidence"].between(0, 1).all()
+    with pytest.raises(ValueError, match="a clustering for each of the 2 models, found 1"):
+        m2st.tl.transform(other, models, clusterings[:1])
 
 
 @pytest.mark.parametrize("kind", ["shuffled", "noise"])
@@ -426,19 +405,6 @@ def test_no_structure_is_said(adata: anndata.AnnData, kind: str) -> None:
     assert adata.obs["m2st_domain"].cat.categories.tolist() == ["1"]
 
 
-def test_confidence_is_lower_without_structure() -> None:
-    found = {}
-    for kind in ("layers", "noise"):
-        adata = m2st.datasets.simulate_cortex(800, 400, 5, random_state=2)
-        if kind == "noise":
-            noise = np.random.default_rng(0).poisson(1.0, size=adata.shape)
-            adata.X = sparse.csr_matrix(noise.astype(np.float32))
-        m2st.run(adata, 5, progress=False)
-        found[kind] = adata.obs["m2st_confidence"].median()
-    assert found["layers"] > 0.95
-    assert found["noise"] < 0.8
-
-
 def test_candidates_are_checked(embedded: anndata.AnnData) -> None:
     with pytest.raises(ValueError, match=r"of at least 2 domains, found \[1, 2\]"):
         m2st.tl.choose_n_domains(embedded, [1, 2])
@@ -446,53 +412,6 @@ def test_candidates_are_checked(embedded: anndata.AnnData) -> None:
         m2st.tl.choose_n_domains(embedded, [])
     with pytest.raises(ValueError, match="than observations, 200, found 201"):
         m2st.tl.choose_n_domains(embedded, [200])
-
-
-def test_another_section_gets_the_domains_of_the_first() -> None:
-    """Two sections that share their components."""
-    both = m2st.datasets.simulate_cortex(
-        n_obs=1000, n_genes=400, n_domains=4, n_samples=2, random_state=2
-    )
-    m2st.pp.spatial_graph(both, sample_key="sample")
-    m2st.pp.prepare(both)
-    one = (both.obs["sample"] == both.obs["sample"].iloc[0]).to_numpy()
-    halves = first, second = [both[rows].copy() for rows in (one, ~one)]
-    models = m2st.tl.embed(first, AutoencoderParams(n_members=2), progress=False)
-    clusterings = m2st.tl.cluster(first, 4)
-    m2st.tl.transform(second, models, clusterings)
-    found = pd.concat([half.obs["m2st_domain"] for half in halves])
-    truth = pd.concat([half.obs["domain"] for half in halves])
-    assert second.obs["m2st_domain"].cat.categories.tolist() == ["1", "2", "3", "4"]
-    assert second.obs["m2st_confidence"].between(0, 1).all()
-    assert m2st.metrics.ari(truth, found) > 0.6
-    m2st.tl.transform(first, models, clusterings)
-    again = first.obs["m2st_domain"].to_numpy()
-    assert (again == found[first.obs_names].to_numpy()).mean() > 0.97
-    with pytest.raises(ValueError, match="a clustering for each of the 2 models, found 1"):
-        m2st.tl.transform(second, models, clusterings[:1])
-
-
-def test_confidence_is_the_share_of_other_runs_that_agree() -> None:
-    adata = m2st.datasets.simulate_cortex(800, 400, 5, random_state=2)
-    m2st.pp.spatial_graph(adata)
-    m2st.pp.prepare(adata)
-    codes = []
-    for seed in (1, 0):
-        m2st.tl.embed(
-            adata, AutoencoderParams(n_members=4, n_epochs=40), random_state=seed, progress=False
-        )
-        m2st.tl.cluster(adata, 5, random_state=seed)
-        codes.append(adata.obs["m2st_domain"].cat.codes.to_numpy())
-    table = np.zeros((5, 5))
-    np.add.at(table, tuple(codes), 1)
-    _, match = linear_sum_assignment(table, maximize=True)
-    agrees = match[codes[0]] == codes[1]
-    sure = adata.obs["m2st_confidence"].to_numpy()
-    assert abs(sure.mean() - agrees.mean()) < 0.03
-    assert agrees[sure >= 0.95].mean() > 0.98
-    unsure = (sure >= 0.5) & (sure < 0.8)
-    assert unsure.sum() > 30
-    assert 0.45 < agrees[unsure].mean() < 0.9
 
 
 def test_observations_without_counts_have_no_domain(adata: anndata.AnnData) -> None:

@@ -152,6 +152,7 @@ def test_interrupt_within_compiled_code(features: np.ndarray, cause: BaseExcepti
             train(features, ring(40), PARAMS, callback=callback)
 
 
+@pytest.mark.dist
 def test_checkpoint_of_a_killed_process_resumes_to_the_same_bits(
     features: np.ndarray, tmp_path: Path
 ) -> None:
@@ -282,6 +283,13 @@ def test_features_of_extreme_size_are_refused(
         train(features * factor, ring(40), PARAMS)
 
 
+def test_loss_that_is_not_finite_is_an_error(features: np.ndarray) -> None:
+    # An angle of more than 90 degrees counts more than once, here to a power beyond all numbers.
+    params = replace(PARAMS, gamma=1e4)
+    with pytest.raises(FloatingPointError, match=r"became inf in epoch 1\. Lower `learning_rate`"):
+        train(features, ring(40), params)
+
+
 def test_device_is_chosen_when_called() -> None:
     expected = "cuda" if torch.cuda.is_available() else "cpu"
     if not torch.backends.mps.is_available():
@@ -367,6 +375,7 @@ distributed.destroy_process_group()
 """
 
 
+@pytest.mark.dist
 def test_two_processes_learn_what_one_does(rng: np.random.Generator, tmp_path: Path) -> None:
     """Real processes with a gradient averaged by DistributedDataParallel over gloo."""
     features, graph = planted(40, rng).astype(np.float32), sheet(40)
