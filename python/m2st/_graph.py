@@ -415,6 +415,22 @@ def graph_report(connectivities: sparse.csr_matrix) -> dict[str, int | float]:
     }
 
 
+def edges_between_sections(
+    connectivities: sparse.csr_matrix, sections: NDArray[np.integer[Any]]
+) -> int:
+    """Count the stored entries of a graph that join two sections.
+
+    Parameters
+    ----------
+    connectivities
+        Shape (n_obs, n_obs), CSR.
+    sections
+        Number of the section of each observation, shape (n_obs,).
+    """
+    source, target = connectivities.nonzero()
+    return int(np.count_nonzero(sections[source] != sections[target]))
+
+
 def smooth(
     features: NDArray[Any], connectivities: sparse.csr_matrix, *, n_hops: int
 ) -> NDArray[np.float64]:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
 
 from m2st import _keys
 from m2st._checks import (
@@ -38,7 +40,7 @@ _LEAST_FOR_AUTO = 13
 
 def run(
     adata: AnnData,
-    n_domains: int | Literal["auto"],
+    n_domains: int | Literal["auto"] | None,
     *,
     use_rep: str | None = None,
     n_pcs: int | None = None,
@@ -66,7 +68,8 @@ def run(
         used as it is. If `m2st.pp` built it from other coordinates, sections or observations, it is
         built anew in the same way.
     n_domains
-        Number of domains, or ``"auto"`` for `m2st.tl.choose_n_domains`.
+        Number of domains, or ``"auto"`` for `m2st.tl.choose_n_domains`. None embeds only: call
+        `m2st.tl.cluster` afterwards.
     use_rep
         Ready features to use instead of preparing the counts: a key of ``obsm``, or ``"X"``. What
         `m2st.pp.prepare` or `m2st.pp.prepare_paper` wrote is used as it is, of others the
@@ -173,7 +176,7 @@ def run(
         )
         raise ValueError(msg)
     if n_pcs is None:
-        n_pcs = pp.components_for(None if auto else int(n_domains))
+        n_pcs = pp.components_for(None if auto or n_domains is None else int(n_domains))
     check_int("n_pcs", n_pcs, minimum=1)
     if spatial_key is not None:
         check_key(spatial_key, adata.obsm, where="adata.obsm")
@@ -183,11 +186,11 @@ def run(
         sample_key = sample_key or recorded_key(adata, "sample_key")
     spatial_key = spatial_key or _keys.COORDINATES
     valid = valid_observations(adata, spatial_key)
-    pp._sections(adata, sample_key, valid)
+    sections, _ = pp._sections(adata, sample_key, valid)
     if has_graph and graph_params(adata) is None:
-        check_graph(adata)
+        graph = check_graph(adata)
         if sample_key is not None:
-            _check_sections(adata, sample_key)
+            _check_sections(graph, sections, sample_key)
     pp.ensure_graph(adata, spatial_key, sample_key)
     if use_rep is None:
         pp.prepare(
@@ -212,6 +215,8 @@ def run(
         callback=callback,
         checkpoint=checkpoint,
     )
+    if n_domains is None:
+        return
     if auto:
         n_domains = tl.choose_n_domains(
             adata, params=clustering, random_state=random_state, n_jobs=n_jobs
@@ -220,8 +225,10 @@ def run(
     tl.cluster(adata, int(n_domains), clustering, random_state=random_state, n_jobs=n_jobs)
 
 
-def _check_enough(n_domains: int | str, *, n_obs: int) -> None:
+def _check_enough(n_domains: int | str | None, *, n_obs: int) -> None:
     """Require as many observations as domains, of those with features if they are known."""
+    if n_domains is None:
+        return
     if not isinstance(n_domains, str) or n_domains != "auto":
         check_n_domains(cast("int", n_domains), n_obs=n_obs)
     elif n_obs < _LEAST_FOR_AUTO:
@@ -232,16 +239,11 @@ def _check_enough(n_domains: int | str, *, n_obs: int) -> None:
         raise ValueError(msg)
 
 
-def edges_between_sections(adata: AnnData, sample_key: str) -> int:
-    """Count the stored entries of the graph at hand that join two sections."""
-    source, target = adata.obsp[_keys.CONNECTIVITIES].nonzero()
-    sections = adata.obs[sample_key].astype("category").cat.codes.to_numpy()
-    return int(np.count_nonzero(sections[source] != sections[target]))
-
-
-def _check_sections(adata: AnnData, sample_key: str) -> None:
+def _check_sections(graph: sparse.csr_matrix, sections: NDArray[np.intp], sample_key: str) -> None:
     """Require that the graph at hand has no edge between sections."""
-    crossing = edges_between_sections(adata, sample_key)
+    from m2st._graph import edges_between_sections
+
+    crossing = edges_between_sections(graph, sections)
     if crossing:
         msg = (
             f"Expected no edge between the sections of `adata.obs[{sample_key!r}]`, found "

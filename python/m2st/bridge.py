@@ -28,7 +28,7 @@ from scipy import sparse
 from m2st import _keys
 from m2st._checks import check_sparse
 from m2st._params import AutoencoderParams, ClusteringParams
-from m2st._run import edges_between_sections
+from m2st._run import run as m2st_run
 
 __all__ = ["cluster", "report", "run"]
 
@@ -40,6 +40,7 @@ _SAMPLE = "sample"
 _R_INTEGER = 2**31 - 1
 
 _IN_R = (
+    (r"\bTrue or False\b", "TRUE or FALSE"),
     (r"NaN or infinity in", "missing or infinite values in"),
     (r"NaN or infinite", "missing or infinite"),
     (r"\bNaN\b", "missing"),
@@ -66,8 +67,8 @@ Answer = dict[str, Any]
 Callback = Callable[[int, int, float], object]
 
 
-class _Stopped(Exception):
-    """The user of R has interrupted the run."""
+class _Stopped(BaseException):
+    """The user of R has interrupted the run: the training does not catch it, nor anybody else."""
 
 
 def run(request: Request, callback: Callback | None = None) -> Answer:
@@ -97,39 +98,28 @@ def run(request: Request, callback: Callback | None = None) -> Answer:
     """
 
     def compute() -> Answer:
-        from m2st import pp, tl
+        from m2st import pp
 
         adata = read_expression(request)
         sample_key = read_place(adata, request)
         autoencoder, clustering = _read_params(request)
-        random_state = int(request["random_state"])
-        n_domains = None if request.get("n_domains") is None else int(request["n_domains"])
+        n_domains, n_pcs = request.get("n_domains"), request.get("n_pcs")
         with _known_in_r(adata, request):
             pp.spatial_graph(adata, sample_key=sample_key)
-        _check_sections(adata, sample_key)
-        n_pcs = int(request.get("n_pcs") or pp.components_for(n_domains))
-        if _FEATURES in adata.obsm:
-            pp.prepare_rep(adata, _FEATURES, n_pcs=n_pcs, random_state=random_state)
-        else:
-            pp.prepare(
-                adata,
-                normalized=bool(request.get("normalized", False)),
-                n_pcs=n_pcs,
-                sample_key=sample_key,
-                random_state=random_state,
-            )
-        tl.embed(
+        m2st_run(
             adata,
-            autoencoder,
-            random_state=random_state,
+            None if n_domains is None else int(n_domains),
+            use_rep=_FEATURES if _FEATURES in adata.obsm else None,
+            n_pcs=None if n_pcs is None else int(n_pcs),
+            normalized=bool(request.get("normalized", False)),
+            sample_key=sample_key,
+            autoencoder=autoencoder,
+            clustering=clustering,
+            random_state=int(request["random_state"]),
             device=str(request.get("device", "auto")),
             progress=False,
             callback=None if callback is None else _stopping(callback, request["every"]),
         )
-        if adata.uns[_keys.RECORD]["embed"]["stopped"] == "interrupted":
-            raise _Stopped  # the training catches an interrupt from the keyboard itself
-        if n_domains is not None:
-            tl.cluster(adata, n_domains, clustering, random_state=random_state)
         return _results(adata)
 
     return answer_safely(compute, request)
@@ -281,7 +271,7 @@ def _on_interrupt(*, raises: bool) -> Iterator[list[int]]:
     def note(number: int, frame: FrameType | None) -> None:
         interrupts.append(number)
         if raises:
-            raise KeyboardInterrupt
+            raise _Stopped
 
     previous = signal.getsignal(signal.SIGINT)
     if previous is None or threading.current_thread() is not threading.main_thread():
@@ -305,8 +295,8 @@ def answer_safely(compute: Callable[[], Answer], request: Request) -> Answer:
             with _on_interrupt(raises=True) as interrupts:
                 answer = _ending(compute)
             if interrupts:  # compiled code may have turned it into another error
-                raise KeyboardInterrupt
-        except KeyboardInterrupt:
+                raise _Stopped
+        except (KeyboardInterrupt, _Stopped):
             answer = {"interrupted": True}
         except ImportError as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
@@ -333,8 +323,6 @@ def _ending(compute: Callable[[], Answer]) -> Answer:
     """What `compute` returns, or its error as a text."""
     try:
         return compute()
-    except _Stopped:
-        return {"interrupted": True}
     except (KeyError, TypeError, ValueError, FloatingPointError) as error:
         return {"error": str(error.args[0]) if error.args else repr(error)}
     except Exception as error:  # R raises it again
@@ -352,7 +340,7 @@ def _stopping(callback: Callback, every: int) -> Callback:
             return
         try:
             go_on = callback(epoch, n_epochs, loss)
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             raise _Stopped from error
         if go_on is False:
             raise _Stopped
@@ -436,15 +424,6 @@ def _read_params(request: Request) -> tuple[AutoencoderParams, ClusteringParams]
     if "scale_dims" in given:
         given["scale_dims"] = tuple(given["scale_dims"])
     return AutoencoderParams(**given), ClusteringParams(**(request.get("clustering") or {}))
-
-
-def _check_sections(adata: AnnData, sample_key: str | None) -> None:
-    """Count the edges between sections, of which there must be none, for the record."""
-    crossing = 0 if sample_key is None else edges_between_sections(adata, sample_key)
-    adata.uns[_keys.RECORD]["graph"]["n_between_samples"] = crossing
-    if crossing:
-        msg = f"Expected no edge between sections, found {crossing} in the spatial graph."
-        raise ValueError(msg)
 
 
 def _results(adata: AnnData) -> Answer:

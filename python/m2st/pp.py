@@ -1398,6 +1398,9 @@ def _write_graph(
     valid = valid_observations(adata, spatial_key)
     n_invalid = int((~valid).sum())
     entry = {"method": method, "reason": reason, **parameters, **keys, **report}
+    sections, _ = _sections(adata, sample_key, valid)
+    crossing = _graph.edges_between_sections(graph.connectivities, sections)
+    entry["n_between_samples"] = crossing
     if n_invalid:
         entry["n_invalid"] = n_invalid
     entry["fingerprint"] = _fingerprint(adata, spatial_key, sample_key)
