@@ -5,43 +5,49 @@
 #'
 #' @param n_members Models of the ensemble, trained alike from different seeds; by default 5, and up
 #'   to 20 where there are few spots.
-#' @param scale_dims Width of each of the scales, multiples of `n_heads`; by default `c(64, 32)`.
-#' @param hidden_dim Width of the shared encoder, a multiple of `n_heads`; by default 128.
-#' @param n_layers Attention layers of each scale's encoder, after the shared one; by default 2.
-#' @param n_heads Attention heads of the encoders; by default 4.
-#' @param activation `TRUE` applies a PReLU after each layer of the encoders, as the paper does; by
-#'   default `FALSE`.
-#' @param negative_slope Slope of the LeakyReLU in the attention, in \[0, 1); by default 0.01.
-#' @param feature_dropout,attention_dropout Probability of dropping an input or an attention
-#'   weight in training, in \[0, 1); by default 0.
-#' @param mask_rate Share of the spots that is masked in each epoch, in \[0, 1); by default 0.5.
-#' @param gamma Exponent of the scaled cosine error, at least 1, by default 1; `NA` takes the mean
+#' @param scale_dims Width of each of the scales, multiples of `n_heads`; `r helpOf("scale_dims")`.
+#' @param hidden_dim Width of the shared encoder, a multiple of `n_heads`; `r helpOf("hidden_dim")`.
+#' @param n_layers Attention layers of each scale's encoder, after the shared one;
+#'   `r helpOf("n_layers")`.
+#' @param n_heads Attention heads of the encoders; `r helpOf("n_heads")`.
+#' @param activation `TRUE` applies a PReLU after each layer of the encoders, as the paper does;
+#'   `r helpOf("activation")`.
+#' @param negative_slope Slope of the LeakyReLU in the attention; `r helpOf("negative_slope")`.
+#' @param feature_dropout Probability of dropping an input in training;
+#'   `r helpOf("feature_dropout")`.
+#' @param attention_dropout Probability of dropping an attention weight in training;
+#'   `r helpOf("attention_dropout")`.
+#' @param mask_rate Share of the spots that is masked in each epoch; `r helpOf("mask_rate")`.
+#' @param gamma Exponent of the scaled cosine error; `r helpOf("gamma")`. `NA` takes the mean
 #'   squared error.
-#' @param n_epochs Most epochs to train; by default 100.
+#' @param n_epochs Most epochs to train; `r helpOf("n_epochs")`.
 #' @param batch_size Spots to train on at a time: with more of them an epoch works on pieces of the
-#'   tissue, and memory does not grow; by default 16384.
-#' @param learning_rate Step size of the optimiser, in (0, 1\]; by default 0.002.
-#' @param weight_decay L2 penalty of the optimiser, in \[0, 1\]; by default 0.0005.
-#' @param settle_window,settle_tol Training ends early once the mean loss over so many epochs falls
-#'   by less than the share `settle_tol`, by default 25 and 0.002; 0 trains all epochs.
-#' @param common_dim Width of the representation common to all scales; `NULL` takes 10, or as many
-#'   as there are domains if that is more.
-#' @param specific_dim Width of the representation specific to each scale; by default 6.
-#' @param entropy Weight of the entropy of the scale weights, above 0: small trusts one scale, large
-#'   all alike. By default 0.3.
-#' @param freedom Degrees of freedom of the t distribution around the centre of a domain, above 0:
-#'   the smaller, the less outlying spots count. By default 8.
+#'   tissue, and memory does not grow; `r helpOf("batch_size")`.
+#' @param learning_rate Step size of the optimiser; `r helpOf("learning_rate")`.
+#' @param weight_decay L2 penalty of the optimiser; `r helpOf("weight_decay")`.
+#' @param settle_window Training ends early once the mean loss over so many epochs falls by less
+#'   than the share `settle_tol`; `r helpOf("settle_window")`.
+#' @param settle_tol See `settle_window`; `r helpOf("settle_tol")`. 0 trains all epochs.
+#' @param common_dim Width of the representation common to all scales; by default 10, or as many as
+#'   there are domains if that is more.
+#' @param specific_dim Width of the representation specific to each scale;
+#'   `r helpOf("specific_dim")`.
+#' @param entropy Weight of the entropy of the scale weights: small trusts one scale, large all
+#'   alike; `r helpOf("entropy")`.
+#' @param freedom Degrees of freedom of the t distribution around the centre of a domain: the
+#'   smaller, the less outlying spots count; `r helpOf("freedom")`.
 #' @param smoothness Weight of the agreement of a spot with those within four steps on the spatial
-#'   graph, by default 10; 0 looks at the embeddings alone.
-#' @param n_init Number of starts of the clustering; by default 12.
-#' @param short_iter Iterations by which the starts are compared; by default 30.
-#' @param max_iter Most iterations of the clustering, without and again with the smoothness; by
-#'   default 500.
+#'   graph; `r helpOf("smoothness")`. 0 looks at the embeddings alone.
+#' @param n_init Number of starts of the clustering; `r helpOf("n_init")`.
+#' @param short_iter Iterations by which the starts are compared; `r helpOf("short_iter")`.
+#' @param max_iter Most iterations of the clustering, without and again with the smoothness;
+#'   `r helpOf("max_iter")`.
 #' @param tol Decrease of the objective, per iteration and spot, under which the clustering has
-#'   converged, in \[0, 1); by default 0.00001.
-#' @return A list of class `m2stParams` with two lists, `autoencoder` and `clustering`.
+#'   converged; `r helpOf("tol")`.
+#' @return A list of class `m2stParams` with two lists, `autoencoder` and `clustering`: the settings
+#'   that were given. Printed, it shows them among all defaults.
 #' @examples
-#' m2stParams(n_epochs = 100, mask_rate = 0.3)
+#' m2stParams(n_epochs = 50, mask_rate = 0.3)
 #' @export
 m2stParams <- function(
     n_members = NULL, scale_dims = NULL, hidden_dim = NULL, n_layers = NULL, n_heads = NULL,
@@ -54,56 +60,58 @@ m2stParams <- function(
     given <- as.list(environment())
     given <- given[!vapply(given, is.null, logical(1L))]
     checked <- Map(checkSetting, names(given), given)
-    half <- lapply(settings, function(rules) checked[names(checked) %in% names(rules)])
+    half <- lapply(settings(), function(rules) checked[names(checked) %in% names(rules)])
     structure(half, class = "m2stParams")
 }
 
 #' @export
 print.m2stParams <- function(x, ...) {
     for (half in names(x)) {
-        shown <- vapply(x[[half]], function(value) {
-            if (is.null(value)) "NA" else paste(format(unlist(value)), collapse = ", ")
-        }, character(1L))
-        cat(half, ": ", if (length(shown)) paste(names(shown), shown, sep = " = ", collapse = "; ")
-            else "defaults", "\n", sep = "")
+        cat(half, "\n", sep = "")
+        for (name in names(settings()[[half]])) {
+            default <- asText(settings()[[half]][[name]]$default)
+            given <- if (name %in% names(x[[half]])) asText(x[[half]][[name]], "NA")
+            cat("  ", name, " = ", if (is.null(given)) default else given,
+                if (!is.null(given)) paste0(" (default: ", default, ")"), "\n", sep = "")
+        }
     }
     invisible(x)
 }
 
-whole <- function(several = FALSE) {
-    list(
-        kind = "whole", low = 1, high = Inf, closed = c(TRUE, FALSE), none = FALSE,
-        several = several
-    )
+# Kinds, ranges and defaults of the settings, as Python wrote them into a file for both.
+settings <- function() {
+    if (is.null(state$settings)) {
+        path <- system.file("extdata", "shared.json", package = "m2st", mustWork = TRUE)
+        found <- jsonlite::fromJSON(path, simplifyDataFrame = FALSE, simplifyMatrix = FALSE)
+        state$settings <- lapply(found$settings, lapply, function(rule) {
+            if (is.null(rule$high)) rule$high <- Inf
+            rule
+        })
+    }
+    state$settings
 }
 
-real <- function(low, high, closed, none = FALSE) {
-    list(kind = "real", low = low, high = high, closed = closed, none = none, several = FALSE)
+settingRule <- function(name) c(settings()$autoencoder, settings()$clustering)[[name]]
+
+asText <- function(value, none = "chosen from the data") {
+    value <- unlist(value)
+    if (is.null(value)) {
+        return(none)
+    }
+    text <- vapply(value, format, character(1L), scientific = FALSE, digits = 15L)
+    if (length(text) > 1L) paste0("c(", paste(text, collapse = ", "), ")") else text
 }
 
-flag <- list(kind = "flag", none = FALSE)
-share <- real(0, 1, c(TRUE, FALSE))
-
-# The ranges of the settings; a test compares the names with Python's.
-settings <- list(
-    autoencoder = list(
-        n_members = whole(), scale_dims = whole(several = TRUE), hidden_dim = whole(),
-        n_layers = whole(), n_heads = whole(), activation = flag, negative_slope = share,
-        feature_dropout = share, attention_dropout = share, mask_rate = share,
-        gamma = real(1, Inf, c(TRUE, FALSE), none = TRUE), n_epochs = whole(), batch_size = whole(),
-        learning_rate = real(0, 1, c(FALSE, TRUE)), weight_decay = real(0, 1, c(TRUE, TRUE)),
-        settle_window = whole(), settle_tol = share
-    ),
-    clustering = list(
-        common_dim = whole(), specific_dim = whole(), entropy = real(0, Inf, c(FALSE, FALSE)),
-        freedom = real(0, Inf, c(FALSE, FALSE)), smoothness = real(0, Inf, c(TRUE, FALSE)),
-        n_init = whole(), short_iter = whole(), max_iter = whole(), tol = share
-    )
-)
+# For the help page: the range of a real number, and the default.
+helpOf <- function(name) {
+    rule <- settingRule(name)
+    range <- if (rule$kind == "real") paste0(sub("in (.*)", "in `\\1`", describe(rule)), ", ")
+    paste0(range, "by default `", asText(rule$default), "`")
+}
 
 # The value as Python wants it, or an error; NULL stands for Python's None.
 checkSetting <- function(name, value) {
-    rule <- c(settings$autoencoder, settings$clustering)[[name]]
+    rule <- settingRule(name)
     if (rule$none && length(value) == 1L && is.na(value)) {
         return(NULL)
     }

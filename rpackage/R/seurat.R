@@ -19,6 +19,9 @@ loadClasses <- function(object) {
     }
 }
 
+# Assays of raw counts by their usual names, best first, as Python's converters have them.
+rawAssays <- c("Spatial", "RNA", "Xenium", "Vizgen", "Nanostring")
+
 # The assay to use: of an SCTAssay that is only the default, the one it was made from; of a sketch,
 # the one that holds more of the cells.
 resolveAssay <- function(object, assay) {
@@ -34,7 +37,7 @@ resolveAssay <- function(object, assay) {
         return(default)
     }
     origin <- SeuratObject::DefaultAssay(object[[default]])
-    raw <- setdiff(c(origin, "Spatial", "RNA", "Xenium", "Vizgen", "Nanostring"), default)
+    raw <- setdiff(c(origin, rawAssays), default)
     raw <- intersect(raw, present)
     if (length(raw) == 0L) {
         stopM2ST("The default assay '", default, "' holds counts corrected by SCTransform, and ",

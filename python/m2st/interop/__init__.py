@@ -96,9 +96,23 @@ __all__ = ["converter", "from_anndata", "read_r", "to_anndata", "write_r"]
 
 _AS = (*_experiment.CLASSES[:2], "Seurat")
 _SUFFIXES = (".rds", ".rda", ".RData")
+# Names under which coordinates are usually kept, right before down; R knows the same.
 _COORDINATE_COLUMNS = (
     ("imagecol", "imagerow"),
     ("pxl_col_in_fullres", "pxl_row_in_fullres"),
+    ("x_centroid", "y_centroid"),
+    ("center_x", "center_y"),
+    ("centroid_x", "centroid_y"),
+    ("x_slide_mm", "y_slide_mm"),
+    ("CenterX_global_px", "CenterY_global_px"),
+    ("x_global_px", "y_global_px"),
+    ("sdimx", "sdimy"),
+    ("xcoord", "ycoord"),
+    ("x_coord", "y_coord"),
+    ("coord_x", "coord_y"),
+    ("spatial_x", "spatial_y"),
+    ("spatial_1", "spatial_2"),
+    ("x_location", "y_location"),
     ("array_col", "array_row"),
     ("col", "row"),
     ("x", "y"),

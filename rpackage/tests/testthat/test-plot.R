@@ -147,18 +147,6 @@ test_that("the legend is in numeric order, and missing domains are light grey", 
     expect_identical(levels(plotDomains(spots, coords = c("x", "y"))$data$key)[1], "missing")
 })
 
-test_that("colours are those of the Python package", {
-    expect_identical(domainColours(3), c("#0072b2", "#e69f00", "#009e73"))
-    expect_identical(domainColours(12), c(
-        "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#742e17",
-        "#d100ff", "#0000ff", "#5d178b", "#b9008b"
-    ))
-    expect_identical(domainColours(30)[21:30], c(
-        "#e8a2a2", "#5dffa2", "#00e8ff", "#00b900", "#ff2ee8", "#e80074", "#8b005d", "#74748b",
-        "#0046b9", "#a274d1"
-    ))
-})
-
 test_that("a SingleCellExperiment is drawn with rows down and a panel for each section", {
     skip_if_not_installed("SingleCellExperiment")
     x <- toySCE()
