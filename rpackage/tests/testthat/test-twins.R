@@ -56,6 +56,10 @@ test_that("coordinates are known by the names of Python", {
     expect_identical(oriented, shared$coordinate_columns)
 })
 
+test_that("sections are known by the names of Python", {
+    expect_identical(sectionNames, shared$section_columns$pattern)
+})
+
 test_that("raw assays are known by the names of Python", {
     expect_identical(rawAssays, shared$raw_assays)
 })
