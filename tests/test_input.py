@@ -24,6 +24,7 @@ from tests.stored import GRAPHS, STORED, TABLES, linked_in
 from threadpoolctl import threadpool_info
 
 import m2st
+from m2st._features import _components
 from m2st._nn._training import train
 
 QUICK = m2st.AutoencoderParams(n_members=1, scale_dims=(8, 4), hidden_dim=8, n_epochs=2)
@@ -137,7 +138,7 @@ def counted() -> AnnData:
 def test_counts_in_any_storage_give_the_same_bits(
     kind: str, scale: str, counted: AnnData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(m2st.pp, "_BLOCK", 500)  # several blocks
+    monkeypatch.setattr("m2st._features._blocks._BLOCK", 500)  # several blocks
     normalized = scale == "logs"
     wanted, adata = counted.copy(), counted.copy()
     values = counted.X.log1p() if normalized else counted.X
@@ -162,7 +163,7 @@ def test_counts_in_any_storage_give_the_same_bits(
 def test_counts_in_a_file_give_the_same_bits(
     counted: AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(m2st.pp, "_BLOCK", 500)
+    monkeypatch.setattr("m2st._features._blocks._BLOCK", 500)
     wanted = counted[counted.X.sum(axis=1).A1 > 0].copy()
     m2st.pp.prepare(wanted, n_pcs=5)
     for kind in ("dense", "csc", "zeros", "repeated"):
@@ -414,8 +415,8 @@ def test_counts_of_few_components_are_prepared(kind: str) -> None:
 
 def test_components_by_products_are_those_of_a_decomposition(rng: np.random.Generator) -> None:
     matrix = rng.normal(size=(300, 200)) * np.linspace(3, 0.1, 200) ** 2
-    covariances = m2st.pp._Covariances.of([matrix], np.float64)
-    axes = m2st.pp._iterated_axes(covariances, 5, 0)
+    covariances = _components._Covariances.of([matrix], np.float64)
+    axes = _components._iterated_axes(covariances, 5, 0)
     wanted = np.linalg.svd(matrix - matrix.mean(axis=0))[2][:5].T
     np.testing.assert_allclose(np.abs(np.sum(axes * wanted, axis=0)), 1, atol=1e-6)
 
@@ -739,7 +740,7 @@ def test_nothing_of_the_process_is_changed(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(RuntimeError, match="no more"):
         run(tissue(), callback=fail)
     adata = run(tissue())
-    monkeypatch.setattr(m2st.pp, "_shared_axes", fail)
+    monkeypatch.setattr("m2st._features._recipes.shared_axes", fail)
     with pytest.raises(RuntimeError, match="no more"):
         m2st.pp.prepare(adata)
     assert state() == before

@@ -303,7 +303,7 @@ def test_same_bits_from_a_file(
     small = {} if recipe is pp.prepare_paper else {"n_top_genes": 30}
     with pytest.warns(UserWarning, match="2 of 60 observations have no counts"):
         recipe(adata, n_pcs=4, **small)
-    monkeypatch.setattr(pp, "_BLOCK", 500)
+    monkeypatch.setattr("m2st._features._blocks._BLOCK", 500)
     for layer in (None, "raw"):
         backed = io.read(path, backed=True)
         with pytest.warns(UserWarning, match="2 of 60 observations have no counts"):
@@ -333,7 +333,7 @@ def test_a_sample_of_many_observations_chooses_genes_and_components(
     adata = linked(AnnData(sparse.csr_matrix(rng.poisson(rate), dtype=np.float32)))
     pp.prepare(adata, n_top_genes=4)
     expected = adata.obsm["X_m2st_pca"][:, 0]
-    monkeypatch.setattr(pp, "_SAMPLE", 300)
+    monkeypatch.setattr("m2st._features._genes._SAMPLE", 300)
     pp.prepare(adata, n_top_genes=4)
     assert np.corrcoef(adata.obsm["X_m2st_pca"][:, 0], expected)[0, 1] > 0.999
     found = []
@@ -356,8 +356,8 @@ def test_memory_is_that_of_the_genes_kept(
     n_bytes = matrix.data.nbytes + matrix.indices.nbytes
     AnnData(matrix).write_h5ad(tmp_path / "a.h5ad")
     del matrix, chosen
-    monkeypatch.setattr(pp, "_SAMPLE", 1000)
-    monkeypatch.setattr(pp, "_BLOCK", 50_000)
+    monkeypatch.setattr("m2st._features._genes._SAMPLE", 1000)
+    monkeypatch.setattr("m2st._features._blocks._BLOCK", 50_000)
     pp.prepare(linked(counts()), n_pcs=5, n_top_genes=40)  # imports and compiles
     adata = linked(io.read(tmp_path / "a.h5ad", backed=True))
     tracemalloc.start()

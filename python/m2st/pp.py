@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from hashlib import sha256
 from typing import Any
 
@@ -15,13 +12,10 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.sparse.linalg import ArpackError
-from threadpoolctl import threadpool_limits
 
 from m2st import _graph
 from m2st._checks import (
     LARGEST_LOG,
-    canonical,
     check_adata,
     check_coordinates,
     check_dtype,
@@ -41,11 +35,11 @@ from m2st._checks import (
     looks_logged,
     numbers_at,
     region_key,
-    unmasked,
     valid_observations,
     warn,
     warn_invalid,
 )
+from m2st._features import as_published, blocks, from_counts, from_ready, some_rows, take
 from m2st._keys import (
     CONNECTIVITIES,
     COORDINATES,
@@ -70,22 +64,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-# Values of the expression that are worked on at a time.
-_BLOCK = 2**22
-# Observations that choose genes and components.
-_SAMPLE = 100_000
 _N_PCS = 15
-# Of ready features, components beyond these are taken for noise, and observations farther from the
-# middle than so many times as far as half of them are, for outliers.
-_WIDE, _FAR = 50, 2.0
-# Share of the genes over which the trend of their variances is fitted: Seurat's, and wider ones for
-# thin counts, where so many genes have the same mean that the fit fails.
-_SPANS = (0.3, 0.4, 0.5, 0.7, 0.9, 1.0)
-# Share of the sum of squares above which a scatter is more than rounding.
-_VARIES: dict[type, float] = {np.float32: 1e-5, np.float64: 1e-13}
-# Share of the largest variance up to which a component is rounding of single precision; products
-# of a block of vectors, where it does not fill the space.
-_ROUNDING, _MAX_PRODUCTS = 1e-13, 30
 
 
 def components_for(n_domains: int | None) -> int:
@@ -203,36 +182,27 @@ def prepare(
     graph = check_graph(adata)
     filled, genes = valid & (totals > 0), n_cells > 0
     _check_filled(filled, genes, name)
-    sample = _sample(filled, random_state)
-    with _one_thread():
-        if genes.sum() > n_top_genes:
-            flavor = "seurat" if normalized else "seurat_v3"
-            genes = _variable_genes(matrix, sample, genes, n_top_genes, flavor)
-        kept = _taken(matrix, filled, genes)
-        means = _surroundings(graph[filled][:, filled], sample[filled])
-        around = means @ kept
-        if not normalized:
-            _normalize(around, means @ totals[filled])
-            _normalize(kept, totals[filled])
-        varying = _varying_genes(kept)
-        if len(varying) < kept.shape[1]:
-            kept, around = kept[:, varying], around[:, varying]
-        single = kept if sample.sum() == filled.sum() else kept[np.flatnonzero(sample[filled])]
-        axes = _shared_axes(single, around, n_pcs, random_state)
-        scores = kept @ axes
-        scores -= scores.mean(axis=0, dtype=np.float64).astype(np.float32)
-        single_scores = _component_scores(kept, n_pcs, random_state)
-    if sample_key is not None:
-        codes, _ = _sections(adata, sample_key, valid)
-        scores, single_scores = (_aligned(part, codes[filled]) for part in (scores, single_scores))
+    sections = None if sample_key is None else _sections(adata, sample_key, valid)[0]
+    found = from_counts(
+        matrix,
+        totals,
+        filled,
+        genes,
+        graph,
+        sections,
+        normalized=normalized,
+        n_top_genes=n_top_genes,
+        n_pcs=n_pcs,
+        random_state=random_state,
+    )
     parameters = {
         **({} if sample_key is None else {"sample_key": sample_key}),
         "normalized": normalized,
         "n_top_genes": n_top_genes,
-        "n_genes": kept.shape[1],
+        "n_genes": found.n_used,
     }
-    _write_features(adata, filled, scores, "prepare", layer, random_state, parameters)
-    adata.obsm[SINGLE] = _placed(single_scores, filled)
+    _write_features(adata, filled, found.scores, "prepare", layer, random_state, parameters)
+    adata.obsm[SINGLE] = _placed(found.single, filled)
     warn_invalid(int((~valid).sum()), n_obs=adata.n_obs)
 
 
@@ -318,17 +288,7 @@ def prepare_rep(
                 "that are all alike. Check that these are the right features."
             )
             raise ValueError(msg)
-        with _one_thread():
-            width = max(_WIDE, n_pcs + 1)
-            if n_features > width:
-                features = _component_scores(features, width, random_state)
-                single = features[:, :n_pcs]
-            else:
-                single = _component_scores(features, n_pcs, random_state)
-            features = _without_outliers(features)
-            means = _surroundings(graph, np.ones(len(features), dtype=bool))
-            features = features @ _shared_axes(features, means @ features, n_pcs, random_state)
-            features -= features.mean(axis=0, dtype=np.float64).astype(np.float32)
+        features, single, _ = from_ready(features, graph, n_pcs=n_pcs, random_state=random_state)
         logger.info(
             "Using %d components of the %d features in %s", features.shape[1], n_features, use_rep
         )
@@ -414,25 +374,13 @@ def prepare_paper(
     valid = valid_observations(adata)
     matrix, name, _, n_cells = _survey(adata, layer, valid, normalized=False)
     genes = n_cells >= min_cells
-    counts = _taken(matrix, np.ones(adata.n_obs, dtype=bool), genes)
+    counts = take(matrix, np.ones(adata.n_obs, dtype=bool), genes)
     filled = valid & (counts.sum(axis=1).A1 > 0)
     _check_filled(filled, genes, name)
-    work = AnnData(counts[filled])
-
-    import scanpy as sc
-
-    with _one_thread():
-        with warnings.catch_warnings():  # said below in a way that helps
-            warnings.filterwarnings("ignore", "Some cells have zero counts", UserWarning)
-            sc.pp.normalize_total(
-                work, target_sum=1, exclude_highly_expressed=True, key_added="library_size"
-            )
-        kept = sc.pp.scale(work.X[:, _varying_genes(work.X)], zero_center=False)
-        scores = _component_scores(kept, n_pcs, random_state)
-    parameters = {"min_cells": min_cells, "n_genes": kept.shape[1]}
+    scores, n_genes, n_raw = as_published(counts[filled], n_pcs=n_pcs, random_state=random_state)
+    parameters = {"min_cells": min_cells, "n_genes": n_genes}
     _write_features(adata, filled, scores, "prepare_paper", layer, random_state, parameters)
     warn_invalid(int((~valid).sum()), n_obs=adata.n_obs)
-    n_raw = int((work.obs["library_size"] == 0).sum())
     if n_raw:
         msg = (
             f"{n_raw} of {adata.n_obs} observations only have counts of genes that hold over 5 % "
@@ -821,22 +769,6 @@ def _fingerprint(adata: AnnData, spatial_key: str, sample_key: str | None) -> st
     return sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).hexdigest()[:16]
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Run linear algebra and scanpy's compiled loops on one thread: sums keep their order."""
-    import numba
-
-    with threadpool_limits(1):
-        # Asked for the first time, numba starts its threads, which raises the limit of OpenMP.
-        n_threads = numba.get_num_threads()
-        with threadpool_limits(1):
-            numba.set_num_threads(1)
-            try:
-                yield
-            finally:
-                numba.set_num_threads(n_threads)
-
-
 def _expression(adata: AnnData, layer: str | None) -> tuple[Any, str]:
     """Matrix to prepare, in memory or in a file, and its name for messages."""
     check_unique_names(adata.obs_names, name="obs_names", fix="adata.obs_names_make_unique()")
@@ -857,50 +789,6 @@ def _expression(adata: AnnData, layer: str | None) -> tuple[Any, str]:
     return matrix, name
 
 
-def _spans(ends: NDArray[Any]) -> Iterator[slice]:
-    """Stretches of rows, of which row i ends at the value ``ends[i + 1]``, that fit a block."""
-    start = 0
-    while start < len(ends) - 1:
-        stop = int(np.searchsorted(ends, ends[start] + _BLOCK, side="right")) - 1
-        yield slice(start, start := max(stop, start + 1))
-
-
-def _blocks(matrix: Any) -> Iterator[tuple[slice, slice, Any]]:
-    """Rows, columns and values of the blocks of a matrix in memory, in a file or of dask.
-
-    The values are float32, CSR or, of a matrix that lies by column, CSC, in canonical format:
-    whatever the storage, the same bits.
-    """
-    layout = getattr(matrix, "format", "dense")
-    by_column = layout == "csc"
-    starts = np.arange(matrix.shape[by_column] + 1)
-    if hasattr(matrix, "compute"):  # a chunk is read once, and whole
-        starts = np.concatenate([[0], np.cumsum(matrix.chunks[0])])
-    if layout == "dense":
-        ends = starts * matrix.shape[1]
-    else:
-        ends = matrix.indptr if sparse.issparse(matrix) else matrix.group["indptr"][:]
-    for span in _spans(ends):
-        part = slice(starts[span.start], starts[span.stop])
-        block = matrix[:, part] if by_column else matrix[part]
-        block = _single_precision(block, sparse.csc_matrix if by_column else sparse.csr_matrix)
-        yield (slice(None), part, block) if by_column else (part, slice(None), block)
-
-
-def _single_precision(
-    block: Any, kind: type[sparse.csr_matrix | sparse.csc_matrix]
-) -> sparse.csr_matrix | sparse.csc_matrix:
-    """Some values of the expression as float32 in canonical format; masked ones become NaN."""
-    if hasattr(block, "compute"):
-        block = block.compute()
-    if sparse.issparse(block):
-        block = canonical(check_sparse(block, name="the expression"))
-    else:
-        block = unmasked(block)
-    with np.errstate(over="ignore"):  # infinite values are refused
-        return canonical(kind(block, dtype=np.float32))
-
-
 def _survey(
     adata: AnnData, layer: str | None, valid: NDArray[np.bool_], *, normalized: bool
 ) -> tuple[Any, str, NDArray[np.float32], NDArray[np.int64]]:
@@ -909,7 +797,7 @@ def _survey(
     matrix, name = _expression(adata, layer)
     totals, n_cells = np.zeros(matrix.shape[0]), np.zeros(matrix.shape[1], dtype=np.int64)
     broken, largest = np.empty(0), 0.0
-    for rows, columns, block in _blocks(matrix):
+    for rows, columns, block in blocks(matrix):
         check_expression(block, name=name)
         if block.format == "csc":  # value by value along a row, as a sum of rows does it
             np.add.at(totals, block.indices, block.data)
@@ -924,7 +812,7 @@ def _survey(
     if normalized:
         _warn_of_no_logs(name, whole=not broken.size, largest=largest)
     elif broken.size:
-        logged = looks_logged(_some_rows(matrix)) or (layer is None and "log1p" in adata.uns)
+        logged = looks_logged(some_rows(matrix)) or (layer is None and "log1p" in adata.uns)
         elsewhere = _counts_elsewhere(adata, layer)
         _check_fractions(name, float(broken[0]), largest, logged=logged, elsewhere=elsewhere)
     return matrix, name, totals.astype(np.float32), n_cells
@@ -960,30 +848,13 @@ def _check_fractions(
     warn(msg)
 
 
-def _some_rows(matrix: Any, n_rows: int = 200) -> sparse.csr_matrix:
-    """Some rows of a matrix, of those with values where it lies by row."""
-    parts: list[Any] = []
-    n_found = 0
-    for _, columns, block in _blocks(matrix):
-        if columns != slice(None):
-            parts.append(block[:: max(block.shape[0] // n_rows, 1)][:n_rows])
-            continue
-        filled = np.flatnonzero(np.diff(block.indptr))
-        parts.append(block[filled[: n_rows - n_found]])
-        n_found += parts[-1].shape[0]
-        if n_found >= n_rows:
-            break
-    by_row = not parts or parts[0].shape[1] == matrix.shape[1]
-    return (sparse.vstack if by_row else sparse.hstack)(parts).tocsr()
-
-
 def _counts_elsewhere(adata: AnnData, layer: str | None) -> str:
     """Where there are whole numbers in the same object, as a sentence; empty if nowhere."""
 
     def counts(matrix: Any) -> bool:
         if getattr(matrix.dtype, "kind", "O") not in "buif":
             return False
-        values = _some_rows(matrix).data
+        values = some_rows(matrix).data
         return bool(values.size and values.min() >= 0 and not fractional(values).size)
 
     for key, matrix in adata.layers.items():
@@ -1009,267 +880,6 @@ def _check_filled(filled: NDArray[np.bool_], genes: NDArray[np.bool_], name: str
             "genes. Check that this is the right matrix."
         )
         raise ValueError(msg)
-
-
-def _taken(matrix: Any, rows: NDArray[np.bool_], columns: NDArray[np.bool_]) -> sparse.csr_matrix:
-    """Copy of some rows and columns; beside it there is one block in memory at a time."""
-    by_column = getattr(matrix, "format", "dense") == "csc"
-    kind = sparse.csc_matrix if by_column else sparse.csr_matrix
-    data, indices = np.empty(0, dtype=np.float32), np.empty(0, dtype=np.int32)
-    lengths = [np.zeros(1, dtype=np.int64)]
-    for rows_there, columns_there, values in _blocks(matrix):
-        block = values[np.flatnonzero(rows[rows_there])][:, np.flatnonzero(columns[columns_there])]
-        lengths.append(np.diff(block.indptr))
-        for array, more in ((data, block.data), (indices, block.indices)):
-            n_before = len(array)
-            array.resize(n_before + len(more), refcheck=False)  # in place: no second copy
-            array[n_before:] = more
-    ends = np.concatenate(lengths).cumsum()
-    return kind((data, indices, ends), shape=(rows.sum(), columns.sum())).tocsr()
-
-
-def _sample(filled: NDArray[np.bool_], random_state: int) -> NDArray[np.bool_]:
-    """Observations that choose genes and components: all of them, or a sample of many."""
-    if filled.sum() <= _SAMPLE:
-        return filled
-    rng = np.random.default_rng(random_state)
-    rows = np.zeros_like(filled)
-    rows[rng.choice(np.flatnonzero(filled), _SAMPLE, replace=False)] = True
-    return rows
-
-
-def _variable_genes(
-    matrix: Any,
-    rows: NDArray[np.bool_],
-    genes: NDArray[np.bool_],
-    n_top_genes: int,
-    flavor: str,
-) -> NDArray[np.bool_]:
-    """Choose highly variable genes by some of the observations."""
-    import scanpy as sc
-
-    work = AnnData(_taken(matrix, rows, genes))
-    chosen = np.zeros_like(genes)
-    varying = _varying(work.X)
-    if varying.sum() <= n_top_genes:  # no choice; and without any, the fit ends the process
-        chosen[np.flatnonzero(genes)[varying]] = True
-        return chosen if chosen.any() else genes
-    for span in _SPANS:
-        try:
-            sc.pp.highly_variable_genes(
-                work, flavor=flavor, n_top_genes=n_top_genes, span=span, check_values=False
-            )
-            chosen[np.flatnonzero(genes)[work.var["highly_variable"]]] = True
-        except (ValueError, IndexError) as error:
-            # The fit of the trend speaks in bytes; the dispersion of logarithms takes them back.
-            if flavor == "seurat_v3" and not isinstance(error.args[0], bytes):
-                raise
-            logger.info("Genes cannot be told apart over %g of them: %s", span, error)
-        if chosen.any() or flavor == "seurat":
-            break
-    if not chosen.any():
-        of_what = "counts" if flavor == "seurat_v3" else "values on a log scale"
-        msg = (
-            f"Expected {of_what} that tell which genes vary more than others, found {work.n_vars} "
-            "genes of which too many have the same few values, or values that no logarithm "
-            f"reaches. Keep all genes with `n_top_genes={work.n_vars}`, or remove those that few "
-            "observations have."
-        )
-        raise ValueError(msg)
-    return chosen
-
-
-def _surroundings(graph: sparse.csr_matrix, rows: NDArray[np.bool_]) -> sparse.csr_matrix:
-    """Rows that take the mean over an observation and its neighbours."""
-    links = sparse.csr_matrix(graph + sparse.identity(len(rows)), dtype=np.float32)[
-        np.flatnonzero(rows)
-    ]
-    links.data = np.repeat(1 / np.diff(links.indptr), np.diff(links.indptr)).astype(np.float32)
-    return links
-
-
-def _normalize(counts: sparse.csr_matrix, totals: NDArray[np.float32]) -> None:
-    """Bring library sizes to their median and take logarithms, in place, some rows at a time."""
-    sizes = totals / np.median(totals)
-    for rows in _spans(counts.indptr):
-        ends = counts.indptr[rows.start : rows.stop + 1]
-        values = counts.data[ends[0] : ends[-1]]
-        values /= np.repeat(sizes[rows], np.diff(ends))
-        np.log1p(values, out=values)
-
-
-def _varying(matrix: sparse.csr_matrix) -> NDArray[np.bool_]:
-    """Whether each gene differs between observations by more than rounding."""
-    low, high = np.full((2, matrix.shape[1]), [[np.inf], [-np.inf]], dtype=np.float32)
-    for _, _, block in _blocks(matrix):
-        low = np.minimum(low, block.min(axis=0).toarray().ravel())
-        high = np.maximum(high, block.max(axis=0).toarray().ravel())
-    return np.asarray(high - low > 1e-4 * high)
-
-
-def _varying_genes(matrix: sparse.csr_matrix) -> NDArray[np.intp]:
-    """Genes that differ between observations, of which there have to be two."""
-    varying = _varying(matrix)
-    if varying.sum() < 2:
-        msg = (
-            f"Expected at least two genes that differ between observations, found {varying.sum()} "
-            f"among {len(varying)}. Check that this is the right matrix."
-        )
-        raise ValueError(msg)
-    return np.flatnonzero(varying)
-
-
-def _component_scores(
-    matrix: sparse.csr_matrix | NDArray[np.float32], n_pcs: int, random_state: int
-) -> NDArray[np.float32]:
-    """Principal component scores, each signed so that its largest loading is positive.
-
-    Fewer than `n_pcs` if the others hold nothing but rounding.
-    """
-    import scanpy as sc
-
-    n_pcs = min(n_pcs, min(matrix.shape) - 1)
-    work = AnnData(matrix)
-    try:
-        sc.pp.pca(work, n_comps=n_pcs, svd_solver="arpack", random_state=random_state)
-        if _determined(work.uns["pca"]["variance"]):
-            return np.asarray(work.obsm["X_pca"] * _signs(work.varm["PCs"]), dtype=np.float32)
-    except ArpackError as error:
-        logger.info("Components by iterated products: %s", error)
-    covariance = _Covariances.of([matrix], np.float64)
-    axes = _iterated_axes(covariance, n_pcs, random_state)
-    exact, mean, _ = covariance.parts[0]
-    return np.asarray(exact @ axes - mean @ axes, dtype=np.float32)
-
-
-def _without_outliers(features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Move observations that are far from the medians towards these, up to `_FAR`; centred."""
-    offsets = features - np.median(features, axis=0).astype(np.float32)
-    lengths = np.linalg.norm(offsets, axis=1)
-    farthest = _FAR * np.median(lengths)
-    # Where half of the observations are in one place, distances from it say nothing.
-    if farthest > 0:
-        offsets *= (farthest / np.maximum(lengths, farthest))[:, None]
-    return offsets
-
-
-def _shared_axes(
-    single: sparse.csr_matrix | NDArray[np.float32],
-    around: sparse.csr_matrix | NDArray[np.float32],
-    n_axes: int,
-    random_state: int,
-) -> NDArray[np.float32]:
-    """Principal axes of the sum of two matrices' covariances, the trace of each brought to 1.
-
-    Fewer than `n_axes` if the others hold nothing but rounding.
-    """
-    n_genes = single.shape[1]
-    n_axes = max(min(n_axes, min(single.shape) - 1), 1)
-    covariances = _Covariances.of([single, around], np.float32)
-    first = np.random.default_rng(random_state).uniform(-1, 1, n_genes).astype(np.float32)
-    try:
-        operator = sparse.linalg.LinearOperator(
-            (n_genes, n_genes), matvec=covariances.times, dtype=np.float32
-        )
-        if n_genes > 1 and covariances.parts:
-            values, axes = sparse.linalg.eigsh(operator, n_axes, v0=first)
-            if _determined(values[::-1]):
-                axes = axes[:, ::-1]
-                return np.asarray(axes * _signs(axes), dtype=np.float32)
-    except ArpackError as error:
-        logger.info("Components by iterated products: %s", error)
-    covariances = _Covariances.of([single, around], np.float64)
-    return _iterated_axes(covariances, n_axes, random_state).astype(np.float32)
-
-
-@dataclass
-class _Covariances:
-    """Covariances of some matrices, the trace of each brought to 1, and added.
-
-    As in any PCA of a sparse matrix, they are never made.
-    """
-
-    parts: list[tuple[Any, Any, Any]]  # matrix, means and scatter
-    dtype: type[np.float32 | np.float64]
-
-    @classmethod
-    def of(cls, matrices: list[Any], dtype: type[np.float32 | np.float64]) -> _Covariances:
-        """Take the matrices that vary, as far as the precision can tell."""
-        parts = []
-        for given in matrices:
-            matrix = given.astype(dtype, copy=False)
-            mean: NDArray[Any] = np.asarray(matrix.mean(axis=0), dtype=dtype).ravel()
-            norm = sparse.linalg.norm if sparse.issparse(matrix) else np.linalg.norm
-            total = norm(matrix) ** 2
-            scatter = total - matrix.shape[0] * float(mean @ mean)
-            # Where everybody is everybody's neighbour, surroundings differ by rounding alone.
-            if scatter > _VARIES[dtype] * total:
-                parts.append((matrix, mean, dtype(scatter)))
-        return cls(parts, dtype)
-
-    def times(self, axes: NDArray[Any]) -> NDArray[Any]:
-        """Their product with one axis or several."""
-        image = np.zeros_like(axes)
-        for matrix, mean, scatter in self.parts:
-            scores = matrix @ axes - mean @ axes
-            sums = scores.sum(axis=0)
-            offset = mean * sums if axes.ndim == 1 else np.outer(mean, sums)
-            image += (matrix.T @ scores - offset) / scatter
-        return image
-
-
-def _determined(variances: NDArray[Any]) -> bool:
-    """Whether descending variances of components all stand out of rounding, and from each other.
-
-    ARPACK fills what is left of an exhausted space with random vectors, other ones on each call.
-    """
-    gaps = variances[:-1] - variances[1:]
-    return bool(variances[-1] > 1e-5 * variances[0] and (gaps > 1e-7 * variances[:-1]).all())
-
-
-def _iterated_axes(
-    covariances: _Covariances, n_axes: int, random_state: int
-) -> NDArray[np.float64]:
-    """Principal axes by products with a block of vectors: exact where these fill the space.
-
-    Slower than ARPACK, but the same on each call also where there are fewer components than asked
-    for: those that hold nothing but rounding are left out.
-    """
-    if not covariances.parts:
-        msg = (
-            "Expected values that differ between observations, found that they differ by rounding "
-            "alone. Check that this is the right matrix, or subtract what is common to all."
-        )
-        raise ValueError(msg)
-    n_genes = covariances.parts[0][0].shape[1]
-    width = min(n_genes, max(n_axes + 10, 100))
-    block = np.random.default_rng(random_state).normal(size=(n_genes, width))
-    for _ in range(_MAX_PRODUCTS if width < n_genes else 1):
-        block = np.linalg.qr(covariances.times(block)).Q
-    variances, turn = np.linalg.eigh(block.T @ covariances.times(block))
-    variances, axes = variances[: -n_axes - 1 : -1], (block @ turn)[:, : -n_axes - 1 : -1]
-    axes = axes[:, variances > _ROUNDING * variances[0]]
-    return np.asarray(axes * _signs(axes))
-
-
-def _signs(axes: NDArray[Any]) -> NDArray[Any]:
-    """Signs that make the largest entry of each axis positive."""
-    signs: NDArray[Any] = np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
-    return signs
-
-
-def _aligned(scores: NDArray[np.float32], sections: NDArray[np.intp]) -> NDArray[np.float32]:
-    """Give each component mean 0 and its overall deviation in every section."""
-    aligned = np.zeros_like(scores)
-    overall = scores.std(axis=0)
-    for section in np.unique(sections):
-        rows = sections == section
-        centred = scores[rows] - scores[rows].mean(axis=0)
-        deviation = centred.std(axis=0)
-        aligned[rows] = centred * np.divide(
-            overall, deviation, out=np.zeros_like(overall), where=deviation > 0
-        )
-    return aligned
 
 
 def _write_features(
