@@ -19,15 +19,15 @@
 #'   `NULL` takes `array_row` and `array_col`, or `row` and `col`, or those in a Seurat image.
 #' @param platform `"Visium"`, `"VisiumHD"` or `"ST"`; `NULL` takes `"Visium"` for a lattice of
 #'   which every other place is empty, like a chessboard's black squares, and `"ST"` otherwise.
-#' @param label Name of the column of domains.
-#' @param assay.type,sample_id Where the counts and the sections are, as in [runM2ST()].
-#' @param assay,layer,sample.by The same of a Seurat object.
+#' @param name Name of the result: the column of domains is called `<name>_domain`.
+#' @param assay.type,assay,layer,sample_id Where the counts and the sections are, as in [runM2ST()].
 #' @param seed Seed; the random numbers of the session are left as they were.
 #' @param nrep,burn.in Iterations, and how many of the first are left out.
 #' @param ... Further arguments of `BayesSpace::spatialCluster()`.
-#' @return The object with the column `label`, a factor with levels `1` to `k`. BayesSpace may lose
-#'   domains: those have no spot, and a warning says so. The record, in `metadata(x)$bayesspace` or
-#'   `Misc(x, "bayesspace")`, has the version, the settings, and the neighbours counted.
+#' @return The object with the column `<name>_domain`, a factor with levels `1` to `k`. BayesSpace
+#'   may lose domains: those have no spot, and a warning says so. The record, in
+#'   `metadata(x)[[name]]` or `Misc(x, name)`, has the version, the settings, and the neighbours
+#'   counted.
 #' @references
 #' Zhao E et al. (2021). Spatial transcriptomics at subspot resolution with BayesSpace. *Nature
 #' Biotechnology* 39, 1375-1384.
@@ -51,43 +51,43 @@ runBayesSpaceFor.default <- function(x, k, ...) {
 #' @rdname runBayesSpaceFor
 #' @export
 runBayesSpaceFor.SummarizedExperiment <- function(
-    x, k, array = NULL, platform = NULL, label = "bayesspace_domain", assay.type = "counts",
-    sample_id = NULL, seed = 0L, nrep = 50000L, burn.in = 1000L, ...
+    x, k, array = NULL, platform = NULL, sample_id = NULL, name = "bayesspace",
+    assay.type = "counts", seed = 0L, nrep = 50000L, burn.in = 1000L, ...
 ) {
-    checkName(label, "label")
+    checkName(name)
     columns <- SummarizedExperiment::colData(x)
     input <- c(expressionSE(x, assay.type, NULL, NULL), list(
         array = latticeColumns(columns, array, "colData(x)"), sample = sampleSE(x, sample_id),
         names = colnames(x), inside = insideTissue(columns)
     ))
     result <- computeBayesSpace(input, k, seed, platform, nrep, burn.in, ...)
-    SummarizedExperiment::colData(x)[[label]] <- result$domain
-    S4Vectors::metadata(x)$bayesspace <- result$record
+    SummarizedExperiment::colData(x)[[domainName(name)]] <- result$domain
+    S4Vectors::metadata(x)[[name]] <- result$record
     x
 }
 
 #' @rdname runBayesSpaceFor
 #' @export
 runBayesSpaceFor.Seurat <- function(
-    x, k, array = NULL, platform = NULL, label = "bayesspace_domain", assay = NULL,
-    layer = "counts", sample.by = NULL, seed = 0L, nrep = 50000L, burn.in = 1000L, ...
+    x, k, array = NULL, platform = NULL, sample_id = NULL, name = "bayesspace", assay = NULL,
+    layer = "counts", seed = 0L, nrep = 50000L, burn.in = 1000L, ...
 ) {
     loadClasses(x)
-    checkName(label, "label")
-    if (label %in% names(x)) {
-        stopM2ST("Expected `label` to be no name of an assay, reduction, graph or image, found '",
-            label, "'. Choose another one.")
+    checkName(name)
+    if (domainName(name) %in% names(x)) {
+        stopM2ST("Expected `name` to leave the names of assays, reductions, graphs and images, ",
+            "found '", domainName(name), "'. Choose another name.")
     }
     input <- expressionSeurat(x, resolveAssay(x, assay), layer, NULL, NULL)
     lattice <- latticeSeurat(x, array)
     input$array <- lattice$array
-    input$sample <- sampleSeurat(x, sample.by, lattice$sample)
+    input$sample <- sampleSeurat(x, sample_id, lattice$sample)
     input$names <- colnames(x)
     input$inside <- insideTissue(x[[]]) & input$measured
     result <- computeBayesSpace(input, k, seed, platform, nrep, burn.in, ...)
-    x[[label]] <- stats::setNames(result$domain, colnames(x))
+    x[[domainName(name)]] <- stats::setNames(result$domain, colnames(x))
     # To replace an earlier record is wanted; Seurat warns of it.
-    suppressWarnings(SeuratObject::Misc(x, slot = "bayesspace") <- result$record)
+    suppressWarnings(SeuratObject::Misc(x, slot = name) <- result$record)
     x
 }
 
@@ -283,9 +283,9 @@ latticeSeurat <- function(object, array) {
     found
 }
 
-sampleSeurat <- function(object, sample.by, images) {
-    if (!is.null(sample.by)) {
-        return(oneOrMore(as.character(labelColumn(as.list(object[[]]), sample.by, "meta.data"))))
+sampleSeurat <- function(object, sample_id, images) {
+    if (!is.null(sample_id)) {
+        return(sampleColumn(object[[]], sample_id, "meta.data"))
     }
     if (length(unique(stats::na.omit(images))) > 1L) images
 }

@@ -125,12 +125,11 @@ wordsRequest <- function(input) {
 }
 
 wordsOf <- list(
-    matrix = list(sample_key = "`sample`"),
+    matrix = list(sample_key = "`sample_id`"),
     SummarizedExperiment = list(
         sample_key = "`sample_id`", layer = "`assay.type`", use_rep = "`dimred`"
     ),
-    Seurat = list(sample_key = "`sample.by`", layer = "`layer`", use_rep = "`reduction`"),
-    report = list(sample_key = "`sample.by`")
+    Seurat = list(sample_key = "`sample_id`", layer = "`layer`", use_rep = "`reduction`")
 )
 
 toBuffer <- function(x, size) {

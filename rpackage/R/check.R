@@ -27,6 +27,14 @@ checkHasK <- function(k) {
     }
 }
 
+# A matrix has no place for them.
+checkHasCoords <- function(coords) {
+    if (missing(coords)) {
+        stopM2ST("Expected `coords`, the coordinates of the spots, found none. Pass a matrix ",
+            "with a row for each spot: coords = ...")
+    }
+}
+
 checkK <- function(k, n = Inf) {
     checkHasK(k)
     if (is.null(k)) {

@@ -37,8 +37,7 @@
 #'   new R process, so that it names packages as `package::function()`.
 #' @param coords,array Coordinates as in [runM2ST()], and places on the lattice as in
 #'   [runBayesSpaceFor()].
-#' @param assay.type,sample_id,assay,layer,image,sample.by,sample Where counts and sections are, as
-#'   in [runM2ST()].
+#' @param sample_id,assay.type,assay,layer,image Where sections and counts are, as in [runM2ST()].
 #' @param verbose Whether to say which method runs.
 #' @param ... Arguments of the methods for classes.
 #' @return A list of class `m2stComparison`:
@@ -84,8 +83,8 @@ compareMethods.default <- function(x, ...) {
 #' @export
 compareMethods.SummarizedExperiment <- function(
     x, k, truth = NULL, methods = c("m2ST", "BayesSpace", "Seurat", "BANKSY"), seed = 0L,
-    options = list(), further = list(), coords = NULL, array = NULL, assay.type = "counts", sample_id = NULL,
-    verbose = interactive(), ...
+    options = list(), further = list(), coords = NULL, array = NULL, sample_id = NULL,
+    assay.type = "counts", verbose = interactive(), ...
 ) {
     checkNoMore(...)
     columns <- SummarizedExperiment::colData(x)
@@ -108,14 +107,14 @@ compareMethods.SpatialExperiment <- function(x, ..., coords = NULL) {
 #' @export
 compareMethods.Seurat <- function(
     x, k, truth = NULL, methods = c("m2ST", "BayesSpace", "Seurat", "BANKSY"), seed = 0L,
-    options = list(), further = list(), coords = NULL, array = NULL, assay = NULL, layer = "counts", image = NULL,
-    sample.by = NULL, verbose = interactive(), ...
+    options = list(), further = list(), coords = NULL, array = NULL, sample_id = NULL,
+    image = NULL, assay = NULL, layer = "counts", verbose = interactive(), ...
 ) {
     checkNoMore(...)
     loadClasses(x)
     input <- c(
         expressionSeurat(x, resolveAssay(x, assay), layer, NULL, NULL),
-        placeSeurat(x, image, coords, sample.by)
+        placeSeurat(x, image, coords, sample_id)
     )
     input$array <- latticeSeurat(x, array)$array
     truth <- if (!is.null(truth)) labelColumn(as.list(x[[]]), truth, "meta.data")
@@ -126,16 +125,18 @@ compareMethods.Seurat <- function(
 #' @export
 compareMethods.matrix <- function(
     x, k, truth = NULL, methods = c("m2ST", "BayesSpace", "Seurat", "BANKSY"), seed = 0L,
-    options = list(), further = list(), coords, array = NULL, sample = NULL, verbose = interactive(), ...
+    options = list(), further = list(), coords, array = NULL, sample_id = NULL,
+    verbose = interactive(), ...
 ) {
     checkNoMore(...)
     checkSparse(x, "`x`")
+    checkHasCoords(coords)
     if (!is.null(truth) && length(truth) != ncol(x)) {
         stopM2ST("Expected an annotation of each of ", ncol(x), " spots in `truth`, found ",
             length(truth), ".")
     }
     input <- list(
-        counts = x, what = "`x`", coords = coords, array = array, sample = sample,
+        counts = x, what = "`x`", coords = coords, array = array, sample = sample_id,
         names = colnames(x), inside = rep(TRUE, ncol(x))
     )
     truth <- if (!is.null(truth)) asLabels(truth)
@@ -170,7 +171,8 @@ print.m2stComparison <- function(x, ...) {
 compareAll <- function(input, k, truth, methods, seed, options, further, verbose) {
     requirePackage("callr", "to run each method in a process of its own")
     checkFurther(further)
-    if (length(methods) + length(further) == 0L || !all(methods %in% names(methodRuns)) || anyDuplicated(methods)) {
+    known <- all(methods %in% names(methodRuns)) && !anyDuplicated(methods)
+    if (length(methods) + length(further) == 0L || !known) {
         stopM2ST("Expected `methods` among ", quoted(names(methodRuns)), ", each once, found ",
             shorten(methods), ".")
     }
@@ -479,7 +481,7 @@ compareFiles <- function(folder) {
         counts, request$k, read("truth", "integer", 4L), as.character(unlist(request$methods)),
         request$seed,
         request$options, further, coords = places("coordinates"), array = places("array"),
-        sample = read("sample", "integer", 4L), verbose = TRUE
+        sample_id = read("sample", "integer", 4L), verbose = TRUE
     )
     table <- cbind(result$table, machine = machineText(result$machine))
     utils::write.csv(table, at("table.csv"), row.names = FALSE, na = "")

@@ -18,11 +18,12 @@
 #'   an object of a class that extends it, or what [runM2ST()] returns of a matrix.
 #' @param truth Name of the column with the reference labels; for the result of a matrix a label for
 #'   each spot.
-#' @param labels Names of the columns to compare; `NULL` takes those whose names start with
-#'   `"m2st_domain"`.
+#' @param name Names of the results to compare, whose domains are in the columns `<name>_domain`, or
+#'   names of any columns of labels. `NULL` takes all columns of domains: those whose names end in
+#'   `_domain`, or in `_domain_k` and a number.
 #' @param metrics Which of the three to compute.
 #' @param by Name of a column of groups, such as sections, to compare one by one; in the result of a
-#'   matrix the sections are called `"sample"`.
+#'   matrix the sections are called `"sample_id"`.
 #' @param ... Nothing.
 #' @return A data frame with a row for each column of labels and each group: `label`, `group`
 #'   (with `by`), `n` spots compared, `n_missing` left out, `n_domains` among those compared, and
@@ -38,14 +39,14 @@
 #' compareDomains(spots, truth = "layer")
 #' @export
 compareDomains <- function(
-    x, truth, labels = NULL, metrics = c("ARI", "NMI", "purity"), by = NULL, ...
+    x, truth, name = NULL, metrics = c("ARI", "NMI", "purity"), by = NULL, ...
 ) {
     UseMethod("compareDomains")
 }
 
 #' @export
 compareDomains.default <- function(
-    x, truth, labels = NULL, metrics = c("ARI", "NMI", "purity"), by = NULL, ...
+    x, truth, name = NULL, metrics = c("ARI", "NMI", "purity"), by = NULL, ...
 ) {
     stopM2ST("Expected a data frame, a Seurat object, a SummarizedExperiment or the result of ",
         "runM2ST() on a matrix, found ", class(x)[1L], ".")
@@ -54,41 +55,41 @@ compareDomains.default <- function(
 #' @rdname compareDomains
 #' @export
 compareDomains.data.frame <- function(
-    x, truth, labels = NULL, metrics = c("ARI", "NMI", "purity"), by = NULL, ...
+    x, truth, name = NULL, metrics = c("ARI", "NMI", "purity"), by = NULL, ...
 ) {
     checkNoMore(...)
-    compareColumns(as.list(x), "x", truth, labels, metrics, by)
+    compareColumns(as.list(x), "x", truth, name, metrics, by)
 }
 
 #' @rdname compareDomains
 #' @export
 compareDomains.m2st <- function(
-    x, truth, labels = NULL, metrics = c("ARI", "NMI", "purity"), by = NULL, ...
+    x, truth, name = NULL, metrics = c("ARI", "NMI", "purity"), by = NULL, ...
 ) {
     checkNoMore(...)
     columns <- columnsM2ST(x)
     columns$truth <- labelsM2ST(x, truth, "truth")
-    compareColumns(columns, "the result", "truth", labels, metrics, by)
+    compareColumns(columns, "the result", "truth", name, metrics, by)
 }
 
 #' @rdname compareDomains
 #' @export
 compareDomains.Seurat <- function(
-    x, truth, labels = NULL, metrics = c("ARI", "NMI", "purity"), by = NULL, ...
+    x, truth, name = NULL, metrics = c("ARI", "NMI", "purity"), by = NULL, ...
 ) {
     checkNoMore(...)
     loadClasses(x)
-    compareColumns(as.list(x[[]]), "meta.data", truth, labels, metrics, by)
+    compareColumns(as.list(x[[]]), "meta.data", truth, name, metrics, by)
 }
 
 #' @rdname compareDomains
 #' @export
 compareDomains.SummarizedExperiment <- function(
-    x, truth, labels = NULL, metrics = c("ARI", "NMI", "purity"), by = NULL, ...
+    x, truth, name = NULL, metrics = c("ARI", "NMI", "purity"), by = NULL, ...
 ) {
     checkNoMore(...)
     columns <- as.list(SummarizedExperiment::colData(x))
-    compareColumns(columns, "colData(x)", truth, labels, metrics, by)
+    compareColumns(columns, "colData(x)", truth, name, metrics, by)
 }
 
 #' Name domains after those of another result
@@ -163,17 +164,19 @@ labelColumn <- function(columns, name, where) {
     asLabels(values)
 }
 
-compareColumns <- function(columns, where, truth, labels, metrics, by) {
+compareColumns <- function(columns, where, truth, name, metrics, by) {
     if (length(metrics) == 0L || !all(metrics %in% names(agreement))) {
         stopM2ST("Expected `metrics` among ", quoted(names(agreement)), ", found ",
             shorten(metrics), ".")
     }
-    if (is.null(labels)) {
-        labels <- setdiff(grep("^m2st_domain", names(columns), value = TRUE), truth)
+    labels <- if (is.null(name)) {
+        setdiff(grep(domainPattern, names(columns), value = TRUE), truth)
+    } else {
+        vapply(as.list(name), resolveColumn, name[1L], present = names(columns))
     }
     if (length(labels) == 0L) {
-        stopM2ST("Found no column of ", where, " whose name starts with 'm2st_domain'. Name the ",
-            "columns to compare, labels = ..., or call runM2ST() first.")
+        stopM2ST("Found no column of domains in ", where, ", such as 'm2st_domain'. Name the ",
+            "results or columns to compare, name = ..., or call runM2ST() first.")
     }
     reference <- labelColumn(columns, truth, where)
     groups <- if (!is.null(by)) labelColumn(columns, by, where) else rep("", length(reference))

@@ -12,7 +12,8 @@ newM2ST <- function(result, spots) {
         names(result$confidence) <- spots
     }
     rownames(result$coords) <- spots
-    order <- c("domain", "confidence", "embedding", "scales", "coords", "sample", "record")
+    result$sample_id <- result$sample
+    order <- c("domain", "confidence", "embedding", "scales", "coords", "sample_id", "record")
     structure(result[intersect(order, names(result))], class = "m2st")
 }
 
@@ -21,7 +22,9 @@ columnsM2ST <- function(x) {
     if (is.null(x$domain) && is.null(x$domains)) {
         stopM2ST("Found no domains in the result. Call clusterM2ST(x, k = ...) first.")
     }
-    columns <- list(m2st_domain = x$domain, m2st_confidence = x$confidence, sample = x$sample)
+    columns <- list(
+        m2st_domain = x$domain, m2st_confidence = x$confidence, sample_id = x$sample_id
+    )
     c(Filter(length, columns), as.list(x$domains))
 }
 

@@ -2,8 +2,15 @@
 #'
 #' Prepares the counts, builds the spatial graph from the coordinates, learns embeddings with an
 #' ensemble of multi-scale masked graph autoencoders and finds domains from them: the consensus of
-#' its members. `runM2ST()` and `RunM2ST()` are the same; the latter has the argument names that
-#' Seurat's users know. `embedM2ST()` stops before the domains: follow it with [clusterM2ST()].
+#' its members. `embedM2ST()` stops before the domains: follow it with [clusterM2ST()].
+#'
+#' `RunM2ST()` is `runM2ST()` under a name like those of Seurat's functions: it takes the same
+#' objects and arguments, and gives the same result. It takes four spellings of Seurat's besides,
+#' `reduction.name`, `cluster.name`, `seed.use` and `sample.by`. Whoever gives both spellings of an
+#' argument must give the same value.
+#'
+#' All that is written starts with `name`. Results with different names live side by side in one
+#' object, each with its record.
 #'
 #' The confidence of a spot estimates the probability that a run with another seed puts it into the
 #' same domain, from how far the members agree. It does not tell whether the domain is right: a
@@ -13,17 +20,20 @@
 #' Spots are never reordered or dropped. Those without coordinates, outside the tissue
 #' (`in_tissue`) or without counts get `NA`, and one message or warning states how many.
 #'
-#' Several tissue sections in one object are told apart by `sample_id`, `sample` or `sample.by`,
-#' or by the images of a Seurat object; no edge of the graph joins two sections. Coordinates need
-#' not be shifted by hand.
+#' Several tissue sections in one object are told apart by `sample_id`, or by the images of a Seurat
+#' object; no edge of the graph joins two sections. Coordinates need not be shifted by hand.
+#'
+#' What Bioconductor and Seurat call by words of their own keeps these here: `assay.type` is an
+#' assay of a SummarizedExperiment, `assay` and `layer` are those of a Seurat object; `dimred` is
+#' one of the `reducedDims`, `reduction` a reduction; `subset.row` and `features` choose genes.
 #'
 #' Where coordinates come from, unless `coords` is given: of a SpatialExperiment
 #' `spatialCoords(x)`; of a Seurat object its images, else columns of `meta.data`; of other
 #' objects columns of `colData(x)`. Before columns an embedding named after coordinates counts, such
-#' as the reducedDim or reduction `spatial` of converted objects. Columns are looked for by their usual
-#' names, such as `imagerow` and `imagecol`, `x_centroid` and `y_centroid` (Xenium), `center_x` and
-#' `center_y` (MERSCOPE), `CenterX_global_px` and `CenterY_global_px` (CosMx), `sdimx` and `sdimy`
-#' (Giotto), `array_row` and `array_col`, `x` and `y`.
+#' as the reducedDim or reduction `spatial` of converted objects. Columns are looked for by their
+#' usual names, such as `imagerow` and `imagecol`, `x_centroid` and `y_centroid` (Xenium),
+#' `center_x` and `center_y` (MERSCOPE), `CenterX_global_px` and `CenterY_global_px` (CosMx),
+#' `sdimx` and `sdimy` (Giotto), `array_row` and `array_col`, `x` and `y`.
 #'
 #' With an `SCTAssay` as default assay, Seurat's corrected counts are passed over for the assay
 #' that they were made from; a sketch is passed over for the assay that holds more of the cells.
@@ -41,12 +51,11 @@
 #'   column). Rows are matched by their names, or by a column of names such as `cell`, as of
 #'   `GetTissueCoordinates()`.
 #' @param k Number of domains; `NULL` for embeddings only.
-#' @param sample Section of each spot, or `NULL` for one section.
 #' @param normalized The values are already normalised and on a log scale.
 #' @param n_pcs Number of components of the expression or of ready features; `NULL` takes 15, or as
 #'   many as domains if these are more.
 #' @param params Settings made by [m2stParams()].
-#' @param seed,seed.use Seed of all stages. R's own random numbers are left alone.
+#' @param seed Seed of all stages. R's own random numbers are left alone.
 #' @param device `"auto"`, `"cpu"`, `"cuda"`, or another name that torch knows.
 #' @param verbose `TRUE` reports by messages what was chosen, and progress; `FALSE` says nothing,
 #'   but still warns. `NULL` leaves progress out where R is not used interactively.
@@ -55,18 +64,20 @@
 #'   more than `n_pcs` columns it takes so many components of spots and of their surroundings
 #'   together, as of counts, after spots far from all others were moved closer.
 #'   Differences between sections are taken to be out of them already.
-#' @param sample_id Column of `colData(x)` that names the section; `NULL` takes `"sample_id"` if
-#'   there is one.
-#' @param subset.row Rows (genes) to use.
-#' @param name Name of the embeddings among the `reducedDims`.
-#' @param label Name of the column for the domains.
+#' @param sample_id Section of each spot: the name of a column of `colData(x)` or `meta.data`, or of
+#'   a matrix a vector. `NULL` takes the column `sample_id` of `colData(x)` if there is one, the
+#'   images of a Seurat object, and else one section.
+#' @param subset.row,features Rows (genes) to use, by name or number.
+#' @param name Name of the result. The columns are called `<name>_domain` and `<name>_confidence`,
+#'   the embeddings after `name` too; see below.
 #' @param assay,layer Assay and layer (slot, before Seurat 5) with counts. Split layers are joined.
-#' @param features Genes to use.
 #' @param image Images to use; `NULL` takes all, one section each.
-#' @param sample.by Column of `meta.data` that names the section.
-#' @param reduction.name,reduction.key Name and key of the embeddings.
-#' @param cluster.name Name of the column for the domains.
 #' @param set.ident Make the domains the active identities.
+#' @param reduction.name Seurat's spelling of `name`: the reduction is called `name`.
+#' @param cluster.name The column of domains, `<name>_domain`: `cluster.name = "zone_domain"` is
+#'   Seurat's spelling of `name = "zone"`.
+#' @param seed.use Seurat's spelling of `seed`.
+#' @param sample.by Seurat's spelling of `sample_id`.
 #' @param ... Arguments of the methods.
 #' @return An object of the class of the input with
 #'   * the domain of each spot, a factor with levels `"1"` to `k` in this order: the column
@@ -76,7 +87,11 @@
 #'     reduction `m2st`;
 #'   * the embedding of each scale: `reducedDim(x, "M2ST_scale1")` or the reduction
 #'     `m2st.scale1`, and so on, with the members of the ensemble side by side;
-#'   * the record of the run, a plain list: `metadata(x)$m2st` or `Misc(object, "m2st")`.
+#'   * the record of the run, a plain list: `metadata(x)$m2st` or `Misc(x, "m2st")`.
+#'
+#'   With `name = "zone"` these are `zone_domain`, `zone_confidence`, `"ZONE"` and `"ZONE_scale1"`
+#'   or `zone` and `zone.scale1`, and `metadata(x)$zone` or `Misc(x, "zone")`. Keys of reductions
+#'   are `name` in capitals, without what is no letter or digit.
 #'
 #'   Of a matrix, a list of class `m2st` with these elements, and with the coordinates and sections
 #'   that [clusterM2ST()] needs. A SummarizedExperiment, which cannot hold embeddings, comes back
@@ -101,20 +116,20 @@ runM2ST <- function(x, ...) {
 
 #' @rdname runM2ST
 #' @export
-RunM2ST <- function(object, ...) {
-    UseMethod("RunM2ST")
+RunM2ST <- function(
+    object, ..., reduction.name = NULL, cluster.name = NULL, seed.use = NULL, sample.by = NULL
+) {
+    theirs <- list(
+        reduction.name = reduction.name, cluster.name = cluster.name, seed.use = seed.use,
+        sample.by = sample.by
+    )
+    do.call("runM2ST", c(list(object), translateSeurat(list(...), theirs)), quote = TRUE)
 }
 
 #' @rdname runM2ST
 #' @export
 embedM2ST <- function(x, ...) {
     runM2ST(x, k = NULL, ...)
-}
-
-#' @rdname runM2ST
-#' @export
-RunM2ST.default <- function(object, ...) {
-    runM2ST(object, ...)
 }
 
 #' @rdname runM2ST
@@ -130,13 +145,14 @@ runM2ST.default <- function(x, ...) {
 #' @rdname runM2ST
 #' @export
 runM2ST.matrix <- function(
-    x, coords, k, sample = NULL, normalized = FALSE, n_pcs = NULL, params = m2stParams(), seed = 0L,
-    device = "auto", verbose = NULL, ...
+    x, k, coords, sample_id = NULL, normalized = FALSE, n_pcs = NULL, params = m2stParams(),
+    seed = 0L, device = "auto", verbose = NULL, ...
 ) {
     checkNoMore(...)
     checkSparse(x, "`x`")
+    checkHasCoords(coords)
     input <- list(
-        counts = x, what = "`x`", coords = coords, sample = sample, names = colnames(x),
+        counts = x, what = "`x`", coords = coords, sample = sample_id, names = colnames(x),
         inside = rep(TRUE, ncol(x)), words = wordsOf$matrix
     )
     write <- function(result) newM2ST(result, colnames(x))
@@ -156,19 +172,19 @@ runM2ST.dgCMatrix <- runM2ST.matrix
 #' @rdname runM2ST
 #' @export
 runM2ST.SummarizedExperiment <- function(
-    x, k, coords = NULL, assay.type = "counts", dimred = NULL, sample_id = NULL,
-    subset.row = NULL, normalized = FALSE, n_pcs = NULL, name = "M2ST", label = "m2st_domain",
-    params = m2stParams(), seed = 0L, device = "auto", verbose = NULL, ...
+    x, k, coords = NULL, sample_id = NULL, assay.type = "counts", dimred = NULL,
+    subset.row = NULL, normalized = FALSE, n_pcs = NULL, name = "m2st", params = m2stParams(),
+    seed = 0L, device = "auto", verbose = NULL, ...
 ) {
     checkNoMore(...)
     checkSpots(ncol(x))
-    checkName(name, "name")
-    checkName(label, "label")
-    write <- function(result) writeSE(x, result, name, label)
+    checkName(name)
+    write <- function(result) writeSE(x, result, name)
     hushed(verbose, {
         input <- c(
             expressionSE(x, assay.type, dimred, subset.row), placeSE(x, coords, sample_id)
         )
+        checkNameSE(x, name)
         computeDomains(input, k, params, seed, device, normalized, n_pcs, verbose, write)
     })
 }
@@ -184,39 +200,31 @@ runM2ST.SpatialExperiment <- function(x, k, coords = NULL, ...) {
 
 #' @rdname runM2ST
 #' @export
-runM2ST.Seurat <- function(x, ...) {
-    RunM2ST(x, ...)
-}
-
-#' @rdname runM2ST
-#' @export
-RunM2ST.Seurat <- function(
-    object, k, assay = NULL, layer = "counts", features = NULL, reduction = NULL, image = NULL,
-    coords = NULL, sample.by = NULL, normalized = FALSE, n_pcs = NULL, reduction.name = "m2st",
-    reduction.key = keyOf(reduction.name), cluster.name = "m2st_domain", set.ident = TRUE,
-    seed.use = 0L, params = m2stParams(), device = "auto", verbose = TRUE, ...
+runM2ST.Seurat <- function(
+    x, k, coords = NULL, sample_id = NULL, image = NULL, assay = NULL, layer = "counts",
+    reduction = NULL, features = NULL, normalized = FALSE, n_pcs = NULL, name = "m2st",
+    set.ident = TRUE, params = m2stParams(), seed = 0L, device = "auto", verbose = NULL, ...
 ) {
     checkNoMore(...)
-    loadClasses(object)
-    checkSpots(ncol(object))
-    checkNamesSeurat(object, cluster.name, reduction.name, reduction.key)
-    call <- sys.call()
-    known <- setdiff(names(formals()), c("object", "..."))
+    loadClasses(x)
+    checkSpots(ncol(x))
+    checkNameSeurat(x, name)
+    caller <- sys.parent()
+    byName <- caller > 0L && identical(sys.function(caller), RunM2ST)
+    call <- if (byName) sys.call(caller) else sys.call()
+    known <- setdiff(names(formals()), c("x", "..."))
     hushed(verbose, {
-        assay <- resolveAssay(object, assay)
+        assay <- resolveAssay(x, assay)
         input <- c(
-            expressionSeurat(object, assay, layer, features, reduction),
-            placeSeurat(object, image, coords, sample.by)
+            expressionSeurat(x, assay, layer, features, reduction),
+            placeSeurat(x, image, coords, sample_id)
         )
         checkHasK(k)
         arguments <- mget(known)
         computeDomains(
-            input, k, params, seed.use, device, normalized, n_pcs, verbose,
+            input, k, params, seed, device, normalized, n_pcs, verbose,
             write = function(result) {
-                object <- writeSeurat(
-                    object, result, reduction.name, reduction.key, cluster.name, set.ident, assay
-                )
-                logRun(object, call, arguments, assay)
+                logRun(writeSeurat(x, result, name, set.ident, assay), call, arguments, assay)
             }
         )
     })
@@ -230,12 +238,12 @@ RunM2ST.Seurat <- function(
 #'
 #' @param x An object that [runM2ST()] or [embedM2ST()] returned.
 #' @param k Number of domains; several at once are possible.
+#' @param name Name of the result whose embeddings are taken, and of what is written.
 #' @inheritParams runM2ST
-#' @return The object with the domains in the column `label` (`cluster.name`), their confidence
-#'   beside it, and the common representation in `name` (`reduction.name`) for one `k`; in
-#'   `m2st_domain_k5`, `m2st_confidence_k5`, `M2ST_k5` (`m2st.k5`) and so on for several. The list
-#'   of class `m2st` of a matrix gets a data frame `domains` for several. `clusterM2ST(k = )` gives
-#'   the same as `runM2ST(k = )`.
+#' @return The object with the domains in the column `<name>_domain`, their confidence beside it,
+#'   and the common representation for one `k`; in `m2st_domain_k5`, `m2st_confidence_k5`, `M2ST_k5`
+#'   (`m2st.k5`) and so on for several. The list of class `m2st` of a matrix gets a data frame
+#'   `domains` for several. `clusterM2ST(k = )` gives the same as `runM2ST(k = )`.
 #' @examples
 #' coords <- as.matrix(expand.grid(row = 1:10, col = 1:10))
 #' counts <- outer(1:30, 1:100, function(gene, spot) (gene * spot) %% 7 + gene %% (1 + spot %/% 34))
@@ -262,11 +270,14 @@ clusterM2ST.default <- function(x, k, ...) {
 clusterM2ST.m2st <- function(x, k, params = m2stParams(), seed = 0L, verbose = NULL, ...) {
     checkNoMore(...)
     spots <- rownames(x$scales[[1L]])
-    input <- c(x, list(inside = rep(TRUE, nrow(x$scales[[1L]])), words = wordsOf$matrix))
+    input <- c(x[c("scales", "coords", "record")], list(
+        sample = x$sample_id, inside = rep(TRUE, nrow(x$scales[[1L]])), words = wordsOf$matrix
+    ))
     results <- computeClusters(input, k, params, seed)
     if (length(k) > 1L) {
         domains <- lapply(results, function(result) result[c("domain", "confidence")])
-        names <- outer(c("m2st_domain", "m2st_confidence"), clusterSuffix(k), paste0)
+        suffix <- clusterSuffix(k)
+        names <- rbind(domainName("m2st", suffix), confidenceName("m2st", suffix))
         x$domains <- data.frame(stats::setNames(unlist(domains, recursive = FALSE), names),
             row.names = spots)
         return(x)
@@ -274,7 +285,7 @@ clusterM2ST.m2st <- function(x, k, params = m2stParams(), seed = 0L, verbose = N
     result <- results[[1L]]
     result$scales <- x$scales
     result$coords <- x$coords
-    result$sample <- x$sample
+    result$sample <- x$sample_id
     result$record <- mergeRecord(x$record, result$record)
     newM2ST(result, spots)
 }
@@ -282,21 +293,21 @@ clusterM2ST.m2st <- function(x, k, params = m2stParams(), seed = 0L, verbose = N
 #' @rdname clusterM2ST
 #' @export
 clusterM2ST.SingleCellExperiment <- function(
-    x, k, coords = NULL, sample_id = NULL, name = "M2ST", label = "m2st_domain",
-    params = m2stParams(), seed = 0L, verbose = NULL, ...
+    x, k, coords = NULL, sample_id = NULL, name = "m2st", params = m2stParams(), seed = 0L,
+    verbose = NULL, ...
 ) {
     checkNoMore(...)
-    checkName(name, "name")
-    checkName(label, "label")
+    checkName(name)
+    checkNameSE(x, name)
     hushed(verbose, {
         input <- c(
-            list(scales = scalesSE(x, name), record = S4Vectors::metadata(x)$m2st),
+            list(scales = scalesSE(x, name), record = S4Vectors::metadata(x)[[name]]),
             placeSE(x, coords, sample_id)
         )
         results <- computeClusters(input, k, params, seed)
         suffix <- clusterSuffix(k)
         for (i in seq_along(k)) {
-            x <- writeClusterSE(x, results[[i]], paste0(name, suffix[i]), label, suffix[i])
+            x <- writeClusterSE(x, results[[i]], name, suffix[i])
         }
         x
     })
@@ -314,27 +325,23 @@ clusterM2ST.SpatialExperiment <- function(x, k, coords = NULL, ...) {
 #' @rdname clusterM2ST
 #' @export
 clusterM2ST.Seurat <- function(
-    x, k, image = NULL, coords = NULL, sample.by = NULL, reduction.name = "m2st",
-    reduction.key = keyOf(reduction.name), cluster.name = "m2st_domain",
-    set.ident = length(k) == 1L, seed.use = 0L, params = m2stParams(), verbose = NULL, ...
+    x, k, coords = NULL, sample_id = NULL, image = NULL, name = "m2st",
+    set.ident = length(k) == 1L, params = m2stParams(), seed = 0L, verbose = NULL, ...
 ) {
     checkNoMore(...)
+    checkHasK(k)
     loadClasses(x)
-    checkNamesSeurat(x, cluster.name, reduction.name, reduction.key)
+    checkNameSeurat(x, name, k)
     hushed(verbose, {
         input <- c(
-            list(scales = scalesSeurat(x, reduction.name), record = SeuratObject::Misc(x, "m2st")),
-            placeSeurat(x, image, coords, sample.by)
+            list(scales = scalesSeurat(x, name), record = SeuratObject::Misc(x, slot = name)),
+            placeSeurat(x, image, coords, sample_id)
         )
-        input$measured <- measuredSeurat(x, reduction.name)
-        results <- computeClusters(input, k, params, seed.use)
+        input$measured <- measuredSeurat(x, name)
+        results <- computeClusters(input, k, params, seed)
         suffix <- clusterSuffix(k)
         for (i in seq_along(k)) {
-            x <- writeClusterSeurat(
-                x, results[[i]], paste0(reduction.name, clusterSuffix(k, ".")[i]),
-                sub("_$", paste0(toupper(gsub("_", "", suffix[i])), "_"), reduction.key),
-                cluster.name, set.ident, suffix[i]
-            )
+            x <- writeClusterSeurat(x, results[[i]], name, set.ident, suffix[i])
         }
         x
     })

@@ -19,13 +19,13 @@
 #'
 #' @param x A SummarizedExperiment or an object of a class that extends it, a Seurat object, a
 #'   data frame with columns of labels and of coordinates, or what [runM2ST()] returns of a matrix.
-#' @param label Name of the column with the domains.
+#' @param name Name of the result, whose domains are in the column `<name>_domain`; or the name of
+#'   any column of labels, such as `"m2st_domain_k5"`.
 #' @param truth Name of a column with a reference to draw as well; for the result of a matrix a
 #'   label for each spot.
 #' @param confidence Name of a column of numbers from 0 to 1, such as `"m2st_confidence"`: the
 #'   lower, the paler a spot is drawn.
-#' @param sample.by Name of the column that names the section; `NULL` takes what [runM2ST()]
-#'   takes: `sample_id`, or the images.
+#' @param sample_id Name of the column that names the section; `NULL` takes what [runM2ST()] takes.
 #' @param coords,image As in [runM2ST()].
 #' @param ... Nothing.
 #' @return A ggplot object. Missing domains are light grey; whole numbers stand in numeric order.
@@ -38,14 +38,14 @@
 #' }
 #' @export
 plotDomains <- function(
-    x, label = "m2st_domain", truth = NULL, confidence = NULL, sample.by = NULL, ...
+    x, name = "m2st", truth = NULL, confidence = NULL, sample_id = NULL, ...
 ) {
     UseMethod("plotDomains")
 }
 
 #' @export
 plotDomains.default <- function(
-    x, label = "m2st_domain", truth = NULL, confidence = NULL, sample.by = NULL, ...
+    x, name = "m2st", truth = NULL, confidence = NULL, sample_id = NULL, ...
 ) {
     stopM2ST("Expected a Seurat object, a SummarizedExperiment, a data frame with coordinates or ",
         "the result of runM2ST() on a matrix, found ", class(x)[1L], ".")
@@ -54,7 +54,7 @@ plotDomains.default <- function(
 #' @rdname plotDomains
 #' @export
 plotDomains.data.frame <- function(
-    x, label = "m2st_domain", truth = NULL, confidence = NULL, sample.by = NULL, coords = NULL, ...
+    x, name = "m2st", truth = NULL, confidence = NULL, sample_id = NULL, coords = NULL, ...
 ) {
     checkNoMore(...)
     if (is.null(coords)) {
@@ -64,13 +64,13 @@ plotDomains.data.frame <- function(
         coords <- columnsAsCoords(x, coords, "x")
     }
     coords <- orientColumns(checkCoords(coords, NULL, nrow(x)))
-    drawDomains(as.list(x), "x", coords, NULL, label, truth, confidence, sample.by)
+    drawDomains(as.list(x), "x", coords, NULL, name, truth, confidence, sample_id)
 }
 
 #' @rdname plotDomains
 #' @export
 plotDomains.m2st <- function(
-    x, label = "m2st_domain", truth = NULL, confidence = NULL, sample.by = NULL, ...
+    x, name = "m2st", truth = NULL, confidence = NULL, sample_id = NULL, ...
 ) {
     checkNoMore(...)
     columns <- columnsM2ST(x)
@@ -79,46 +79,46 @@ plotDomains.m2st <- function(
         truth <- "truth"
     }
     drawDomains(
-        columns, "the result", orientColumns(x$coords), x$sample, label, truth, confidence,
-        sample.by
+        columns, "the result", orientColumns(x$coords), x$sample_id, name, truth, confidence,
+        sample_id
     )
 }
 
 #' @rdname plotDomains
 #' @export
 plotDomains.SummarizedExperiment <- function(
-    x, label = "m2st_domain", truth = NULL, confidence = NULL, sample.by = NULL, coords = NULL, ...
+    x, name = "m2st", truth = NULL, confidence = NULL, sample_id = NULL, coords = NULL, ...
 ) {
     checkNoMore(...)
     coords <- orientColumns(checkCoords(coordsSE(x, coords), colnames(x), ncol(x)))
     columns <- as.list(SummarizedExperiment::colData(x))
-    sample <- sampleSE(x, sample.by)
-    drawDomains(columns, "colData(x)", coords, sample, label, truth, confidence)
+    sample <- sampleSE(x, sample_id)
+    drawDomains(columns, "colData(x)", coords, sample, name, truth, confidence)
 }
 
 #' @rdname plotDomains
 #' @export
 plotDomains.SpatialExperiment <- function(
-    x, label = "m2st_domain", truth = NULL, confidence = NULL, sample.by = NULL, coords = NULL, ...
+    x, name = "m2st", truth = NULL, confidence = NULL, sample_id = NULL, coords = NULL, ...
 ) {
     if (is.null(coords)) {
         coords <- coordsSPE(x)
     }
-    plotDomains.SummarizedExperiment(x, label, truth, confidence, sample.by, coords, ...)
+    plotDomains.SummarizedExperiment(x, name, truth, confidence, sample_id, coords, ...)
 }
 
 #' @rdname plotDomains
 #' @export
 plotDomains.Seurat <- function(
-    x, label = "m2st_domain", truth = NULL, confidence = NULL, sample.by = NULL, image = NULL,
-    coords = NULL, ...
+    x, name = "m2st", truth = NULL, confidence = NULL, sample_id = NULL, coords = NULL,
+    image = NULL, ...
 ) {
     checkNoMore(...)
     loadClasses(x)
     place <- drawnPlaceSeurat(x, image, coords)
     columns <- as.list(x[[]])
     drawDomains(
-        columns, "meta.data", place$coords, place$sample, label, truth, confidence, sample.by
+        columns, "meta.data", place$coords, place$sample, name, truth, confidence, sample_id
     )
 }
 
@@ -147,17 +147,18 @@ orientImage <- function(image, coords) {
 }
 
 drawDomains <- function(
-    columns, where, coords, sample, label, truth, confidence, sample.by = NULL
+    columns, where, coords, sample, name, truth, confidence, sample_id = NULL
 ) {
     requirePackage("ggplot2", "to draw")
-    domain <- drawnColumn(columns, label, where)
-    if (identical(truth, label)) {
-        stopM2ST("Expected `truth` to name another column than `label`, found '", truth, "' twice.")
+    name <- resolveColumn(name, names(columns))
+    domain <- drawnColumn(columns, name, where)
+    if (identical(truth, name)) {
+        stopM2ST("Expected `truth` to name another column than `name`, found '", truth, "' twice.")
     }
     reference <- if (!is.null(truth)) drawnColumn(columns, truth, where)
     certain <- if (!is.null(confidence)) numberColumn(columns, confidence, where)
-    if (!is.null(sample.by)) {
-        sample <- labelColumn(columns, sample.by, where)
+    if (!is.null(sample_id)) {
+        sample <- labelColumn(columns, sample_id, where)
     }
     placed <- rowSums(!is.finite(coords)) == 0L
     if (!all(placed)) {
@@ -178,16 +179,16 @@ drawDomains <- function(
         }
         outlines
     })
-    panels <- namePanels(levels(sample), c(label, truth))
+    panels <- namePanels(levels(sample), c(name, truth))
     data <- do.call(rbind, layers)
     data$panel <- factor(panels[cbind(data$section, data$layer)], levels = t(panels))
-    drawOutlines(data, colours, paste(c(label, truth), collapse = " | "), dim(panels))
+    drawOutlines(data, colours, paste(c(name, truth), collapse = " | "), dim(panels))
 }
 
 drawnColumn <- function(columns, name, where, most = 1000L) {
-    if (identical(name, "m2st_domain") && !name %in% names(columns)) {
+    if (identical(name, "m2st") && !name %in% names(columns)) {
         stopM2ST("Found no column 'm2st_domain' in ", where, ". Call runM2ST(x, k = ...) first, ",
-            "or name the column to draw: label = ...")
+            "or name another result or column: name = ...")
     }
     values <- labelColumn(columns, name, where)
     if (nlevels(values) > most) {

@@ -14,16 +14,15 @@
 #'
 #' @param x An object that [runM2ST()] returned.
 #' @param path File to write; its name ends in `.html`.
-#' @param label Name of the column with the domains.
+#' @param name Name of the result, whose domains are in the column `<name>_domain`; or the name of a
+#'   column of domains, such as `"m2st_domain_k5"`.
 #' @param columns Names of further columns to switch to on the map, at most 1000 categories each:
 #'   other numbers of domains, an annotation. They are shown, and compared with nothing.
 #' @param markers Most genes to list for each domain; 0 for none, without looking at the counts.
 #' @param title Heading of the page.
 #' @param overwrite Whether a file that is there may be replaced.
-#' @param sample.by Name of the column that names the section; `NULL` takes what [runM2ST()]
-#'   takes: `sample_id`, or the images.
 #' @param counts Of a matrix: the counts that [runM2ST()] was given, for the markers.
-#' @param coords,assay.type,assay,layer,image As in [runM2ST()].
+#' @param coords,sample_id,assay.type,assay,layer,image As in [runM2ST()].
 #' @param ... Arguments of the methods.
 #' @return The path of the file, invisibly.
 #' @seealso [plotDomains()] for a picture alone.
@@ -56,7 +55,7 @@ reportM2ST.m2st <- function(
         stopM2ST("Found no domains in `x`. Call clusterM2ST(x, k = ...) first.")
     }
     shown <- list(
-        names = rownames(x$scales[[1L]]), coords = orientColumns(x$coords), sample = x$sample,
+        names = rownames(x$scales[[1L]]), coords = orientColumns(x$coords), sample = x$sample_id,
         columns = list(m2st_domain = x$domain), confidence = unname(x$confidence),
         record = x$record
     )
@@ -67,24 +66,24 @@ reportM2ST.m2st <- function(
 #' @rdname reportM2ST
 #' @export
 reportM2ST.SummarizedExperiment <- function(
-    x, path, label = "m2st_domain", columns = NULL, coords = NULL, sample.by = NULL,
+    x, path, name = "m2st", columns = NULL, coords = NULL, sample_id = NULL,
     assay.type = "counts", markers = 5L, title = "Spatial domains", overwrite = FALSE, ...
 ) {
     checkNoMore(...)
-    shown <- shownSE(x, label, columns, coords, sample.by, if (markers > 0) assay.type)
+    shown <- shownSE(x, name, columns, coords, sample_id, if (markers > 0) assay.type)
     writeReport(shown, path, markers, title, overwrite)
 }
 
 #' @rdname reportM2ST
 #' @export
 reportM2ST.SpatialExperiment <- function(
-    x, path, label = "m2st_domain", columns = NULL, coords = NULL, sample.by = NULL,
+    x, path, name = "m2st", columns = NULL, coords = NULL, sample_id = NULL,
     assay.type = "counts", markers = 5L, title = "Spatial domains", overwrite = FALSE, ...
 ) {
     checkNoMore(...)
     own <- is.null(coords)
     coords <- if (own) coordsSPE(x) else coords
-    shown <- shownSE(x, label, columns, coords, sample.by, if (markers > 0) assay.type)
+    shown <- shownSE(x, name, columns, coords, sample_id, if (markers > 0) assay.type)
     shown$images <- if (own) imagesSPE(x)
     writeReport(shown, path, markers, title, overwrite)
 }
@@ -92,22 +91,22 @@ reportM2ST.SpatialExperiment <- function(
 #' @rdname reportM2ST
 #' @export
 reportM2ST.Seurat <- function(
-    x, path, label = "m2st_domain", columns = NULL, image = NULL, coords = NULL, sample.by = NULL,
+    x, path, name = "m2st", columns = NULL, coords = NULL, sample_id = NULL, image = NULL,
     assay = NULL, layer = "counts", markers = 5L, title = "Spatial domains", overwrite = FALSE, ...
 ) {
     checkNoMore(...)
     loadClasses(x)
     place <- drawnPlaceSeurat(x, image, coords)
     held <- as.list(x[[]])
-    shown <- shownColumns(held, label, columns, "meta.data")
+    shown <- shownColumns(held, name, columns, "meta.data")
     shown$names <- colnames(x)
     shown$coords <- place$coords
-    shown$sample <- if (is.null(sample.by)) {
+    shown$sample <- if (is.null(sample_id)) {
         place$sample
     } else {
-        oneOrMore(labelColumn(held, sample.by, "meta.data"))
+        sampleColumn(held, sample_id, "meta.data")
     }
-    shown$record <- reportRecord(SeuratObject::Misc(x, slot = "m2st"), label)
+    shown$record <- reportRecord(shown$owner, function(name) SeuratObject::Misc(x, slot = name))
     names(place$images) <- place$images
     shown$images <- lapply(place$images, function(one) pixelsSeurat(x[[one]]))
     if (markers > 0) {
@@ -119,13 +118,13 @@ reportM2ST.Seurat <- function(
 
 # What is shown of an object: `names`, `coords` (right, down), `sample`, `columns` (factors, the
 # first of them the domains), `confidence`, `record`, and, if there are any, `images` and `counts`.
-shownSE <- function(x, label, columns, coords, sample.by, assay.type) {
+shownSE <- function(x, name, columns, coords, sample_id, assay.type) {
     held <- as.list(SummarizedExperiment::colData(x))
-    shown <- shownColumns(held, label, columns, "colData(x)")
+    shown <- shownColumns(held, name, columns, "colData(x)")
     shown$names <- colnames(x)
     shown$coords <- orientColumns(checkCoords(coordsSE(x, coords), colnames(x), ncol(x)))
-    shown$sample <- sampleSE(x, sample.by)
-    shown$record <- reportRecord(S4Vectors::metadata(x)$m2st, label)
+    shown$sample <- sampleSE(x, sample_id)
+    shown$record <- reportRecord(shown$owner, function(name) S4Vectors::metadata(x)[[name]])
     if (isTRUE(assay.type %in% SummarizedExperiment::assayNames(x))) {
         found <- expressionSE(x, assay.type, NULL, NULL)
         if (is.null(rownames(found$counts))) {
@@ -136,28 +135,22 @@ shownSE <- function(x, label, columns, coords, sample.by, assay.type) {
     shown
 }
 
-shownColumns <- function(held, label, columns, where) {
-    names <- setdiff(columns, label)
-    shown <- lapply(names, function(name) drawnColumn(held, name, where))
-    names(shown) <- names
-    suffix <- numberSuffix(label)
-    confidence <- confidenceName(substr(label, 1L, nchar(label) - nchar(suffix)), suffix)
-    list(
-        columns = c(list(m2st_domain = drawnColumn(held, label, where)), shown),
-        confidence = if (is.numeric(held[[confidence]])) held[[confidence]]
-    )
+shownColumns <- function(held, name, columns, where) {
+    domain <- resolveColumn(name, names(held))
+    others <- setdiff(columns, domain)
+    shown <- lapply(others, function(name) drawnColumn(held, name, where))
+    names(shown) <- others
+    shown <- c(list(m2st_domain = drawnColumn(held, domain, where)), shown)
+    owner <- ownerOf(domain)
+    confidence <- if (!is.null(owner)) held[[confidenceName(owner$name, owner$suffix)]]
+    list(columns = shown, confidence = if (is.numeric(confidence)) confidence, owner = owner)
 }
 
-# "_k5" of "m2st_domain_k5"; nothing where there is one number only.
-numberSuffix <- function(label) {
-    found <- regmatches(label, regexpr("_k[0-9]+$", label))
-    if (length(found)) found else ""
-}
-
-# The record with the clustering that the column comes from, and no other.
-reportRecord <- function(record, label) {
+# The record of the result that the column comes from, with its clustering and no other.
+reportRecord <- function(owner, get) {
+    record <- if (!is.null(owner)) get(owner$name)
     clusters <- grep("^cluster", names(record), value = TRUE)
-    chosen <- record[[paste0("cluster", numberSuffix(label))]]
+    chosen <- record[[paste0("cluster", owner$suffix)]]
     record <- record[setdiff(names(record), clusters)]
     record$cluster <- chosen
     record
@@ -216,7 +209,7 @@ reportRequest <- function(shown, path, markers, title) {
     }
     sample <- if (!is.null(shown$sample)) factor(shown$sample, unique(shown$sample))
     list(
-        path = path, title = title, words = wordsOf$report, n_markers = as.integer(markers),
+        path = path, title = title, words = wordsOf$matrix, n_markers = as.integer(markers),
         names = as.list(if (is.null(shown$names)) as.character(seq_len(n)) else shown$names),
         columns = unname(Map(function(name, values) {
             list(name = name, codes = codes(values), levels = as.list(levels(values)))

@@ -1,6 +1,7 @@
 # Input of all methods: `coords`, `sample` (or NULL), `inside` (logical) and `names` of the spots;
 # `measured` (logical), if an assay has not all of them; `candidates`, columns that may name
-# sections; `chosen`, if the user asked for some sections only; `words`, what arguments of Python are called.
+# sections; `chosen`, if the user asked for some sections only; `words`, what arguments of Python
+# are called.
 # With it, `counts` (genes x spots) or `features` (spots x columns) and `what` they are called in
 # messages; or `scales`, embeddings at hand (spots x columns), and the `record` of their run.
 
@@ -211,9 +212,4 @@ warnOtherGraph <- function(graph, before) {
             before$n_edges, ". Pass the same coordinates and sections as to the run.",
             call. = FALSE)
     }
-}
-
-# What distinguishes the results for several k in names; nothing for one.
-clusterSuffix <- function(k, separator = "_") {
-    if (length(k) == 1L) "" else paste0(separator, "k", k)
 }

@@ -134,7 +134,7 @@ countsSeurat5 <- function(assay, layer) {
 }
 
 # Coordinates, section, and whether inside the tissue, of every cell.
-placeSeurat <- function(object, image, coords, sample.by) {
+placeSeurat <- function(object, image, coords, sample_id) {
     cells <- colnames(object)
     images <- imagesSeurat(object, image)
     place <- list(
@@ -157,12 +157,8 @@ placeSeurat <- function(object, image, coords, sample.by) {
         place$coords <- columnsAsCoords(object[[]], coords, "meta.data")
         place$inside <- insideTissue(object[[]])
     }
-    if (!is.null(sample.by)) {
-        if (!isTRUE(sample.by %in% names(object[[]]))) {
-            stopM2ST("Expected a column ", quoted(sample.by), " in meta.data, found ",
-                quoted(names(object[[]])), ".")
-        }
-        place$sample <- oneOrMore(as.character(object[[]][[sample.by]]))
+    if (!is.null(sample_id)) {
+        place$sample <- sampleColumn(object[[]], sample_id, "meta.data")
     }
     place
 }
@@ -231,8 +227,8 @@ placeImages <- function(object, images) {
         text <- paste0(
             if (length(strange) > 1L) "Images " else "Image ", quoted(strange), ": found no cell ",
             "of the object; its names are like '", theirs, "', the object's like '",
-            cells[utils::head(c(which(is.na(sample)), 1L), 1L)], "'. Give both the same names, for ",
-            "example with RenameCells()."
+            cells[utils::head(c(which(is.na(sample)), 1L), 1L)], "'. Give both the same names, ",
+            "for example with RenameCells()."
         )
         if (length(strange) == length(images)) {
             stopM2ST(text)
@@ -284,58 +280,70 @@ fovCoords <- function(image, name) {
     centre
 }
 
-writeSeurat <- function(object, result, name, key, label, set.ident, assay) {
+writeSeurat <- function(object, result, name, set.ident, assay) {
     for (old in intersect(staleReductions(object, name), SeuratObject::Reductions(object))) {
         object[[old]] <- NULL
     }
-    for (column in Filter(function(name) staleColumns(name, label), names(object[[]]))) {
+    columns <- names(object[[]])
+    for (column in columns[staleColumns(columns, name)]) {
         object[[column]] <- NULL
     }
     for (m in seq_along(result$scales)) {
+        scale <- paste0("scale", m)
         object <- setReduction(
-            object, paste0(name, ".scale", m), sub("_$", paste0("scale", m, "_"), key),
-            result$scales[[m]], assay
+            object, paste0(name, ".", scale), keyOf(name, scale), result$scales[[m]], assay
         )
     }
     record <- result$record[setdiff(names(result$record), "cluster")]
-    object <- setMisc(object, record)
-    writeClusterSeurat(object, result, name, key, label, set.ident, "", assay)
+    object <- setMisc(object, name, record)
+    writeClusterSeurat(object, result, name, set.ident, assay = assay)
 }
 
 staleReductions <- function(object, name) {
     staleNames(as.character(SeuratObject::Reductions(object)), name, ".")
 }
 
-# What a Seurat object calls by one name only, and the key that it takes.
-checkNamesSeurat <- function(object, label, name, key) {
-    checkName(label, "cluster.name")
-    checkName(name, "reduction.name")
-    checkName(key, "reduction.key")
-    present <- as.character(SeuratObject::Reductions(object))
-    reductions <- setdiff(present, staleReductions(object, name))
-    others <- setdiff(names(object), present)
-    if (label %in% c(others, reductions)) {
-        stopM2ST("Expected `cluster.name` to be no name of an assay, reduction, graph or image, ",
-            "found '", label, "'. Choose another one.")
+# What a Seurat object calls by one name only, and the keys of what will be written.
+checkNameSeurat <- function(object, name, k = NULL) {
+    checkName(name)
+    reductions <- as.character(SeuratObject::Reductions(object))
+    written <- c(domainName(name), paste0(name, clusterSuffix(k, ".")))
+    others <- setdiff(names(object), reductions)
+    taken <- c(
+        intersect(written, others),
+        intersect(domainName(name, clusterSuffix(k)), reductions)
+    )
+    if (length(taken)) {
+        stopM2ST("Expected `name` to leave the names of assays, reductions, graphs and images, ",
+            "found ", quoted(taken[1L]), ". Choose another name.")
     }
-    if (name %in% others) {
-        stopM2ST("Expected `reduction.name` to be no name of an assay, graph or image, found '",
-            name, "'. Choose another one.")
+    if (!grepl("[[:alnum:]]", name) || grepl("[.](scale|k)[0-9]+$", name)) {
+        stopM2ST("Expected `name` with a letter or digit, and not with '.scale' or '.k' and a ",
+            "number at the end, as embeddings have them, found '", name, "'. Choose another name.")
     }
-    if (!grepl("^[[:alnum:]]+_$", key)) {
-        stopM2ST("Expected `reduction.key` of letters and digits with an underscore at the end, ",
-            "found '", key, "'. Leave it out, or pass such as \"M2ST_\".")
+    columns <- names(object[[]])
+    record <- SeuratObject::Misc(object, slot = name)
+    checkNotTaken(name, intersect(name, reductions), columns, record, "Misc(x)")
+    keys <- keyOf(name, toupper(clusterSuffix(k, "")))
+    for (reduction in setdiff(reductions, staleReductions(object, name))) {
+        if (SeuratObject::Key(object[[reduction]]) %in% keys) {
+            stopM2ST("Expected `name` to give a new key, found '",
+                SeuratObject::Key(object[[reduction]]), "', which the reduction '", reduction,
+                "' has. Choose another name.")
+        }
     }
 }
 
-# The call for the log of commands, without what is large in it.
+# The call for the log of commands, without what is large in it; a result that is not called as
+# usual has an entry of its own.
 logRun <- function(object, call, arguments, assay) {
     call[] <- lapply(call, function(part) {
         if (is.language(part) || (is.atomic(part) && length(part) < 10L)) part else as.name("...")
     })
+    parts <- c("RunM2ST", assay, setdiff(arguments$name, "m2st"))
     command <- methods::new(
         methods::getClass("SeuratCommand", where = asNamespace("SeuratObject")),
-        name = paste0("RunM2ST.", assay), time.stamp = Sys.time(), assay.used = assay,
+        name = paste(parts, collapse = "."), time.stamp = Sys.time(), assay.used = assay,
         call.string = paste(deparse(call), collapse = " "), params = arguments
     )
     object[[methods::slot(command, "name")]] <- command
@@ -343,29 +351,31 @@ logRun <- function(object, call, arguments, assay) {
 }
 
 writeClusterSeurat <- function(
-    object, result, name, key, label, set.ident, suffix,
-    assay = SeuratObject::DefaultAssay(object)
+    object, result, name, set.ident, suffix = "", assay = SeuratObject::DefaultAssay(object)
 ) {
-    confidence <- confidenceName(label, suffix)
-    label <- paste0(label, suffix)
-    for (column in intersect(c(label, confidence), names(object[[]]))) {
-        if (column == label) {
-            say("Overwriting the column '", label, "'.")
+    domain <- domainName(name, suffix)
+    confidence <- confidenceName(name, suffix)
+    for (column in intersect(c(domain, confidence), names(object[[]]))) {
+        if (column == domain) {
+            say("Overwriting the column '", domain, "'.")
         }
         object[[column]] <- NULL
     }
     if (!is.null(result$domain)) {
         columns <- data.frame(result$domain, row.names = colnames(object))
-        names(columns) <- label
+        names(columns) <- domain
         columns[[confidence]] <- result$confidence
         object <- SeuratObject::AddMetaData(object, columns)
-        object <- setReduction(object, name, key, result$embedding, assay)
+        object <- setReduction(
+            object, paste0(name, sub("_", ".", suffix)), keyOf(name, toupper(sub("_", "", suffix))),
+            result$embedding, assay
+        )
         if (set.ident) {
-            SeuratObject::Idents(object) <- label
+            SeuratObject::Idents(object) <- domain
         }
     }
-    record <- SeuratObject::Misc(object, slot = "m2st")
-    setMisc(object, mergeRecord(record, result$record, suffix))
+    record <- SeuratObject::Misc(object, slot = name)
+    setMisc(object, name, mergeRecord(record, result$record, suffix))
 }
 
 setReduction <- function(object, name, key, matrix, assay) {
@@ -378,14 +388,14 @@ setReduction <- function(object, name, key, matrix, assay) {
 }
 
 # Keys are letters and digits with an underscore at the end, and each may occur once.
-keyOf <- function(name) {
-    paste0(toupper(gsub("[^[:alnum:]]", "", name)), "_")
+keyOf <- function(name, suffix = "") {
+    paste0(toupper(gsub("[^[:alnum:]]", "", name)), suffix, "_")
 }
 
-setMisc <- function(object, record) {
+setMisc <- function(object, name, record) {
     # Only the warning that there was a record before is silenced: that it is replaced is wanted.
     withCallingHandlers(
-        SeuratObject::Misc(object, slot = "m2st") <- record,
+        SeuratObject::Misc(object, slot = name) <- record,
         warning = function(condition) {
             if (startsWith(conditionMessage(condition), "Overwriting")) {
                 invokeRestart("muffleWarning")

@@ -215,13 +215,23 @@ coordsSPE <- function(x) {
 
 sampleSE <- function(x, sample_id) {
     columns <- SummarizedExperiment::colData(x)
-    if (is.null(sample_id)) {
-        sample_id <- intersect("sample_id", names(columns))
-    } else if (!sample_id %in% names(columns)) {
-        stopM2ST("Expected a column '", sample_id, "' in colData(x), found ",
-            quoted(names(columns)), ".")
+    if (is.null(sample_id) && "sample_id" %in% names(columns)) {
+        sample_id <- "sample_id"
     }
-    if (length(sample_id)) oneOrMore(columns[[sample_id]])
+    sampleColumn(columns, sample_id, "colData(x)")
+}
+
+# Sections by the column that names them; NULL where there is one section only.
+sampleColumn <- function(columns, sample_id, where) {
+    if (is.null(sample_id)) {
+        return(NULL)
+    }
+    known <- is.character(sample_id) && length(sample_id) == 1L && sample_id %in% names(columns)
+    if (!known) {
+        stopM2ST("Expected `sample_id` to name a column of ", where, ", found ",
+            shorten(sample_id), ". Columns: ", quoted(names(columns)), ".")
+    }
+    oneOrMore(as.character(columns[[sample_id]]))
 }
 
 # A single section needs no name.
@@ -245,70 +255,58 @@ insideTissue <- function(columns) {
     !no
 }
 
-writeSE <- function(x, result, name, label) {
+# Names of the embeddings, and whether they and the record can be written.
+reducedName <- function(name, suffix = "") {
+    paste0(toupper(name), suffix)
+}
+
+checkNameSE <- function(x, name) {
+    records <- S4Vectors::metadata(x)
+    present <- if (is(x, "SingleCellExperiment")) SingleCellExperiment::reducedDimNames(x)
+    twins <- setdiff(names(records)[toupper(names(records)) == toupper(name)], name)
+    if (length(twins) && any(startsWith(present, reducedName(name)))) {
+        stopM2ST("Expected `name` to differ from ", quoted(twins), " by more than capitals, ",
+            "found '", name, "': reducedDims would have the same names. Choose another name.")
+    }
+    checkNotTaken(
+        name, intersect(reducedName(name), present), names(SummarizedExperiment::colData(x)),
+        records[[name]], "metadata(x)"
+    )
+}
+
+writeSE <- function(x, result, name) {
     if (!is(x, "SingleCellExperiment")) {
         requirePackage("SingleCellExperiment", "to hold embeddings")
         say("A SummarizedExperiment cannot hold embeddings: returning a SingleCellExperiment.")
         x <- as(x, "SingleCellExperiment")
     }
-    for (old in staleNames(SingleCellExperiment::reducedDimNames(x), name, "_")) {
+    for (old in staleNames(SingleCellExperiment::reducedDimNames(x), reducedName(name), "_")) {
         SingleCellExperiment::reducedDim(x, old) <- NULL
     }
     columns <- SummarizedExperiment::colData(x)
-    SummarizedExperiment::colData(x) <- columns[!staleColumns(names(columns), label)]
+    SummarizedExperiment::colData(x) <- columns[!staleColumns(names(columns), name)]
     for (m in seq_along(result$scales)) {
-        x <- setReduced(x, paste0(name, "_scale", m), result$scales[[m]])
+        x <- setReduced(x, reducedName(name, paste0("_scale", m)), result$scales[[m]])
     }
-    S4Vectors::metadata(x)$m2st <- result$record[setdiff(names(result$record), "cluster")]
-    writeClusterSE(x, result, name, label, "")
+    S4Vectors::metadata(x)[[name]] <- result$record[setdiff(names(result$record), "cluster")]
+    writeClusterSE(x, result, name, "")
 }
 
-writeClusterSE <- function(x, result, name, label, suffix) {
+writeClusterSE <- function(x, result, name, suffix) {
     columns <- SummarizedExperiment::colData(x)
-    confidence <- confidenceName(label, suffix)
-    label <- paste0(label, suffix)
-    if (label %in% names(columns)) {
-        say("Overwriting the column '", label, "'.")
+    domain <- domainName(name, suffix)
+    if (domain %in% names(columns)) {
+        say("Overwriting the column '", domain, "'.")
     }
-    columns[[label]] <- result$domain
-    columns[[confidence]] <- result$confidence
+    columns[[domain]] <- result$domain
+    columns[[confidenceName(name, suffix)]] <- result$confidence
     SummarizedExperiment::colData(x) <- columns
     if (!is.null(result$embedding)) {
-        x <- setReduced(x, name, result$embedding)
+        x <- setReduced(x, reducedName(name, suffix), result$embedding)
     }
-    record <- S4Vectors::metadata(x)$m2st
-    S4Vectors::metadata(x)$m2st <- mergeRecord(record, result$record, suffix)
+    record <- S4Vectors::metadata(x)[[name]]
+    S4Vectors::metadata(x)[[name]] <- mergeRecord(record, result$record, suffix)
     x
-}
-
-confidenceName <- function(label, suffix) {
-    paste0(sub("_domain$", "", label), "_confidence", suffix)
-}
-
-# Embeddings of an earlier run under this name, and no others.
-staleNames <- function(present, name, separator) {
-    own <- startsWith(present, name)
-    rest <- substring(present, nchar(name) + 1L)
-    ours <- grepl(paste0("^([", separator, "](scale|k)[0-9]+)?$"), rest)
-    present[own & ours]
-}
-
-# Which columns hold results for several numbers of domains.
-staleColumns <- function(present, label) {
-    stem <- sub("_k[0-9]+$", "", present)
-    stem != present & stem %in% c(label, confidenceName(label, ""))
-}
-
-checkName <- function(value, argument) {
-    if (!is.character(value) || length(value) != 1L || is.na(value) || !nzchar(value)) {
-        stopM2ST("Expected `", argument, "` to be one name, found ", shorten(value), ".")
-    }
-}
-
-# The record with the clustering of a result, under a name of its own if there are several.
-mergeRecord <- function(record, other, suffix = "") {
-    record[[paste0("cluster", suffix)]] <- other$cluster
-    record
 }
 
 setReduced <- function(x, name, matrix) {
@@ -318,7 +316,8 @@ setReduced <- function(x, name, matrix) {
 }
 
 scalesSE <- function(x, name) {
-    numbered(SingleCellExperiment::reducedDimNames(x), paste0(name, "_scale"), function(key) {
+    prefix <- reducedName(name, "_scale")
+    numbered(SingleCellExperiment::reducedDimNames(x), prefix, function(key) {
         SingleCellExperiment::reducedDim(x, key, withDimnames = FALSE)
     })
 }
@@ -330,7 +329,8 @@ numbered <- function(present, prefix, get) {
         found[[length(found) + 1L]] <- unname(get(key))
     }
     if (length(found) == 0L) {
-        stopM2ST("Found no embeddings of m2ST in the object. Call embedM2ST() or runM2ST() first.")
+        stopM2ST("Found no embeddings '", prefix, "1' in the object. Call embedM2ST() or ",
+            "runM2ST() first, or pass the `name` that was given there.")
     }
     found
 }

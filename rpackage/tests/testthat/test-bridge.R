@@ -104,7 +104,7 @@ test_that("sections share no edge, and each is as if it were alone", {
     skip_if_no_m2st()
     sample <- rep(c("left", "right"), each = 60)
     result <- runM2ST(
-        toyCounts(), toyCoords(), k = 2, sample = sample, params = quickParams(), device = "cpu"
+        toyCounts(), toyCoords(), k = 2, sample_id = sample, params = quickParams(), device = "cpu"
     )
     graph <- result$record$graph
     expect_identical(graph$n_between_samples, 0L)
@@ -259,7 +259,7 @@ test_that("sections on top of each other are a warning with the argument that he
     object$x <- two$coords[, 1]
     object$y <- two$coords[, 2]
     object$orig.ident <- two$section
-    expect_match(warned(object), "Pass `sample.by = \"orig.ident\"`", fixed = TRUE)
+    expect_match(warned(object), "Pass `sample_id = \"orig.ident\"`", fixed = TRUE)
 })
 
 test_that("columns that may name sections are those of Python", {

@@ -111,7 +111,7 @@ test_that("wrong columns and metrics are named", {
     expect_error(compareDomains(spots, "layer", c("other", "x")), "column of x, found \"x\"")
     expect_error(compareDomains(spots, "layer", by = "x"), "column of x, found \"x\"")
     expect_error(compareDomains(spots, "layer", metrics = "F1"), "among 'ARI', 'NMI', 'purity'")
-    expect_error(compareDomains(spots[1:2], "layer"), "no column of x whose name starts with")
+    expect_error(compareDomains(spots[1:2], "layer"), "no column of domains in x")
     expect_error(compareDomains(spots, "layer", method = 1), "not known here: 'method'")
     spots$layer <- NA_character_
     expect_error(compareDomains(spots, "layer"), "a label in 'layer' and in 'm2st_domain',.*none")

@@ -38,7 +38,7 @@ test_that("dense, sparse and other sparse forms carry the same numbers over", {
 test_that("settings, seed and sections cross as integers and codes", {
     sample <- factor(rep(c("b", "a"), each = 60), levels = c("a", "b"))
     withFake(runM2ST(
-        toyCounts(), toyCoords(), k = 2, sample = sample, seed = 7,
+        toyCounts(), toyCoords(), k = 2, sample_id = sample, seed = 7,
         params = m2stParams(gamma = NA, n_epochs = 3)
     ))
     request <- fake$request
@@ -103,7 +103,7 @@ test_that("clustering sends members, coordinates and sections of the placed spot
     sample <- rep(c("b", "a"), each = 60)
     params <- m2stParams(n_members = 3)
     embedded <- suppressMessages(
-        withFake(embedM2ST(toyCounts(), coords, sample = sample, params = params))
+        withFake(embedM2ST(toyCounts(), coords, sample_id = sample, params = params))
     )
     place <- fake$request[c("coordinates", "n_axes", "sample", "sample_names")]
     expect_silent(found <- withFake(clusterM2ST(embedded, 2)))
@@ -121,7 +121,7 @@ test_that("embeddings without the record of their run are refused, another graph
     expect_error(clusterM2ST(other, 2), "found that of another run. Call embedM2ST")
     other$record <- NULL
     expect_error(clusterM2ST(other, 2), "record of the run .* found none. Call embedM2ST")
-    embedded$sample <- factor(rep(c("b", "a"), each = 60))
+    embedded$sample_id <- factor(rep(c("b", "a"), each = 60))
     expect_warning(
         withFake(clusterM2ST(embedded, 2:3)),
         "graph has 12002 entries, that of the embeddings had 12000. Pass the same coordinates"
@@ -136,7 +136,8 @@ test_that("errors are found in R, in R's words", {
     expect_error(runM2ST(counts, coords, k = 2, q = 7), "not known here: 'q'")
     expect_error(runM2ST(counts, coords, k = 2, seed = 1.5), "Expected the seed")
     expect_error(runM2ST(counts, coords, k = 2, params = list()), "m2stParams\\(\\), found list")
-    expect_error(runM2ST(counts, coords), "Expected `k`, the number of domains, found none")
+    expect_error(runM2ST(counts, 2), "Expected `coords`, the coordinates of the spots, found none")
+    expect_error(runM2ST(counts, coords = coords), "Expected `k`, the number of domains, found no")
     embedded <- withFake(embedM2ST(counts, coords))
     expect_error(clusterM2ST(embedded), "Expected `k`, the number of domains, found none")
     expect_error(runM2ST(counts, coords, k = 0), "one whole number above 0, found 0")
@@ -147,8 +148,8 @@ test_that("errors are found in R, in R's words", {
     expect_error(runM2ST(counts, coords[, 1, drop = FALSE], k = 2), "2 or 3 columns")
     expect_error(runM2ST(counts, coords * NA, k = 2), "found them all missing")
     expect_error(runM2ST(counts, coords * 0, k = 2), "all spots in one place")
-    expect_error(runM2ST(counts, coords, k = 2, sample = "a"), "of 120 spots, found 1")
-    expect_error(runM2ST(counts, coords, k = 2, sample = rep(NA, 120)), "120 missing")
+    expect_error(runM2ST(counts, coords, k = 2, sample_id = "a"), "of 120 spots, found 1")
+    expect_error(runM2ST(counts, coords, k = 2, sample_id = rep(NA, 120)), "120 missing")
     expect_error(runM2ST(-counts, coords, k = 2), "values down to")
     counts[1, 1] <- Inf
     expect_error(runM2ST(counts, coords, k = 2), "finite values")

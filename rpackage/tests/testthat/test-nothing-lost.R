@@ -12,19 +12,13 @@ worked <- function(code) {
 test_that("what cannot be written fails before the work", {
     object <- toySeurat()
     object[["SCT"]] <- SeuratObject::CreateAssayObject(toyCounts())
-    expect_error(
-        quiet(RunM2ST(object, k = 2, cluster.name = "SCT")), "`cluster.name` to be no name of an"
-    )
-    expect_error(
-        quiet(RunM2ST(object, k = 2, reduction.name = "RNA")), "`reduction.name` to be no name of"
-    )
-    expect_error(
-        quiet(RunM2ST(object, k = 2, reduction.key = "m 2")), "`reduction.key` of letters and"
-    )
-    expect_error(quiet(RunM2ST(object, k = 2, cluster.name = c("a", "b"))), "to be one name, found")
-    expect_false(worked(RunM2ST(object, k = 2, cluster.name = "SCT")))
+    expect_error(quiet(RunM2ST(object, k = 2, name = "SCT")), "names of assays, .*, found 'SCT'")
+    expect_error(quiet(RunM2ST(object, k = 2, name = "..")), "`name` with a letter or digit")
+    expect_error(quiet(RunM2ST(object, k = 2, name = "m2st.k5")), "'.k' and a number at the end")
+    expect_error(quiet(RunM2ST(object, k = 2, name = c("a", "b"))), "to be one name, found")
+    expect_false(worked(RunM2ST(object, k = 2, name = "SCT")))
     skip_if_not_installed("SingleCellExperiment")
-    expect_error(quiet(runM2ST(toySCE(), k = 2, label = NA)), "`label` to be one name, found NA")
+    expect_error(quiet(runM2ST(toySCE(), k = 2, name = NA)), "`name` to be one name, found NA")
     expect_error(quiet(runM2ST(toySCE(), k = 2, name = 1)), "`name` to be one name, found 1")
     # Whatever else a container objects to.
     broken <- toySCE()
@@ -63,8 +57,8 @@ test_that("the user's embeddings and columns that look like ours stay", {
     expect_identical(y$m2st_domain_2, x$m2st_domain_2)
     expect_null(y$m2st_domain_k4)
     # Names are no patterns.
-    x$m2stXdomain_k3 <- 1
-    expect_identical(quiet(runM2ST(x, k = 2, label = "m2st.domain"))$m2stXdomain_k3, rep(1, 120))
+    x$m2stX_domain_k3 <- 1
+    expect_identical(quiet(runM2ST(x, k = 2, name = "m2st."))$m2stX_domain_k3, rep(1, 120))
     object <- toySeurat()
     values <- matrix(sin(1:240), 120, dimnames = list(colnames(object), c("K_1", "K_2")))
     object[["m2st.kmeans"]] <- SeuratObject::CreateDimReducObject(values, key = "K_", assay = "RNA")
@@ -149,11 +143,11 @@ test_that("a damaged sparse matrix is an error, whatever holds it", {
 })
 
 test_that("the result of a matrix is drawn and compared", {
-    result <- quiet(runM2ST(toyCounts(), toyCoords(), k = 2, sample = rep(c("a", "b"), 60)))
+    result <- quiet(runM2ST(toyCounts(), toyCoords(), k = 2, sample_id = rep(c("a", "b"), 60)))
     truth <- stats::setNames(as.character(result$domain), names(result$domain))
     expect_identical(compareDomains(result, truth)$ARI, 1)
     expect_identical(compareDomains(result, rev(truth))$ARI, 1) # by name
-    expect_identical(compareDomains(result, unname(truth), by = "sample")$n, c(60L, 60L))
+    expect_identical(compareDomains(result, unname(truth), by = "sample_id")$n, c(60L, 60L))
     expect_error(compareDomains(result, "layer"), "each of 120 spots in `truth`, found \"layer\"")
     several <- quiet(clusterM2ST(result, k = 2:3))
     expect_identical(

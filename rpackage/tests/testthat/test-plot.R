@@ -86,14 +86,14 @@ test_that("sections and a reference have panels of their own", {
     spots$section <- rep(c("second", "first"), each = 24)
     spots$m2st_domain <- 1
     spots$layer <- "a"
-    plot <- plotDomains(spots, coords = c("x", "y"), sample.by = "section")
+    plot <- plotDomains(spots, coords = c("x", "y"), sample_id = "section")
     found <- drawn(plot)
     expect_identical(found$panel, rep(1:2, each = 24))
     expect_equal(found$right[1:24], found$right[25:48])
     expect_equal(max(found$right), 0.5)
     layout <- ggplot2::ggplot_build(plot)$layout$layout
     expect_identical(as.character(layout$panel), c("second", "first"))
-    both <- plotDomains(spots, truth = "layer", sample.by = "section", coords = c("x", "y"))
+    both <- plotDomains(spots, truth = "layer", sample_id = "section", coords = c("x", "y"))
     layout <- ggplot2::ggplot_build(both)$layout$layout
     expect_identical(
         as.character(layout$panel),
@@ -105,7 +105,7 @@ test_that("sections and a reference have panels of their own", {
     expect_identical(as.character(layout$panel), c("m2st_domain", "layer"))
     spots$section[3] <- NA
     expect_error(
-        plotDomains(spots, coords = c("x", "y"), sample.by = "section"), "section of every spot"
+        plotDomains(spots, coords = c("x", "y"), sample_id = "section"), "section of every spot"
     )
 })
 
@@ -157,9 +157,9 @@ test_that("a SingleCellExperiment is drawn with rows down and a panel for each s
     x$sample_id <- rep(c("a", "b"), each = 60)
     expect_identical(range(drawn(suppressMessages(plotDomains(x)))$panel), 1:2)
     x$who <- "one"
-    one <- suppressMessages(plotDomains(x, sample.by = "who"))
+    one <- suppressMessages(plotDomains(x, sample_id = "who"))
     expect_identical(unique(drawn(one)$panel), 1L)
-    expect_error(suppressMessages(plotDomains(x, sample.by = "when")), "a column 'when'")
+    expect_error(suppressMessages(plotDomains(x, sample_id = "when")), "a column of colData")
 })
 
 test_that("a SpatialExperiment is drawn at its spatialCoords", {
@@ -205,7 +205,7 @@ test_that("images are panels, each in its own frame", {
     expect_equal(found$right[1:60], found$right[61:120])
     only <- suppressMessages(drawn(plotDomains(object, image = "right")))
     expect_equal(only$right, toyCoords()[61:120, 2] * 2, ignore_attr = TRUE)
-    expect_identical(unique(drawn(plotDomains(object, sample.by = "who"))$panel), 1L)
+    expect_identical(unique(drawn(plotDomains(object, sample_id = "who"))$panel), 1L)
 })
 
 test_that("images of Visium have columns to the right", {

@@ -32,9 +32,9 @@ test_that("results land where Seurat users look", {
     expect_true(methods::validObject(object))
 })
 
-test_that("runM2ST is the same; idents stay if asked", {
-    object <- quiet(runM2ST(toySeurat(), k = 5, set.ident = FALSE, cluster.name = "zone"))
-    expect_identical(as.integer(object$zone), byRow(5))
+test_that("idents stay if asked", {
+    object <- quiet(runM2ST(toySeurat(), k = 5, set.ident = FALSE, name = "zone"))
+    expect_identical(as.integer(object$zone_domain), byRow(5))
     expect_false("1" %in% levels(SeuratObject::Idents(object)))
 })
 
@@ -119,12 +119,15 @@ test_that("SlideSeq and STARmap images are read", {
     }
 })
 
-test_that("sample.by tells sections apart", {
+test_that("sample_id tells sections apart", {
     object <- toySeurat()
     object$who <- rep(c("s2", "s1"), each = 60)
-    quiet(clusterM2ST(RunM2ST(object, k = 2, sample.by = "who"), k = 3, sample.by = "who"))
+    quiet(clusterM2ST(RunM2ST(object, k = 2, sample_id = "who"), k = 3, sample_id = "who"))
     expect_identical(fake$request$sample_names, list("s2", "s1"))
-    expect_error(quiet(RunM2ST(object, k = 2, sample.by = "when")), "Expected a column 'when'")
+    expect_error(
+        quiet(RunM2ST(object, k = 2, sample_id = "when")),
+        "Expected `sample_id` to name a column of meta.data, found \"when\""
+    )
 })
 
 test_that("an SCTAssay gives way to the raw assay, said aloud", {

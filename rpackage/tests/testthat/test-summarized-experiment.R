@@ -46,12 +46,12 @@ test_that("names of results can be chosen, and old results make room", {
     expect_identical(names(SummarizedExperiment::colData(x)), c("row", "col"))
     expect_identical(SingleCellExperiment::reducedDimNames(x), c("M2ST_scale1", "M2ST_scale2"))
     expect_null(S4Vectors::metadata(x)$m2st$cluster)
-    x <- suppressMessages(withFake(runM2ST(x, k = 3, name = "E", label = "zone")))
-    expect_true(all(c("zone", "zone_confidence") %in% names(SummarizedExperiment::colData(x))))
-    expect_true(all(c("E", "E_scale1") %in% SingleCellExperiment::reducedDimNames(x)))
-    expect_message(withFake(clusterM2ST(x, 2, name = "E", label = "zone")), "Overwriting .*'zone'")
+    x <- suppressMessages(withFake(runM2ST(x, k = 3, name = "zone")))
+    expect_true(all(c("zone_domain", "zone_confidence") %in% names(x@colData)))
+    expect_true(all(c("ZONE", "ZONE_scale1") %in% SingleCellExperiment::reducedDimNames(x)))
+    expect_message(withFake(clusterM2ST(x, 2, name = "zone")), "Overwriting .*'zone_domain'")
     expect_error(clusterM2ST(toySCE(), 2), "Call embedM2ST\\(\\) or runM2ST\\(\\) first")
-    expect_error(clusterM2ST(x, c(2, 2), name = "E"), "different whole numbers")
+    expect_error(clusterM2ST(x, c(2, 2), name = "zone"), "different whole numbers")
 })
 
 test_that("clustering again gives what a run gives", {
@@ -103,7 +103,11 @@ test_that("sections, tissue, genes and ready features are read", {
         runM2ST(x, k = 2, dimred = "UMAP"), "reducedDim 'UMAP', found 'PCA'.*leave `dimred` out"
     )
     expect_error(runM2ST(x, k = 2, n_pcs = 0), "`n_pcs` to be NULL or one whole number above 0")
-    expect_error(runM2ST(x, k = 2, sample_id = "who"), "Expected a column 'who'")
+    expect_error(
+        runM2ST(x, k = 2, sample_id = "who"),
+        "`sample_id` to name a column of colData\\(x\\), found \"who\""
+    )
+    expect_error(runM2ST(x, k = 2, sample_id = x$sample_id), "`sample_id` to name a column")
     expect_error(runM2ST(x, k = 2, subset.row = "gene0"), "1 others, such as 'gene0'")
     expect_error(runM2ST(x, k = 2, assay.type = "raw"), "assay 'raw', found 'counts'.*dimred")
     SummarizedExperiment::assay(x, "counts") <- NULL

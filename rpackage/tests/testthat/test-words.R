@@ -49,7 +49,7 @@ test_that("what Python warns of is said in words of R", {
     }
     twice <- cbind(toyCounts(), toyCounts())
     colnames(twice) <- NULL
-    expect_match(said(twice, rbind(toyCoords(), toyCoords())), "tell them apart with `sample`",
+    expect_match(said(twice, rbind(toyCoords(), toyCoords())), "tell them apart with `sample_id`",
         all = FALSE, fixed = TRUE)
     empty <- toyCounts()
     empty[, 7] <- 0
