@@ -7,7 +7,7 @@ VERSIONS := --constraint constraints.txt
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check $(VERSIONS)
 
 # What Debian has of the R side; elsewhere, install the same from CRAN and Bioconductor.
-R_PACKAGES := r-base-core r-bioc-biocstyle r-bioc-singlecellexperiment r-cran-callr r-cran-ggplot2 \
+R_PACKAGES := r-base-core r-bioc-singlecellexperiment r-cran-callr r-cran-ggplot2 \
 	r-cran-knitr r-cran-mclust r-cran-reticulate r-cran-rmarkdown r-cran-seurat r-cran-testthat \
 	r-cran-withr
 # rpy2 is built against R, which needs these headers.
@@ -22,8 +22,8 @@ export M2ST_SHARED_DATA ?= $(abspath $(CURDIR)/../shared/data)
 # A process per core, of one thread each: more threads than cores wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal
 
-.PHONY: demo docs check test test-all check-newest lint test-python fuzz browser r-packages install-r \
-	test-r check-r check-r-all benchmark clean
+.PHONY: demo docs vignettes check test test-all check-newest lint test-python fuzz browser r-packages \
+	install-r test-r check-r check-r-all benchmark clean
 
 demo: $(VENV)/package.stamp
 	$(BIN)/m2st demo --output demo
@@ -92,6 +92,14 @@ check-r check-r-all: test-r
 	cd build/R && _R_CHECK_FORCE_SUGGESTS_=false \
 		R CMD check --no-manual --no-tests $(CHECK_OPTIONS) m2st_*.tar.gz
 	! grep -E "^Status:.*(ERROR|WARNING)" build/R/m2st.Rcheck/00check.log
+
+# Pages of R's vignettes as `vignette()` shows them. R installs them from a folder only where they are
+# ready, and so they are kept; a test tells when a vignette has changed since.
+vignettes: install-r
+	mkdir -p rpackage/inst/doc
+	for page in rpackage/vignettes/*.Rmd; do Rscript -e \
+		"rmarkdown::render('$$page', output_dir = 'rpackage/inst/doc', quiet = TRUE)" || exit 1; done
+	cp rpackage/vignettes/*.Rmd rpackage/inst/doc
 
 # The site, in site/. Vignettes run anew; a warning or a broken link ends it. No network is needed.
 docs: $(VENV)/docs.stamp install-r

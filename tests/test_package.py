@@ -195,3 +195,12 @@ def test_version_is_the_same_everywhere() -> None:
         assert found is not None
         assert found[1] == m2st.__version__, name
     assert f"## {m2st.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_vignettes_of_r_are_those_that_are_installed() -> None:
+    sources = ROOT / "rpackage" / "vignettes"
+    installed = ROOT / "rpackage" / "inst" / "doc"
+    for source in sorted(sources.glob("*.Rmd")):
+        copy = installed / source.name
+        assert copy.read_text() == source.read_text(), f"{source.name} is newer: make vignettes"
+        assert copy.with_suffix(".html").stat().st_size > 10_000
