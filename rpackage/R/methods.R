@@ -5,7 +5,8 @@
 #' its members. `embedM2ST()` stops before the domains: follow it with [clusterM2ST()].
 #'
 #' `RunM2ST()` is `runM2ST()` under a name like those of Seurat's functions: it takes the same
-#' objects and arguments, and gives the same result. It takes four spellings of Seurat's besides,
+#' objects, the first argument being called `object`, and the same arguments, and gives the same
+#' result. It takes four spellings of Seurat's besides,
 #' `reduction.name`, `cluster.name`, `seed.use` and `sample.by`. Whoever gives both spellings of an
 #' argument must give the same value.
 #'
