@@ -24,7 +24,7 @@ PACKAGE = ROOT / "python" / "m2st"
 
 # A module may import those of its own layer's list only, at the top or inside a function.
 BASE = {"_keys", "_checks", "_files", "_params", "_record"}
-CORE = {"_nn", "_clustering", "_features", "_graph", "_sections"}
+CORE = {"_nn", "_clustering", "_ensemble", "_features", "_graph", "_sections"}
 SHELL = {"pp", "tl", "pl", "io", "datasets", "metrics"}
 MAY_IMPORT = {
     "_keys": set(),
@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "_plotting": BASE,
     "_nn": BASE,
     "_clustering": BASE,
+    "_ensemble": BASE | {"_clustering", "_nn"},
     "_features": BASE,
     "_graph": BASE,
     "_sections": BASE | {"_graph"},

@@ -25,6 +25,7 @@ from m2st._checks import (
     recorded_key,
     valid_observations,
 )
+from m2st._ensemble import processes
 from m2st._params import AutoencoderParams, ClusteringParams
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ def run(
     autoencoder = AutoencoderParams.of(autoencoder, name="autoencoder")
     clustering = ClusteringParams.of(clustering, name="clustering")
     choose_device(device)
-    tl._processes(n_jobs)
+    processes(n_jobs)
     if callback is not None and not callable(cast("object", callback)):
         msg = f"Expected `callback` to be a function, found {type(callback).__name__}."
         raise TypeError(msg)

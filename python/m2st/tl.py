@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +24,6 @@ from m2st._checks import (
     check_numbers,
     check_rep,
     check_seed,
-    check_target,
     graph_params,
     numbers_at,
     recorded_key,
@@ -34,34 +31,35 @@ from m2st._checks import (
     valid_observations,
     warn,
 )
+from m2st._ensemble import (
+    cluster_members,
+    member_seeds,
+    needed_memory,
+    padded,
+    refit_members,
+    train_members,
+)
 from m2st._params import AutoencoderParams, ClusteringParams
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from anndata import AnnData
 
     from m2st._clustering import MultiScaleClustering
     from m2st._nn._autoencoder import MaskedGraphAutoencoder
-    from m2st._nn._training import Callback, TrainingResult
+    from m2st._nn._training import Callback
 
 __all__ = ["choose_n_domains", "cluster", "embed", "transform"]
 
 logger = logging.getLogger(__name__)
 
-# Held by the one member that this process works on.
-_TURN = Lock()
-
 # The least p-value of the 199 permutations is half of this.
 _STRUCTURE_LEVEL = 0.01
 # Ten pairs of members tell how far they agree.
 _N_COMPARED = 5
-# Members take over each other's optima: the best so many, for so many rounds at most.
-_MAX_STARTS, _MAX_ROUNDS = 5, 3
 # Share of edges between sections from which a graph evidently does not tell them apart.
 _CROSSING = 0.1
-# Adjusted Rand index from which two labellings lead to the same optimum.
-_SAME = 0.95
 
 
 def embed(
@@ -151,13 +149,13 @@ def embed(
             "%d observations: working on pieces of at most about %d at a time, %.1f GiB in all.",
             adata.n_obs,
             params.batch_size,
-            _needed_memory(features, adjacency, params, n_members, n_jobs),
+            needed_memory(features, adjacency, params, n_members, n_jobs),
         )
-    results = _train_members(
+    results = train_members(
         _rows(features, placed),
-        _between(adjacency, placed),
+        _induced_subgraph(adjacency, placed),
         params,
-        _member_seeds(random_state, n_members),
+        member_seeds(random_state, n_members),
         device=device,
         n_jobs=n_jobs,
         progress=progress,
@@ -179,7 +177,7 @@ def embed(
         "device": results[0].device,
         "attention": results[0].attention,
         "n_unplaced": int((~placed).sum()),
-        "loss": _padded([result.loss for result in results]),
+        "loss": padded([result.loss for result in results]),
         "stopped": next(e for e in ("interrupted", "finished", "settled") if e in endings),
         "versions": {name: version(name) for name in ("m2st", "torch", "numpy", "scanpy")},
     }
@@ -235,7 +233,7 @@ def transform(
         raise ValueError(msg)
     features = check_rep(adata, use_rep)
     placed = _placed(features)
-    adjacency = _between(check_graph(adata), placed)
+    adjacency = _induced_subgraph(check_graph(adata), placed)
     members = [model.transform(_rows(features, placed), adjacency) for model in models]
     _forget_clustering(adata)
     _write_scales(adata, members, placed)
@@ -312,14 +310,14 @@ def cluster(
     members, placed, adjacency = _members(adata)
     check_n_domains(n_domains, n_obs=int(placed.sum()))
     params = ClusteringParams.of(params, name="params").for_domains(n_domains)
-    fits = _cluster_members(members, adjacency, n_domains, params, random_state, n_jobs)
-    fits = _improve_members(fits, adjacency, n_jobs)
+    fits = cluster_members(members, adjacency, n_domains, params, random_state, n_jobs)
+    fits = refit_members(fits, adjacency, n_jobs)
     found = consensus([fit.responsibilities_ for fit in fits])
     for fit, order in zip(fits, found.orders, strict=True):
         fit.reorder(order)
     _write_domains(adata, found.labels, found.responsibilities, placed)
     common = common_representation([scale for scales in members for scale in scales], params)
-    adata.obsm[_keys.EMBEDDING] = _spread([common], placed)
+    adata.obsm[_keys.EMBEDDING] = _side_by_side([common], placed)
     adata.uns.setdefault(_keys.RECORD, {})["cluster"] = {
         "params": params.to_dict(),
         "n_domains": n_domains,
@@ -328,7 +326,7 @@ def cluster(
         "stability": found.stability,
         "agreement": found.agreement,
         "scale_weights": np.stack([fit.scale_weights_ for fit in fits]),
-        "objective": _padded([fit.objective_ for fit in fits]),
+        "objective": padded([fit.objective_ for fit in fits]),
         "start_objectives": np.stack([fit.start_objectives_ for fit in fits]),
         "converged": all(fit.converged_ for fit in fits),
     }
@@ -412,7 +410,7 @@ def choose_n_domains(
         _rows(check_rep(adata, use_rep), placed), adjacency, random_state=random_state
     )
     fits = {
-        number: _cluster_members(
+        number: cluster_members(
             members[:_N_COMPARED], adjacency, number, params, random_state, n_jobs
         )
         for number in sorted({k + step for k in numbers for step in (-1, 0, 1)})
@@ -478,213 +476,6 @@ def _warn_of_given_graph(adata: AnnData, adjacency: sparse.csr_matrix) -> None:
         warn(f"{msg} The graph in `adata.obsp` links them: remove it, or build another.")
 
 
-def _needed_memory(
-    features: NDArray[np.float32],
-    adjacency: sparse.csr_matrix,
-    params: AutoencoderParams,
-    n_members: int,
-    n_jobs: int | None,
-) -> float:
-    """Estimate of the memory that embedding and clustering take, in GiB.
-
-    Embeddings of all members, twice while they are brought together; in each job those of a member
-    and its clustering, features and graph; and the libraries in every process, as
-    ``benchmarks/scale.py`` measures it.
-    """
-    from joblib import effective_n_jobs
-
-    n_obs, n_features = features.shape
-    jobs = min(effective_n_jobs(_processes(n_jobs)), n_members)
-    width = sum(params.scale_dims)
-    results = 8 * n_obs * n_members * width
-    job = 8 * n_obs * (n_features + width) + 80 * adjacency.nnz
-    libraries = 0.6 * 2**30
-    return float((results + jobs * job + (1 + (jobs if jobs > 1 else 0)) * libraries) / 2**30)
-
-
-def _train_members(
-    features: NDArray[np.float32],
-    adjacency: sparse.csr_matrix,
-    params: AutoencoderParams,
-    seeds: list[int],
-    *,
-    device: str,
-    n_jobs: int | None,
-    progress: bool,
-    callback: Callback | None,
-    checkpoint: str | Path | None,
-) -> list[TrainingResult]:
-    """Train a member for each seed; after an interrupt, those so far and the interrupted one."""
-    from joblib import Parallel, effective_n_jobs
-    from tqdm import tqdm
-
-    from m2st._nn._training import train
-
-    n_members = len(seeds)
-    files = [
-        None if checkpoint is None else f"{checkpoint}.{number}"
-        for number in range(1, n_members + 1)
-    ]
-    for file in files:
-        if file is not None:
-            check_target(Path(file), (), overwrite=True)
-    n_jobs = _processes(n_jobs)
-    if effective_n_jobs(n_jobs) > 1 and n_members > 1:
-        if callback is not None:
-            msg = "Expected no `callback` with several jobs, found one. Set `n_jobs=1`."
-            raise ValueError(msg)
-        tasks = (
-            _delayed(train)(
-                features, adjacency, params, random_state=seed, device=device, checkpoint=file
-            )
-            for seed, file in zip(seeds, files, strict=True)
-        )
-        done = Parallel(n_jobs=n_jobs, prefer="processes", return_as="generator")(tasks)
-        return list(tqdm(done, total=n_members, disable=not progress, desc="Training members"))
-    results: list[TrainingResult] = []
-    n_epochs = params.n_epochs
-    with tqdm(total=n_members * n_epochs, disable=not progress, desc="Training") as bar:
-        for member, (seed, file) in enumerate(zip(seeds, files, strict=True)):
-
-            def report(epoch: int, _: int, loss: float, member: int = member) -> object:
-                epoch += member * n_epochs
-                bar.n = epoch
-                bar.set_postfix(member=member + 1, loss=f"{loss:.4f}", refresh=False)
-                bar.update(0)
-                return None if callback is None else callback(epoch, n_members * n_epochs, loss)
-
-            result = train(
-                features,
-                adjacency,
-                params,
-                random_state=seed,
-                device=device,
-                callback=report,
-                checkpoint=file,
-            )
-            # A member without any epoch has learned nothing.
-            if len(result.loss) or not results:
-                results.append(result)
-            if result.stopped == "interrupted":
-                results[-1] = replace(results[-1], stopped="interrupted")
-                break
-        else:
-            bar.n = bar.total
-    return results
-
-
-def _cluster_members(
-    members: list[list[NDArray[np.float32]]],
-    adjacency: sparse.csr_matrix,
-    n_domains: int,
-    params: ClusteringParams,
-    random_state: int,
-    n_jobs: int | None,
-) -> list[MultiScaleClustering]:
-    """Cluster each member by itself."""
-    from joblib import Parallel
-
-    from m2st._clustering import MultiScaleClustering
-
-    seeds = _member_seeds(random_state, len(members))
-    fits: list[MultiScaleClustering] = Parallel(n_jobs=_processes(n_jobs), prefer="processes")(
-        _delayed(MultiScaleClustering.from_params(n_domains, params, random_state=seed).fit)(
-            scales, connectivities=adjacency
-        )
-        for seed, scales in zip(seeds, members, strict=True)
-    )
-    return fits
-
-
-def _improve_members(
-    fits: list[MultiScaleClustering], adjacency: sparse.csr_matrix, n_jobs: int | None
-) -> list[MultiScaleClustering]:
-    """Let each member start from what the others found, too, until none gains by it."""
-    from joblib import Parallel
-
-    improved = fits if len(fits) > 1 else []
-    for _ in range(_MAX_ROUNDS):
-        # What a member kept has been tried by all.
-        starts = _distinct(sorted(improved, key=lambda fit: fit.objective_[-1]))[:_MAX_STARTS]
-        if not starts:
-            break
-        before = [fit.objective_[-1] for fit in fits]
-        fits = Parallel(n_jobs=_processes(n_jobs), prefer="processes")(
-            _delayed(fit.refit)(starts, connectivities=adjacency) for fit in fits
-        )
-        improved = [
-            fit for fit, value in zip(fits, before, strict=True) if fit.objective_[-1] < value
-        ]
-    return fits
-
-
-def _distinct(fits: list[MultiScaleClustering]) -> list[NDArray[np.intp]]:
-    """Labels of which no two are nearly the same; of those that are, the first."""
-    from sklearn.metrics import adjusted_rand_score
-
-    kept: list[NDArray[np.intp]] = []
-    for fit in fits:
-        if all(adjusted_rand_score(fit.labels_, other) < _SAME for other in kept):
-            kept.append(fit.labels_)
-    return kept
-
-
-def _delayed(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Delay a call as joblib does, for one member, in any process.
-
-    Arguments are bound to the function: those that joblib sees it stores on a single Dask worker,
-    and with that worker they are lost.
-    """
-    from joblib import delayed
-
-    return lambda *values, **named: delayed(partial(_alone, function, *values, **named))()
-
-
-def _alone(function: Callable[..., Any], *values: Any, **named: Any) -> Any:
-    """Call a function while this process works on no other member.
-
-    Members in threads, such as those of a Dask worker, would share torch's random stream and the
-    limit on the threads of linear algebra.
-    """
-    with _TURN:
-        return function(*values, **named)
-
-
-def _processes(n_jobs: int | None) -> int | None:
-    """Number of jobs, but one where joblib is set to threads.
-
-    A process has one random stream of torch's and one limit on the threads of its linear algebra,
-    which members in threads would share.
-    """
-    from joblib.parallel import get_active_backend
-
-    if n_jobs is not None:
-        check_int("n_jobs", n_jobs, minimum=-(2**31))
-        if n_jobs == 0:
-            msg = (
-                "Expected `n_jobs` other than 0. Pass 1 for one after the other, -1 for all cores."
-            )
-            raise ValueError(msg)
-    backend, _ = get_active_backend(prefer="processes")
-    return 1 if getattr(backend, "supports_sharedmem", False) else n_jobs
-
-
-def _member_seeds(random_state: int, n_members: int) -> list[int]:
-    """A seed for each member, the same whatever their number."""
-    return [
-        int(np.random.SeedSequence([random_state, member]).generate_state(1)[0])
-        for member in range(n_members)
-    ]
-
-
-def _padded(histories: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Histories of different lengths as rows, NaN after their ends."""
-    rows = np.full((len(histories), max(map(len, histories))), np.nan)
-    for row, history in zip(rows, histories, strict=True):
-        row[: len(history)] = history
-    return rows
-
-
 def _members(
     adata: AnnData,
 ) -> tuple[list[list[NDArray[np.float32]]], NDArray[np.bool_], sparse.csr_matrix]:
@@ -713,7 +504,7 @@ def _members(
     return (
         [list(member) for member in zip(*parts, strict=True)],
         placed,
-        _between(check_graph(adata), placed),
+        _induced_subgraph(check_graph(adata), placed),
     )
 
 
@@ -727,12 +518,12 @@ def _rows(values: NDArray[np.float32], placed: NDArray[np.bool_]) -> NDArray[np.
     return values if placed.all() else values[placed]
 
 
-def _between(adjacency: sparse.csr_matrix, placed: NDArray[np.bool_]) -> sparse.csr_matrix:
+def _induced_subgraph(adjacency: sparse.csr_matrix, placed: NDArray[np.bool_]) -> sparse.csr_matrix:
     """Graph between the placed observations; not copied if these are all."""
     return adjacency if placed.all() else adjacency[placed][:, placed]
 
 
-def _spread(parts: Sequence[NDArray[Any]], placed: NDArray[np.bool_]) -> NDArray[np.float32]:
+def _side_by_side(parts: Sequence[NDArray[Any]], placed: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Columns of the placed observations side by side, NaN in the rows of the others."""
     ends = np.cumsum([part.shape[1] for part in parts])
     full = np.full((len(placed), ends[-1]), np.nan, dtype=np.float32)
@@ -750,7 +541,7 @@ def _write_scales(
         if key.startswith(prefix) and key.removeprefix(prefix).isdecimal():  # others are not ours
             del adata.obsm[key]
     for scale, parts in enumerate(zip(*members, strict=True), start=1):
-        adata.obsm[_keys.scale_embedding(scale)] = _spread(parts, placed)
+        adata.obsm[_keys.scale_embedding(scale)] = _side_by_side(parts, placed)
     adata.uns.setdefault(_keys.RECORD, {})["n_members"] = len(members)
 
 

@@ -1,0 +1,235 @@
+"""The ensemble: members trained and clustered apart, in any number of processes, from arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from m2st._checks import check_int, check_target
+from m2st._params import AutoencoderParams, ClusteringParams
+
+if TYPE_CHECKING:
+    from m2st._clustering import MultiScaleClustering
+    from m2st._nn._training import Callback, TrainingResult
+
+# Held by the one member that this process works on.
+_TURN = Lock()
+# Members take over each other's optima: the best so many, for so many rounds at most.
+_MAX_STARTS, _MAX_ROUNDS = 5, 3
+# Adjusted Rand index from which two labellings lead to the same optimum.
+_SAME = 0.95
+
+
+def needed_memory(
+    features: NDArray[np.float32],
+    adjacency: sparse.csr_matrix,
+    params: AutoencoderParams,
+    n_members: int,
+    n_jobs: int | None,
+) -> float:
+    """Estimate of the memory that embedding and clustering take, in GiB.
+
+    Embeddings of all members, twice while they are brought together; in each job those of a member
+    and its clustering, features and graph; and the libraries in every process, as
+    ``benchmarks/scale.py`` measures it.
+    """
+    from joblib import effective_n_jobs
+
+    n_obs, n_features = features.shape
+    jobs = min(effective_n_jobs(processes(n_jobs)), n_members)
+    width = sum(params.scale_dims)
+    results = 8 * n_obs * n_members * width
+    job = 8 * n_obs * (n_features + width) + 80 * adjacency.nnz
+    libraries = 0.6 * 2**30
+    return float((results + jobs * job + (1 + (jobs if jobs > 1 else 0)) * libraries) / 2**30)
+
+
+def train_members(
+    features: NDArray[np.float32],
+    adjacency: sparse.csr_matrix,
+    params: AutoencoderParams,
+    seeds: list[int],
+    *,
+    device: str,
+    n_jobs: int | None,
+    progress: bool,
+    callback: Callback | None,
+    checkpoint: str | Path | None,
+) -> list[TrainingResult]:
+    """Train a member for each seed; after an interrupt, those so far and the interrupted one."""
+    from joblib import Parallel, effective_n_jobs
+    from tqdm import tqdm
+
+    from m2st._nn._training import train
+
+    n_members = len(seeds)
+    files = [
+        None if checkpoint is None else f"{checkpoint}.{number}"
+        for number in range(1, n_members + 1)
+    ]
+    for file in files:
+        if file is not None:
+            check_target(Path(file), (), overwrite=True)
+    n_jobs = processes(n_jobs)
+    if effective_n_jobs(n_jobs) > 1 and n_members > 1:
+        if callback is not None:
+            msg = "Expected no `callback` with several jobs, found one. Set `n_jobs=1`."
+            raise ValueError(msg)
+        tasks = (
+            _delayed(train)(
+                features, adjacency, params, random_state=seed, device=device, checkpoint=file
+            )
+            for seed, file in zip(seeds, files, strict=True)
+        )
+        done = Parallel(n_jobs=n_jobs, prefer="processes", return_as="generator")(tasks)
+        return list(tqdm(done, total=n_members, disable=not progress, desc="Training members"))
+    results: list[TrainingResult] = []
+    n_epochs = params.n_epochs
+    with tqdm(total=n_members * n_epochs, disable=not progress, desc="Training") as bar:
+        for member, (seed, file) in enumerate(zip(seeds, files, strict=True)):
+
+            def report(epoch: int, _: int, loss: float, member: int = member) -> object:
+                epoch += member * n_epochs
+                bar.n = epoch
+                bar.set_postfix(member=member + 1, loss=f"{loss:.4f}", refresh=False)
+                bar.update(0)
+                return None if callback is None else callback(epoch, n_members * n_epochs, loss)
+
+            result = train(
+                features,
+                adjacency,
+                params,
+                random_state=seed,
+                device=device,
+                callback=report,
+                checkpoint=file,
+            )
+            # A member without any epoch has learned nothing.
+            if len(result.loss) or not results:
+                results.append(result)
+            if result.stopped == "interrupted":
+                results[-1] = replace(results[-1], stopped="interrupted")
+                break
+        else:
+            bar.n = bar.total
+    return results
+
+
+def cluster_members(
+    members: list[list[NDArray[np.float32]]],
+    adjacency: sparse.csr_matrix,
+    n_domains: int,
+    params: ClusteringParams,
+    random_state: int,
+    n_jobs: int | None,
+) -> list[MultiScaleClustering]:
+    """Cluster each member by itself."""
+    from joblib import Parallel
+
+    from m2st._clustering import MultiScaleClustering
+
+    seeds = member_seeds(random_state, len(members))
+    fits: list[MultiScaleClustering] = Parallel(n_jobs=processes(n_jobs), prefer="processes")(
+        _delayed(MultiScaleClustering.from_params(n_domains, params, random_state=seed).fit)(
+            scales, connectivities=adjacency
+        )
+        for seed, scales in zip(seeds, members, strict=True)
+    )
+    return fits
+
+
+def refit_members(
+    fits: list[MultiScaleClustering], adjacency: sparse.csr_matrix, n_jobs: int | None
+) -> list[MultiScaleClustering]:
+    """Let each member start from what the others found, too, until none gains by it."""
+    from joblib import Parallel
+
+    improved = fits if len(fits) > 1 else []
+    for _ in range(_MAX_ROUNDS):
+        # What a member kept has been tried by all.
+        starts = _distinct(sorted(improved, key=lambda fit: fit.objective_[-1]))[:_MAX_STARTS]
+        if not starts:
+            break
+        before = [fit.objective_[-1] for fit in fits]
+        fits = Parallel(n_jobs=processes(n_jobs), prefer="processes")(
+            _delayed(fit.refit)(starts, connectivities=adjacency) for fit in fits
+        )
+        improved = [
+            fit for fit, value in zip(fits, before, strict=True) if fit.objective_[-1] < value
+        ]
+    return fits
+
+
+def _distinct(fits: list[MultiScaleClustering]) -> list[NDArray[np.intp]]:
+    """Labels of which no two are nearly the same; of those that are, the first."""
+    from sklearn.metrics import adjusted_rand_score
+
+    kept: list[NDArray[np.intp]] = []
+    for fit in fits:
+        if all(adjusted_rand_score(fit.labels_, other) < _SAME for other in kept):
+            kept.append(fit.labels_)
+    return kept
+
+
+def _delayed(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Delay a call as joblib does, for one member, in any process.
+
+    Arguments are bound to the function: those that joblib sees it stores on a single Dask worker,
+    and with that worker they are lost.
+    """
+    from joblib import delayed
+
+    return lambda *values, **named: delayed(partial(_alone, function, *values, **named))()
+
+
+def _alone(function: Callable[..., Any], *values: Any, **named: Any) -> Any:
+    """Call a function while this process works on no other member.
+
+    Members in threads, such as those of a Dask worker, would share torch's random stream and the
+    limit on the threads of linear algebra.
+    """
+    with _TURN:
+        return function(*values, **named)
+
+
+def processes(n_jobs: int | None) -> int | None:
+    """Number of jobs, but one where joblib is set to threads.
+
+    A process has one random stream of torch's and one limit on the threads of its linear algebra,
+    which members in threads would share.
+    """
+    from joblib.parallel import get_active_backend
+
+    if n_jobs is not None:
+        check_int("n_jobs", n_jobs, minimum=-(2**31))
+        if n_jobs == 0:
+            msg = (
+                "Expected `n_jobs` other than 0. Pass 1 for one after the other, -1 for all cores."
+            )
+            raise ValueError(msg)
+    backend, _ = get_active_backend(prefer="processes")
+    return 1 if getattr(backend, "supports_sharedmem", False) else n_jobs
+
+
+def member_seeds(random_state: int, n_members: int) -> list[int]:
+    """A seed for each member, the same whatever their number."""
+    return [
+        int(np.random.SeedSequence([random_state, member]).generate_state(1)[0])
+        for member in range(n_members)
+    ]
+
+
+def padded(histories: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Histories of different lengths as rows, NaN after their ends."""
+    rows = np.full((len(histories), max(map(len, histories))), np.nan)
+    for row, history in zip(rows, histories, strict=True):
+        row[: len(history)] = history
+    return rows
