@@ -6,21 +6,15 @@ Figures are made without pyplot: no window opens, no backend is chosen, no globa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from m2st import _keys
-from m2st._checks import (
-    check_coordinates,
-    check_interval,
-    check_key,
-    check_numbers,
-    recorded_key,
-)
+from m2st._checks import check_interval, check_key, recorded_key
 from m2st._plotting import (
     FIRST_COLORS,
     MISSING_COLOR,
@@ -30,6 +24,7 @@ from m2st._plotting import (
     kept_colors,
     matched_colors,
     read_categories,
+    read_places,
 )
 from m2st._record import readable
 
@@ -123,80 +118,15 @@ def domains(
     >>> len(figure.axes), len(adata.uns["m2st_domain_colors"])
     (1, 2)
     """
-    check_interval("panel_size", panel_size, 0.5, 50)
-    if adata.n_obs == 0:
-        msg = "Expected at least one observation to draw, found none."
-        raise ValueError(msg)
+    sections, titled = _read_sections(adata, sample_key, spatial_key, panel_size)
     hint = "Run `m2st.tl.cluster(adata, n_domains)` or `m2st.run(adata, n_domains)` first."
     result = read_categories(adata, key, hint=hint if key == _keys.DOMAIN else "")
     reference = None if truth is None else read_categories(adata, truth)
-    sample_key = sample_key or recorded_key(adata, "sample_key")
-    spatial_key = spatial_key or recorded_key(adata, "spatial_key") or _keys.COORDINATES
-    hint = "Name the key of the coordinates with `spatial_key=`."
-    check_key(spatial_key, adata.obsm, where="adata.obsm", hint=hint)
-    name = f"adata.obsm[{spatial_key!r}]"
-    coordinates = np.asarray(check_numbers(adata.obsm[spatial_key], name=name), dtype=np.float64)
-    drawn: NDArray[np.bool_] = np.asarray(np.isfinite(coordinates).all(axis=-1))
-    if not drawn.any():
-        msg = (
-            f"Expected an observation with coordinates in `{name}`, found none. Check that they "
-            "were read."
-        )
-        raise ValueError(msg)
-    check_coordinates(coordinates[drawn], name=name)
-    sections = [
-        find_section(adata, name, rows, coordinates[rows, :2])
-        for name, rows in find_samples(adata, sample_key, drawn)
-    ]
-
     colors = kept_colors(adata, key, len(result.categories))
-    layers = [(key, result, colors)]
+    layers = [_label_layer(key, result, colors)]
     if truth is not None and reference is not None:
-        layers.append((truth, reference, matched_colors(reference, result, colors)))
-
-    # Everything is placed in inches and the page is cut to it: nothing overlaps or is cut off.
-    width, height = panel_size * np.max([s.extent / s.extent.max() for s in sections], axis=0)
-    below = SCALE_BAR if any(section.micrometres for section in sections) else 0.0
-    above = TITLE if sample_key is not None or truth is not None else 0.0
-    slot = np.array([width + GAP, above + height + below])
-    n_rows, n_columns, across = _arrange(len(sections), len(layers), slot)
-    figure = _figure(facecolor="white", dpi=150)
-    panels = slot * [n_columns, n_rows] + [GAP, 2 * GAP]
-    legends = [_legend(figure, *layer, sections[0], height=panels[1]) for layer in layers]
-    sizes = [np.array(legend.get_window_extent().size) / figure.dpi + GAP for legend in legends]
-    below_each_other = sum(size[1] for size in sizes) <= panels[1] - GAP
-    step = np.array([0, 1] if below_each_other else [1, 0])
-    corners = [np.array([panels[0], 1.5 * GAP])]
-    corners += [corners[0] + size * step for size in sizes[:-1]]
-    ends = [corner + size for corner, size in zip(corners, sizes, strict=True)]
-    page = np.max([panels, *ends], axis=0)
-    figure.set_size_inches(*page)
-    for legend, corner in zip(legends, corners, strict=True):
-        legend.set_bbox_to_anchor([corner[0] / page[0], 1 - corner[1] / page[1]])
-
-    for number, section in enumerate(sections):
-        for layer, (name, values, layer_colors) in enumerate(layers):
-            if across:
-                row, column = divmod(number * len(layers) + layer, n_columns)
-            else:
-                row, column = divmod(number, n_columns)
-                row = row * len(layers) + layer
-            left, top = slot * [column, row] + [GAP, GAP + above]
-            box = (left / page[0], 1 - (top + height) / page[1], width / page[0], height / page[1])
-            axes = figure.add_axes(box)
-            axes.set_anchor("NW")
-            _draw(
-                axes, section, np.array([*layer_colors, MISSING_COLOR])[values.codes[section.rows]]
-            )
-            title = " · ".join(filter(None, [section.name, name if len(layers) > 1 else ""]))
-            axes.set_title(
-                _shorten(title, int(13 * width)),
-                fontsize=FONT + 1,
-                loc="left",
-                pad=4,
-                parse_math=False,
-            )
-    return figure
+        layers.append(_label_layer(truth, reference, matched_colors(reference, result, colors)))
+    return _draw_map(sections, layers, panel_size, titled=titled or truth is not None)
 
 
 def training(adata: AnnData) -> Figure:
@@ -413,7 +343,101 @@ def _tidy(axes: Axes) -> None:
     axes.tick_params(labelsize=FONT)
 
 
-def _draw(axes: Axes, section: Section, colors: NDArray[np.str_]) -> None:
+# maps -------------------------------------------------------------------------------------------
+
+
+class _Key(NamedTuple):
+    """What explains the colours: its size in inches, and how it is placed on a page."""
+
+    size: NDArray[np.float64]
+    place: Callable[[NDArray[np.float64], NDArray[np.float64]], None]
+    """Takes the upper left corner, in inches from that of the page, and the size of the page."""
+
+
+class _Layer(NamedTuple):
+    """One picture of every section: a colour for each observation, and what explains them."""
+
+    name: str
+    colors: NDArray[Any]
+    make_key: Callable[[Figure, Section, float], _Key]
+    """Takes the figure, a section for its spots, and the height that there is, in inches."""
+
+
+def _read_sections(
+    adata: AnnData, sample_key: str | None, spatial_key: str | None, panel_size: float
+) -> tuple[list[Section], bool]:
+    """Return the sections to draw, and whether they are told apart."""
+    check_interval("panel_size", panel_size, 0.5, 50)
+    if adata.n_obs == 0:
+        msg = "Expected at least one observation to draw, found none."
+        raise ValueError(msg)
+    sample_key = sample_key or recorded_key(adata, "sample_key")
+    spatial_key = spatial_key or recorded_key(adata, "spatial_key") or _keys.COORDINATES
+    coordinates, placed = read_places(adata, spatial_key)
+    sections = [
+        find_section(adata, name, rows, coordinates[rows])
+        for name, rows in find_samples(adata, sample_key, placed)
+    ]
+    return sections, sample_key is not None
+
+
+def _label_layer(name: str, values: pd.Categorical, colors: list[str]) -> _Layer:
+    """Labels as a layer, with a legend."""
+    return _Layer(
+        name,
+        np.array([*colors, MISSING_COLOR])[values.codes],
+        lambda figure, section, height: _legend(figure, name, values, colors, section, height),
+    )
+
+
+def _draw_map(
+    sections: list[Section], layers: list[_Layer], panel_size: float, *, titled: bool
+) -> Figure:
+    """Draw a panel for each section and layer, and what explains the layers beside them."""
+    # Everything is placed in inches and the page is cut to it: nothing overlaps or is cut off.
+    width, height = panel_size * np.max([s.extent / s.extent.max() for s in sections], axis=0)
+    below = SCALE_BAR if any(section.micrometres for section in sections) else 0.0
+    above = TITLE if titled else 0.0
+    slot = np.array([width + GAP, above + height + below])
+    n_rows, n_columns, across = _arrange(len(sections), len(layers), slot)
+    figure = _figure(facecolor="white", dpi=150)
+    panels = slot * [n_columns, n_rows] + [GAP, 2 * GAP]
+    keys = [layer.make_key(figure, sections[0], panels[1]) for layer in layers]
+    sizes = [key.size + GAP for key in keys]
+    below_each_other = sum(size[1] for size in sizes) <= panels[1] - GAP
+    step = np.array([0, 1] if below_each_other else [1, 0])
+    corners = [np.array([panels[0], 1.5 * GAP])]
+    corners += [corners[0] + size * step for size in sizes[:-1]]
+    ends = [corner + size for corner, size in zip(corners, sizes, strict=True)]
+    page = np.max([panels, *ends], axis=0)
+    figure.set_size_inches(*page)
+    for key, corner in zip(keys, corners, strict=True):
+        key.place(corner, page)
+
+    for number, section in enumerate(sections):
+        for at, layer in enumerate(layers):
+            if across:
+                row, column = divmod(number * len(layers) + at, n_columns)
+            else:
+                row, column = divmod(number, n_columns)
+                row = row * len(layers) + at
+            left, top = slot * [column, row] + [GAP, GAP + above]
+            box = (left / page[0], 1 - (top + height) / page[1], width / page[0], height / page[1])
+            axes = figure.add_axes(box)
+            axes.set_anchor("NW")
+            _draw(axes, section, layer.colors[section.rows])
+            title = " · ".join(filter(None, [section.name, layer.name if len(layers) > 1 else ""]))
+            axes.set_title(
+                _shorten(title, int(13 * width)),
+                fontsize=FONT + 1,
+                loc="left",
+                pad=4,
+                parse_math=False,
+            )
+    return figure
+
+
+def _draw(axes: Axes, section: Section, colors: NDArray[Any]) -> None:
     """Draw the spots of a sample in data units, and a scale bar if the unit is known."""
     from matplotlib.collections import EllipseCollection, PolyCollection
 
@@ -491,7 +515,7 @@ def _legend(
     colors: list[str],
     section: Section,
     height: float,
-) -> Any:
+) -> _Key:
     """Add a legend with the count of each category, in as many columns as the height asks for."""
     from matplotlib.legend import Legend
     from matplotlib.lines import Line2D
@@ -534,7 +558,11 @@ def _legend(
         text.set_parse_math(False)  # names are names, with a dollar in them, too
     legend.get_title().set_parse_math(False)
     figure.add_artist(legend)
-    return legend
+
+    def place(corner: NDArray[np.float64], page: NDArray[np.float64]) -> None:
+        legend.set_bbox_to_anchor((corner[0] / page[0], 1 - corner[1] / page[1]))
+
+    return _Key(np.array(legend.get_window_extent().size) / figure.dpi, place)
 
 
 def _shorten(text: str, length: int) -> str:

@@ -18,6 +18,7 @@ from m2st._plotting._spots import (
     mapping_in,
     positive,
     read_categories,
+    read_places,
     spot_shape,
 )
 
@@ -37,6 +38,7 @@ __all__ = [
     "palette",
     "positive",
     "read_categories",
+    "read_places",
     "spot_shape",
     "to_rgb",
     "white",

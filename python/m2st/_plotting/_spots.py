@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from m2st._checks import check_key
+from m2st._checks import check_coordinates, check_key, check_numbers
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -52,6 +52,24 @@ def read_categories(adata: AnnData, key: str, *, hint: str = "") -> pd.Categoric
         )
         raise ValueError(msg)
     return values
+
+
+def read_places(adata: AnnData, spatial_key: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the first two coordinates of every observation, and which of them have a place."""
+    hint = "Name the key of the coordinates with `spatial_key=`."
+    check_key(spatial_key, adata.obsm, where="adata.obsm", hint=hint)
+    name = f"adata.obsm[{spatial_key!r}]"
+    coordinates = np.asarray(check_numbers(adata.obsm[spatial_key], name=name), dtype=np.float64)
+    finite = np.isfinite(coordinates).reshape(adata.n_obs, -1)
+    placed: NDArray[np.bool_] = np.asarray(finite.all(axis=1))
+    if not placed.any():
+        msg = (
+            f"Expected an observation with coordinates in `{name}`, found none. Check that they "
+            "were read."
+        )
+        raise ValueError(msg)
+    check_coordinates(coordinates[placed], name=name)
+    return coordinates[:, :2], placed
 
 
 def find_samples(

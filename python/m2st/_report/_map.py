@@ -11,7 +11,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from m2st import _keys
-from m2st._checks import check_coordinates, check_key, check_numbers
+from m2st._checks import check_key
 from m2st._plotting import (
     MISSING_COLOR,
     Section,
@@ -20,6 +20,7 @@ from m2st._plotting import (
     mapping_in,
     positive,
     read_categories,
+    read_places,
     to_rgb,
     white,
 )
@@ -38,20 +39,7 @@ def select_shown(
 
     Colours are written into this copy, not into the user's data.
     """
-    hint = "Name the key of the coordinates with `spatial_key=`."
-    check_key(spatial_key, adata.obsm, where="adata.obsm", hint=hint)
-    name = f"adata.obsm[{spatial_key!r}]"
-    coordinates = np.asarray(check_numbers(adata.obsm[spatial_key], name=name), dtype=np.float64)
-    finite = np.isfinite(coordinates).reshape(adata.n_obs, -1)
-    placed: NDArray[np.bool_] = np.asarray(finite[:, :2].all(axis=1))
-    if not placed.any():
-        msg = (
-            f"Expected an observation with coordinates in `adata.obsm[{spatial_key!r}]`, found "
-            "none. Check that they were read."
-        )
-        raise ValueError(msg)
-    check_coordinates(coordinates[placed], name=name)
-    coordinates = coordinates[:, :2]
+    coordinates, placed = read_places(adata, spatial_key)
     keys = [_keys.DOMAIN, *columns] + ([] if sample_key is None else [sample_key])
     for key in keys:
         check_key(key, adata.obs, where="adata.obs")
