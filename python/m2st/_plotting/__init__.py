@@ -8,6 +8,7 @@ from m2st._plotting._palette import (
     kept_colors,
     matched_colors,
     palette,
+    share_colors,
 )
 from m2st._plotting._spots import (
     Section,
@@ -19,6 +20,7 @@ from m2st._plotting._spots import (
     positive,
     read_categories,
     read_places,
+    read_shares,
     spot_shape,
 )
 
@@ -39,6 +41,8 @@ __all__ = [
     "positive",
     "read_categories",
     "read_places",
+    "read_shares",
+    "share_colors",
     "spot_shape",
     "to_rgb",
     "white",

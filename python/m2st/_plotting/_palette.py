@@ -47,6 +47,20 @@ def matched_colors(
     return [matched.get(row) or next(others) for row in range(len(overlap))]
 
 
+def share_colors(shares: NDArray[np.float64]) -> NDArray[np.str_]:
+    """Colours from low to high that colour-blind readers see in the same order (cividis).
+
+    Missing shares have the colour of what is missing.
+    """
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    scale = colormaps["cividis"]
+    colors = np.array([*map(to_hex, scale(np.arange(scale.N))), MISSING_COLOR])
+    steps = np.minimum(shares * scale.N, scale.N - 1)
+    return colors[np.where(np.isnan(shares), scale.N, np.nan_to_num(steps)).astype(np.intp)]
+
+
 def palette(n_colors: int, *, taken: list[str] | None = None) -> list[str]:
     """Return colours that stay apart from each other, from those taken and from the background.
 

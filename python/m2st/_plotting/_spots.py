@@ -54,6 +54,25 @@ def read_categories(adata: AnnData, key: str, *, hint: str = "") -> pd.Categoric
     return values
 
 
+def read_shares(adata: AnnData, key: str, *, hint: str = "") -> NDArray[np.float64]:
+    """Return a column of numbers from 0 to 1, NaN where they are missing."""
+    check_key(key, adata.obs, where="adata.obs", hint=hint)
+    name = f"adata.obs[{key!r}]"
+    values = adata.obs[key]
+    if pd.api.types.is_numeric_dtype(values):
+        found = np.asarray(values.to_numpy(dtype=np.float64, na_value=np.nan))
+    else:  # it says what it is
+        found = check_numbers(np.asarray(values), name=name)
+    outside = found[(found < 0) | (found > 1)]
+    if outside.size:
+        msg = (
+            f"Expected `{name}` in [0, 1], found {outside[0]:g}. Rename the column if it is not "
+            "m2ST's."
+        )
+        raise ValueError(msg)
+    return found
+
+
 def read_places(adata: AnnData, spatial_key: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Return the first two coordinates of every observation, and which of them have a place."""
     hint = "Name the key of the coordinates with `spatial_key=`."

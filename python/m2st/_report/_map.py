@@ -21,6 +21,7 @@ from m2st._plotting import (
     positive,
     read_categories,
     read_places,
+    share_colors,
     to_rgb,
     white,
 )
@@ -62,8 +63,8 @@ def make_layers(
             1,
             {
                 "label": "Confidence",
-                "scale": _scale_colors(7),
-                "colors": [*_scale_colors(50), MISSING_COLOR],
+                "scale": share_colors(np.linspace(0, 1, 7)).tolist(),
+                "colors": [*share_colors(np.linspace(0, 1, 50)), MISSING_COLOR],
                 "values": thousandths.astype("<u2"),
             },
         )
@@ -116,14 +117,6 @@ def make_payload(
 def _packed(values: NDArray[Any]) -> str:
     """Numbers as text: base64 of their bytes."""
     return b64encode(values.tobytes()).decode("ascii")
-
-
-def _scale_colors(n_colors: int) -> list[str]:
-    """Colours from low to high that colour-blind readers see in the same order (cividis)."""
-    from matplotlib import colormaps
-    from matplotlib.colors import to_hex
-
-    return [to_hex(color) for color in colormaps["cividis"](np.linspace(0, 1, n_colors))]
 
 
 def make_frame(section: Section, library: Mapping[str, Any], n_sections: int) -> dict[str, Any]:

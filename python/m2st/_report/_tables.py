@@ -12,8 +12,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from m2st import _keys
-from m2st._checks import check_numbers
-from m2st._plotting import read_categories
+from m2st._plotting import read_categories, read_shares
 
 
 def read_domains(adata: AnnData) -> pd.Categorical:
@@ -26,20 +25,7 @@ def read_confidence(adata: AnnData) -> NDArray[np.float64]:
     """Confidence of every observation; NaN where there is none."""
     if _keys.CONFIDENCE not in adata.obs:
         return np.full(adata.n_obs, np.nan)
-    name = f"adata.obs[{_keys.CONFIDENCE!r}]"
-    values = adata.obs[_keys.CONFIDENCE]
-    if pd.api.types.is_numeric_dtype(values):
-        found = np.asarray(values.to_numpy(dtype=np.float64, na_value=np.nan))
-    else:  # it says what it is
-        found = check_numbers(np.asarray(values), name=name)
-    outside = found[(found < 0) | (found > 1)]
-    if outside.size:
-        msg = (
-            f"Expected `{name}` in [0, 1], found {outside[0]:g}. Rename the column if it is not "
-            "m2ST's."
-        )
-        raise ValueError(msg)
-    return found
+    return read_shares(adata, _keys.CONFIDENCE)
 
 
 @dataclass(frozen=True)
