@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from matplotlib import colormaps
 from matplotlib.collections import Collection, EllipseCollection, PolyCollection
 from matplotlib.colors import is_color_like, to_hex, to_rgb
 from matplotlib.figure import Figure
@@ -641,3 +642,63 @@ def test_a_record_of_something_else_counts_as_none(record: object) -> None:
     adata = AnnData(uns={"m2st": record})
     with pytest.raises(KeyError, match=r"Run `m2st\.tl\.embed\(adata\)`"):
         pl.training(adata)
+
+
+# confidence -------------------------------------------------------------------------------------
+
+
+def test_confidence_is_coloured_on_one_scale_and_missing_ones_are_grey() -> None:
+    points = hexagonal()
+    values = np.linspace(0.2, 0.8, len(points))
+    values[:5] = np.nan
+    adata = data(points, m2st_confidence=values)
+    figure = pl.confidence(adata)
+    expected = colormaps["cividis"](values[5:])
+    assert fills(figure) == ["#dcdcdc"] * 5 + [to_hex(color) for color in expected]
+    panel, bar = figure.axes
+    assert legend_texts(figure) == ["missing (5)"]
+    assert [label.get_text() for label in bar.get_yticklabels()] == ["0.0", "0.5", "1.0"]
+    drawn = bar.images[0].get_array()
+    np.testing.assert_allclose(drawn[[0, -1], 0], colormaps["cividis"]([0.0, 1.0]), atol=1 / 255)
+    assert not adata.uns
+    # Both lie on the page, side by side.
+    figure.draw_without_rendering()
+    box = bar.get_tightbbox()
+    assert panel.get_window_extent().x1 < box.x0
+    assert figure.bbox.x0 <= box.x0 <= box.x1 <= figure.bbox.x1
+    assert figure.bbox.y0 <= box.y0 <= box.y1 <= figure.bbox.y1
+
+
+def test_confidence_is_drawn_where_domains_are() -> None:
+    sample = ["a", "b"] * 72
+    adata = data(hexagonal(), m2st_confidence=0.5, sample=sample)
+    adata.obsm["global"] = adata.obsm["spatial"] * 7
+    adata.obsm["global"][3] = np.nan
+    adata.uns["spatial"] = {"a": {"scalefactors": {"spot_diameter_fullres": 30.0}}}
+    for settings in ({}, {"sample_key": "sample", "spatial_key": "global", "panel_size": 2.0}):
+        ours, theirs = pl.confidence(adata, **settings), pl.domains(adata, **settings)
+        assert len(ours.axes) == len(theirs.axes) + 1
+        for panel, other in enumerate(theirs.axes):
+            assert ours.axes[panel].get_title(loc="left") == other.get_title(loc="left")
+            found, expected = spots(ours, panel), spots(theirs, panel)
+            np.testing.assert_array_equal(found.get_offsets(), expected.get_offsets())
+            np.testing.assert_array_equal(diameters(found), diameters(expected))
+
+
+def test_a_further_column_of_shares_is_drawn() -> None:
+    adata = data(hexagonal(), purity=pd.array([None, *[1] * 143], dtype="Int64"))
+    assert fills(pl.confidence(adata, key="purity"))[:2] == ["#dcdcdc", to_hex("#fee838")]
+
+
+def test_confidence_refuses() -> None:
+    adata = data(hexagonal(), wide=2.0, text="high")
+    with pytest.raises(KeyError, match=r"'m2st_confidence' in `adata\.obs`.*m2st\.tl\.cluster"):
+        pl.confidence(adata)
+    with pytest.raises(ValueError, match=r"`adata\.obs\['wide'\]` in \[0, 1\], found 2\. Name"):
+        pl.confidence(adata, key="wide")
+    with pytest.raises(TypeError, match=r"numbers in `adata\.obs\['text'\]`"):
+        pl.confidence(adata, key="text")
+    with pytest.raises(ValueError, match=r"`panel_size` in \[0\.5, 50\], found 0"):
+        pl.confidence(adata, panel_size=0)
+    with pytest.raises(ValueError, match="Expected at least one observation to draw"):
+        pl.confidence(adata[:0])

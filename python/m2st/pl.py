@@ -25,6 +25,8 @@ from m2st._plotting import (
     matched_colors,
     read_categories,
     read_places,
+    read_shares,
+    share_colors,
 )
 from m2st._record import readable
 
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["domains", "n_domains", "scale_weights", "training"]
+__all__ = ["confidence", "domains", "n_domains", "scale_weights", "training"]
 
 MAX_LEGEND = 150  # entries; more are not read, but counted
 FONT = 8.0  # points; lengths on the page below are inches
@@ -41,6 +43,7 @@ GAP = 0.15  # between panels
 TITLE = 0.25  # above a panel
 SCALE_BAR = 0.25  # below a panel
 LEGEND_LINE = 0.175
+COLOR_BAR = (0.15, 1.2)
 
 
 def domains(
@@ -127,6 +130,72 @@ def domains(
     if truth is not None and reference is not None:
         layers.append(_label_layer(truth, reference, matched_colors(reference, result, colors)))
     return _draw_map(sections, layers, panel_size, titled=titled or truth is not None)
+
+
+def confidence(
+    adata: AnnData,
+    *,
+    key: str = _keys.CONFIDENCE,
+    sample_key: str | None = None,
+    spatial_key: str | None = None,
+    panel_size: float = 3.0,
+) -> Figure:
+    """Draw the confidence of the domains in space, as `domains` draws the domains.
+
+    There is one panel per sample, and one colour bar from 0 to 1 for all, whatever values occur:
+    pictures of several objects can be compared.
+
+    Parameters
+    ----------
+    adata
+        Annotated data with confidences and coordinates.
+    key
+        Column of ``obs`` with numbers from 0 to 1; missing ones are drawn light grey. Observations
+        without coordinates are not drawn.
+    sample_key
+        Column of ``obs`` with the section of each observation; None takes the one that the spatial
+        graph was built with, if any.
+    spatial_key
+        Key of ``obsm`` with the coordinates, of which the first two columns are drawn; None takes
+        those that the spatial graph was built from, else ``"spatial"``.
+    panel_size
+        Inches, the longer side of a panel.
+
+    Returns
+    -------
+    The figure. Nothing is written to `adata`.
+
+    Raises
+    ------
+    KeyError
+        If a column or the coordinates are missing.
+    TypeError
+        If the column holds no numbers.
+    ValueError
+        If a number is outside 0 to 1, no coordinates are finite, or a sample is missing.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd
+    >>> from anndata import AnnData
+    >>> rng = np.random.default_rng(0)
+    >>> adata = AnnData(
+    ...     obs=pd.DataFrame({"m2st_confidence": rng.random(16)}, index=list("abcdefghijklmnop")),
+    ...     obsm={"spatial": rng.random((16, 2))},
+    ... )
+    >>> figure = confidence(adata)
+    >>> len(figure.axes)  # the panel and the colour bar
+    2
+    """
+    sections, titled = _read_sections(adata, sample_key, spatial_key, panel_size)
+    hint = "Run `m2st.tl.cluster(adata, n_domains)` or `m2st.run(adata, n_domains)` first."
+    shares = read_shares(adata, key, hint=hint if key == _keys.CONFIDENCE else "")
+    layer = _Layer(
+        key,
+        share_colors(shares),
+        lambda figure, section, _: _color_bar(figure, key, int(np.isnan(shares).sum()), section),
+    )
+    return _draw_map(sections, [layer], panel_size, titled=titled)
 
 
 def training(adata: AnnData) -> Figure:
@@ -411,8 +480,6 @@ def _draw_map(
     ends = [corner + size for corner, size in zip(corners, sizes, strict=True)]
     page = np.max([panels, *ends], axis=0)
     figure.set_size_inches(*page)
-    for key, corner in zip(keys, corners, strict=True):
-        key.place(corner, page)
 
     for number, section in enumerate(sections):
         for at, layer in enumerate(layers):
@@ -434,6 +501,8 @@ def _draw_map(
                 pad=4,
                 parse_math=False,
             )
+    for key, corner in zip(keys, corners, strict=True):
+        key.place(corner, page)
     return figure
 
 
@@ -517,9 +586,6 @@ def _legend(
     height: float,
 ) -> _Key:
     """Add a legend with the count of each category, in as many columns as the height asks for."""
-    from matplotlib.legend import Legend
-    from matplotlib.lines import Line2D
-
     counts = np.bincount(values.codes.astype(np.intp) + 1, minlength=len(colors) + 1)
     names = [*map(str, values.categories), "missing"]
     entries = [
@@ -531,6 +597,21 @@ def _legend(
     ]
     if len(entries) > MAX_LEGEND:
         entries = [(f"{len(entries):,} categories", "none")]
+    n_columns = -(-len(entries) // max(int(height / LEGEND_LINE) - 2, 20))
+    return _entries(figure, title, entries, section, n_columns)
+
+
+def _entries(
+    figure: Figure,
+    title: str,
+    entries: list[tuple[str, str]],
+    section: Section,
+    n_columns: int = 1,
+) -> _Key:
+    """Add a legend of texts and their colours."""
+    from matplotlib.legend import Legend
+    from matplotlib.lines import Line2D
+
     marker: dict[str, Any] = {
         "marker": "s" if section.square else "o",
         "markersize": 6,
@@ -541,7 +622,7 @@ def _legend(
         [Line2D([], [], color=color, **marker) for _, color in entries],
         [label for label, _ in entries],
         title=_shorten(title, 40),
-        ncols=-(-len(entries) // max(int(height / LEGEND_LINE) - 2, 20)),
+        ncols=n_columns,
         loc="upper left",
         bbox_transform=figure.transFigure,
         fontsize=FONT,
@@ -563,6 +644,33 @@ def _legend(
         legend.set_bbox_to_anchor((corner[0] / page[0], 1 - corner[1] / page[1]))
 
     return _Key(np.array(legend.get_window_extent().size) / figure.dpi, place)
+
+
+def _color_bar(figure: Figure, title: str, n_missing: int, section: Section) -> _Key:
+    """Add a legend of what is missing, and below it a bar of the colours from 0 to 1."""
+    from matplotlib.colors import to_rgba_array
+
+    missing = [(f"missing ({n_missing})", MISSING_COLOR)] if n_missing else []
+    legend = _entries(figure, title, missing, section)
+    width, height = COLOR_BAR
+    size = np.array([max(legend.size[0], 3 * width), legend.size[1] + GAP + height])
+
+    def place(corner: NDArray[np.float64], page: NDArray[np.float64]) -> None:
+        legend.place(corner, page)
+        bottom = 1 - (corner[1] + size[1]) / page[1]
+        bar = figure.add_axes(
+            (corner[0] / page[0], bottom, width / page[0], height / page[1]), label="color bar"
+        )
+        levels = share_colors(np.linspace(0, 1, 256))
+        bar.imshow(
+            to_rgba_array(levels)[:, None], origin="lower", extent=(0, 1, 0, 1), aspect="auto"
+        )
+        bar.set_xticks([])
+        bar.yaxis.tick_right()
+        bar.set_yticks([0, 0.5, 1])
+        bar.tick_params(labelsize=FONT)
+
+    return _Key(size, place)
 
 
 def _shorten(text: str, length: int) -> str:

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from m2st import _keys
 from m2st._checks import check_coordinates, check_key, check_numbers
 
 if TYPE_CHECKING:
@@ -65,10 +66,10 @@ def read_shares(adata: AnnData, key: str, *, hint: str = "") -> NDArray[np.float
         found = check_numbers(np.asarray(values), name=name)
     outside = found[(found < 0) | (found > 1)]
     if outside.size:
-        msg = (
-            f"Expected `{name}` in [0, 1], found {outside[0]:g}. Rename the column if it is not "
-            "m2ST's."
-        )
+        advice = "Name another column with `key=`."
+        if key == _keys.CONFIDENCE:
+            advice = "Rename the column if it is not m2ST's."
+        msg = f"Expected `{name}` in [0, 1], found {outside[0]:g}. {advice}"
         raise ValueError(msg)
     return found
 
