@@ -56,6 +56,8 @@ runBayesSpaceFor.SummarizedExperiment <- function(
 ) {
     checkName(name)
     columns <- SummarizedExperiment::colData(x)
+    record <- S4Vectors::metadata(x)[[name]]
+    checkNotTaken(name, NULL, names(columns), record, "metadata(x)", "burn.in")
     input <- c(expressionSE(x, assay.type, NULL, NULL), list(
         array = latticeColumns(columns, array, "colData(x)"), sample = sampleSE(x, sample_id),
         names = colnames(x), inside = insideTissue(columns)
@@ -78,6 +80,8 @@ runBayesSpaceFor.Seurat <- function(
         stopM2ST("Expected `name` to leave the names of assays, reductions, graphs and images, ",
             "found '", domainName(name), "'. Choose another name.")
     }
+    record <- SeuratObject::Misc(x, slot = name)
+    checkNotTaken(name, NULL, names(x[[]]), record, "Misc(x)", "burn.in")
     input <- expressionSeurat(x, resolveAssay(x, assay), layer, NULL, NULL)
     lattice <- latticeSeurat(x, array)
     input$array <- lattice$array

@@ -36,9 +36,10 @@ checkName <- function(value, argument = "name") {
 }
 
 # What stands where a result would be written, and is not from an earlier run, stays: `embeddings`
-# of that name, unless `columns` or the record show a run, and another `record`.
-checkNotTaken <- function(name, embeddings, columns, record, where) {
-    known <- is.list(record) && "n_members" %in% names(record)
+# of that name, unless `columns` or the record show a run, and another `record`. Records of a run
+# have this `entry`.
+checkNotTaken <- function(name, embeddings, columns, record, where, entry = "n_members") {
+    known <- is.list(record) && entry %in% names(record)
     if (!is.null(record) && !known) {
         stopM2ST("Expected `name` to be free for the record in ", where, ", found something else ",
             "there under '", name, "'. Choose another name.")

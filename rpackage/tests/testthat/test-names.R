@@ -141,6 +141,10 @@ test_that("what is not from m2ST is not written over", {
     SeuratObject::Misc(object, "study") <- "mine"
     expect_error(quiet(runM2ST(object, 2, name = "pca")), "free for embeddings, found 'pca'")
     expect_error(quiet(runM2ST(object, 2, name = "study")), "in Misc\\(x\\), found something else")
+    # BayesSpace's results have names, too.
+    taken <- "free for the record in .*, found something else there under 'm2st'"
+    expect_error(runBayesSpaceFor(quiet(runM2ST(toySCE(), k = 2)), 2, name = "m2st"), taken)
+    expect_error(runBayesSpaceFor(quiet(runM2ST(toySeurat(), k = 2)), 2, name = "m2st"), taken)
 })
 
 test_that("a result is drawn and compared by its name", {
