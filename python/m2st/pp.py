@@ -724,7 +724,7 @@ def ensure_graph(adata: AnnData, spatial_key: str, sample_key: str | None) -> No
         logger.info("Using the spatial graph found in obsp[%r]", CONNECTIVITIES)
         keys = {"spatial_key": spatial_key, "sample_key": sample_key}
         known = {name: key for name, key in keys.items() if key is not None}
-        report = _graph.graph_report(sparse.csr_matrix(before))
+        report = _graph.graph_report(check_graph(adata))
         _record(adata, "graph", {"method": "given", **known, **report})
         return
     same_keys = params["spatial_key"] == spatial_key and params.get("sample_key") == sample_key
