@@ -48,7 +48,8 @@ def _server() -> subprocess.Popen[str]:
 
 def _serve() -> None:
     """Answer each request with an exit code. A fork leaves the loop, and ends as programs do."""
-    from m2st import _training, cli, io, pl, tl  # noqa: F401
+    from m2st import cli, io, pl, tl  # noqa: F401
+    from m2st._nn import _training  # noqa: F401
 
     gc.freeze()  # a fork that collected garbage as it ends would copy all of this memory
     for line in sys.stdin:
