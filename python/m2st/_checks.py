@@ -421,6 +421,8 @@ def _has_lengths_of(adata: Any, adjacency: sparse.csr_matrix, spatial_key: str) 
     units: list[Any] = [1.0]
     if steps.shape[1] == 2 and (steps == np.floor(steps)).all():
         units += [(1.0, np.sqrt(3)), (np.sqrt(3), 1.0)]
+    # In this unit the squares of no two are out of range.
+    steps = steps / (np.abs(steps).max() or 1.0)
     for unit in units:
         found = np.linalg.norm(steps * unit, axis=1)
         scale = np.median(found[lengths > 0] / lengths[lengths > 0])

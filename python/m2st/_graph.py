@@ -374,6 +374,8 @@ def links_far(connectivities: sparse.csr_matrix, coordinates: NDArray[Any]) -> b
     False with fewer than 30 linked observations: they tell too little.
     """
     points = np.asarray(coordinates, dtype=np.float64)
+    # Lengths are compared with each other: in this unit the squares of no two are out of range.
+    points = points / (np.abs(points).max(where=np.isfinite(points), initial=0) or 1.0)
     source = np.repeat(np.arange(len(points)), np.diff(connectivities.indptr))
     target = connectivities.indices
     finite: NDArray[np.bool_] = np.asarray(np.isfinite(points).all(axis=1))
