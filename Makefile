@@ -106,7 +106,7 @@ docs: $(VENV)/docs.stamp install-r
 	rm -rf build/docs build/html && mkdir -p build/docs/benchmarks
 	cp -r *.md CITATION.cff vignettes docs build/docs  # laid out alike, so that links hold in both
 	cp benchmarks/*.* build/docs/benchmarks
-	cd build/docs && mv docs/conf.py docs/index.md docs/_static .
+	cd build/docs && mv docs/conf.py docs/index.md . && cp -r docs/_static .
 	$(BIN)/python -m typer m2st.cli utils docs --name m2st --title "Command line" \
 		--output build/docs/docs/cli.md
 	Rscript docs/r.R build/docs/r

@@ -31,7 +31,7 @@ ALWAYS = ("README.md", "vignettes/quickstart.md")
 """Pages that run in `make test`; the others are slow."""
 NOT_RUN = {
     "docs/cluster.md": 7,
-    "README.md": 3,
+    "README.md": 2,
     "vignettes/million.md": 2,
     "vignettes/paper.md": 1,
     "vignettes/spatiallibd.md": 3,

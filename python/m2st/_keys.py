@@ -1,4 +1,4 @@
-"""The names under which results are stored: each stands here once, and in the README's table."""
+"""The names under which results are stored; docs/guide/slots.md has the table."""
 
 DOMAIN = "m2st_domain"
 """``obs``: the domain of each observation, categorical ``"1"`` .. ``"K"`` in numeric order."""
