@@ -183,6 +183,8 @@ def faults(seed: int, folder: Path) -> list[str]:
             interop.write_r(adata, path, kind, overwrite=True)
         except ValueError as error:
             return [] if str(error).startswith("Expected") else [f"write: {error}"]
+        except Exception as error:
+            return [f"write: {type(error).__name__}: {error}"]
         back = {method: interop.read_r(path, method=method) for method in ("r", "rds2py")}
     said = " ".join(str(warning.message) for warning in caught)
     for what, a, b in (

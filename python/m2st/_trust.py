@@ -64,7 +64,10 @@ def check_hdf5(path: Path) -> None:
 
 
 def check_r(plain: Path) -> None:
-    """Require that an unpacked file of R can be parsed: one that is deep ends the process."""
+    """Require that an unpacked file of R can be parsed.
+
+    One that is deep ends the process, and a length that is written in a few bytes takes gigabytes.
+    """
     _try("r", plain, most=0, memory=max(_MEMORY, 4 * plain.stat().st_size))
 
 

@@ -28,8 +28,6 @@ _OPENERS: dict[bytes, Callable[..., Any]] = {
     b"\xfd7zXZ": lzma.open,
 }
 _OLD = re.compile(rb"(RDX2\n)?X\n\0\0\0\x02(.{8})(.*)", re.DOTALL)
-# Files of fewer bytes, unpacked, are too shallow to end the parser.
-_SMALL = 2**13
 _HINT = (
     "If you trust where it comes from, read it through R: `method='r'`, or `--trust` on the "
     "command line; that needs R and `pip install 'm2st[r]'`. R before 4.4 runs what a crafted file "
@@ -120,8 +118,7 @@ def read_objects(path: Path) -> dict[str, Node]:
         from rds2py.lib_rds_parser import RdaObject, RdsObject, RdsParserError
     try:
         with _plain(path) as file:
-            if file.stat().st_size > _SMALL:
-                check_r(file)
+            check_r(file)
             if path.suffix.lower() == ".rds":
                 return {"object": ParsedNode(RdsObject(str(file)).get_robject())}
             found = RdaObject(str(file))

@@ -602,7 +602,9 @@ def write_seurat(adata: AnnData, lost: list[str]) -> Any:
     if main != next(iter(layers), ""):
         python["main"] = main
     reductions, python["obsm"] = _write_reductions(adata, record, assay, lost)
-    images, python["images"], leftover = _write_images(adata, placed, record, assay, lost)
+    # Assays, reductions and images share their names.
+    taken = {assay, *(reductions.names if len(reductions) else ())}
+    images, python["images"], leftover = _write_images(adata, placed, record, assay, taken, lost)
     if placed.coordinates is not None and placed.coordinates.dtype != np.float64:
         python["coordinates"] = str(placed.coordinates.dtype)
     metadata = _record.metadata(adata, leftover or None, python)
@@ -783,7 +785,12 @@ def _covers(column: pd.Series, libraries: list[str]) -> bool:
 
 
 def _write_images(
-    adata: AnnData, placed: _Placed, record: Mapping[str, Any], assay: str, lost: list[str]
+    adata: AnnData,
+    placed: _Placed,
+    record: Mapping[str, Any],
+    assay: str,
+    taken: set[str],
+    lost: list[str],
 ) -> tuple[Any, dict[str, dict[str, str]], dict[str, Any]]:
     """Describe the images; returns their types in Python, and what they cannot hold."""
     made, leftover = {}, {}
@@ -803,9 +810,13 @@ def _write_images(
             continue
         library, note = libraries.get(name, {}), notes.get(name, {})
         described, dtype = _describe_image(adata, placed, rows, name, library, note, assay, lost)
-        made[name or unique_names([*present.dropna().astype(str), "X"])[-1]] = described
+        image = name or "X"
+        if image in taken:
+            image = unique_names([*taken, image])[-1].replace("-", ".")
+        taken.add(image)
+        made[image] = described
         if dtype and not record:
-            types[name] = dtype
+            types[image] = dtype
         rest = {key: part for key, part in library.items() if key not in {"images", "scalefactors"}}
         scales = _images.own_scales(library.get("scalefactors", {}))
         extra = {key: value for key, value in scales.items() if key not in _FACTORS.values()}
@@ -813,8 +824,9 @@ def _write_images(
             rest["scalefactors"] = extra
         if rest:
             leftover[name] = rest
+    seen = set(present.dropna().astype(str))
     lost += [
-        f"uns['spatial'][{name!r}] (no cell is in it)" for name in libraries if name not in made
+        f"uns['spatial'][{name!r}] (no cell is in it)" for name in libraries if name not in seen
     ]
     return r.listing(made), types, leftover
 
