@@ -354,7 +354,8 @@ def _virtual(file: h5py.File, path: Path) -> None:
 def _external(file: h5py.File, path: Path) -> None:
     secret = path.with_suffix(".bin")
     secret.write_bytes(bytes(48))
-    file.create_dataset("obsm/outside", (6,), "f8", external=[(str(secret), 0, 48)])
+    made = file.create_dataset("obsm/outside", (6, 1), "f8", external=[(str(secret), 0, 48)])
+    made.attrs.update(dict(file["obsm/spatial"].attrs))
 
 
 def _laughs(file: h5py.File, path: Path) -> None:
@@ -434,7 +435,10 @@ def h5_files() -> dict[str, Maker]:
         "plugin": _plugin,
         "deep": _deep,
         "petabytes": lambda f, p: f.create_dataset("obsm/x", (2**30, 2**20), **huge),
-        "petabytes of X": lambda f, p: (f.__delitem__("X"), f.create_dataset("X", (6, 2**47))),
+        "petabytes of X": lambda f, p: (
+            f.__delitem__("X"),
+            f.create_dataset("X", (6, 2**47), "f4"),
+        ),
         "zeros": lambda f, p: f.create_dataset(
             "uns/x", data=np.zeros((2**13, 2**15), "f4"), **huge
         ),
@@ -599,7 +603,7 @@ def zarr_files(mark: str) -> dict[str, Maker]:
         "no type": _json("layers/dense/zarr.json", lambda m: m.pop("data_type")),
         "deep": lambda path: (path / "uns/zarr.json").write_text("[" * 10**5),
         "no text": lambda path: (path / "obs/zarr.json").write_bytes(b"\xff\xfe"),
-        "link out": lambda path: (path / "uns/a/b/c").symlink_to("/etc"),
+        "link out": lambda path: (path / "uns/etc").symlink_to("/etc"),
         "file link out": lambda path: (path / "uns/secret").symlink_to("/etc/passwd"),
         "link to nothing": lambda path: (path / "uns/none").symlink_to("nothing"),
         "link to itself": lambda path: (path / "uns/loop").symlink_to(path),
@@ -747,7 +751,7 @@ def space_ranger_files() -> dict[str, Maker]:
         "petabytes": _in_h5(
             lambda f, p: (
                 f["matrix"].__delitem__("data"),
-                f.create_dataset("matrix/data", (2**50,)),
+                f.create_dataset("matrix/data", (2**50,), "i4"),
             )
         ),
         "positions of text": lambda p: (p / "spatial/tissue_positions_list.csv").write_text("a,b"),
@@ -832,8 +836,9 @@ def model(change: Callable[[dict[str, Any], dict[str, Any]], object]) -> Maker:
     """Write a model and change what its file says: the header of tensors, and our own."""
 
     def make(path: Path) -> Path:
-        from m2st import AutoencoderParams
         from m2st._autoencoder import MaskedGraphAutoencoder
+
+        from m2st import AutoencoderParams
 
         path = path.with_suffix(".safetensors")
         MaskedGraphAutoencoder(4, AutoencoderParams()).save(path)
@@ -934,15 +939,17 @@ def _peak() -> int:
 
 def _read(path: Path) -> str:
     """Read a file and say what came of it, in this process."""
-    import m2st
     from m2st._autoencoder import MaskedGraphAutoencoder
+
+    import m2st
 
     try:
         if path.suffix == ".safetensors":
             MaskedGraphAutoencoder.load(path)
             return "read"
         adata = m2st.io.read(path)
-        for matrix in (adata.X, *adata.layers.values(), *adata.obsp.values()):
+        held = adata.X, *adata.layers.values(), *adata.obsp.values()
+        for matrix in (one for one in held if one is not None):
             matrix.sum(axis=0)
             sparse.csr_matrix(matrix).T.tocsr()
         return "read" if adata.n_obs in (3, 6) and adata.n_vars == 4 else f"SHAPE {adata.shape}"

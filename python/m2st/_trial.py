@@ -21,7 +21,7 @@ _FILTERS = {1, 2, 3, 4, 5, 6, 32000}
 _PIECE = 2**25
 _TEXTS = 2**16
 # Objects in a file; AnnData writes some hundred.
-_MOST = 1_000_000
+_MOST = 100_000
 
 
 class Refused(Exception):

@@ -726,6 +726,8 @@ def _read_space_ranger(root: Path, counts: Path, *, trust: bool) -> AnnData:
     with _expect("10x counts", counts), warnings.catch_warnings():
         if not trust:
             _check_counts(counts)
+        if counts.is_file():
+            _check_matrices(counts)
         # Two genes may share a symbol; the names are made unique below.
         warnings.filterwarnings("ignore", "Variable names are not unique", UserWarning)
         adata = sc.read_10x_h5(counts) if counts.is_file() else sc.read_10x_mtx(counts)
@@ -778,6 +780,19 @@ def _read_space_ranger(root: Path, counts: Path, *, trust: bool) -> AnnData:
                 library["images"][size] = imread(picture)
     adata.uns["spatial"] = {_library_id(root, counts): library}
     return adata
+
+
+def _check_matrices(counts: Path) -> None:
+    """Require valid matrices in an HDF5 file of 10x, of which scanpy takes a part at once."""
+
+    def check(name: str, group: Any) -> None:
+        if isinstance(group, h5py.Group) and {"data", "indices", "indptr", "shape"} <= set(group):
+            parts = [group[part][:] for part in ("data", "indices", "indptr")]
+            matrix = sparse.csr_matrix(tuple(parts), shape=tuple(group["shape"][:][::-1]))
+            check_sparse(matrix, name=f"{name} in {counts}")
+
+    with h5py.File(counts) as file:
+        file.visititems(check)
 
 
 def _check_counts(counts: Path) -> None:
