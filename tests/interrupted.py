@@ -110,16 +110,20 @@ def content(path: Path) -> Content:
 
 def started(act: Callable[[], None]) -> int:
     """Run in a process of its own, with everything imported already; return its number."""
+    # An interrupt waits until the new process can end by it, and nowhere else.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     process = os.fork()
     if process:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         return process
-    # What a shell starts in the background ignores interrupts, and hands that down.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     code = 70
-    with Path(os.devnull).open("w") as silent:
-        os.dup2(silent.fileno(), 1)
-        os.dup2(silent.fileno(), 2)
     try:
+        # What a shell starts in the background ignores interrupts, and hands that down.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with Path(os.devnull).open("w") as silent:
+            os.dup2(silent.fileno(), 1)
+            os.dup2(silent.fileno(), 2)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         act()
         code = 0
     except SystemExit as error:
