@@ -90,7 +90,11 @@ def replacing(target: Path, *, n_bytes: int | None = None) -> Iterator[Path]:
         msg = f"Could not write {target}: {reason}. {needed}What was there is unchanged."
         raise _same_kind(error, msg) from error
     finally:
-        remove(part)
+        try:
+            remove(part)
+        except KeyboardInterrupt:  # not before all is gone
+            remove(part)
+            raise
 
 
 def second_names(source: Path, copy: Path) -> None:
