@@ -335,7 +335,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
     """Write tensors with a JSON header as safetensors, with a checksum, whole or not at all."""
     cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps({"format": _FORMAT, "version": version("m2st"), **header})
-    write_whole(path, save(cpu, metadata={"m2st": text, "checksum": _checksum(cpu, text)}))
+    # One entry: safetensors writes several in an order of its own, another one each time.
+    entry = json.dumps({"header": text, "checksum": _checksum(cpu, text)})
+    write_whole(path, save(cpu, metadata={"m2st": entry}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -346,11 +348,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            found = file.metadata() or {}
-        text, checksum = found["m2st"], found["checksum"]
+            found = json.loads((file.metadata() or {})["m2st"])
+        text, checksum = found["header"], found["checksum"]
         whole = checksum == _checksum(tensors, text)
         header = json.loads(text) if whole else {}
-    except (SafetensorError, KeyError, ValueError, RuntimeError, OverflowError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
         msg = f"Expected a safetensors file written by m2ST in {path}, found another: {error}"
         raise ValueError(msg) from error
     if not whole:

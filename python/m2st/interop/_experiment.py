@@ -371,7 +371,8 @@ def _write_assays(
 def _whole(matrix: Any) -> bool:
     """Whether these are counts."""
     values = matrix.data if sparse.issparse(matrix) else np.asarray(matrix)
-    return bool((values == np.floor(values)).all() and (values >= 0).all())
+    with np.errstate(invalid="ignore"):  # of NaN of every kind
+        return bool((values == np.floor(values)).all() and (values >= 0).all())
 
 
 def _write_reduced(
