@@ -198,11 +198,12 @@ def test_visium_hd_bin(outs: Path) -> None:
 
 
 def test_visium_hd_without_pyarrow(outs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (outs / "spatial" / "tissue_positions.parquet").touch()
+    file = outs / "spatial" / "tissue_positions.parquet"
+    file.touch()
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "fastparquet", None)
     with pytest.raises(ImportError, match=r"tissue_positions.parquet .*`pip install pyarrow`"):
-        io.read(outs)
+        io._read_positions(file, trust=False)  # pandas 3 takes pyarrow for all text, if it is there
 
 
 def test_visium_hd_asks_for_one_bin(tmp_path: Path) -> None:
@@ -321,7 +322,7 @@ def test_no_scale_factors(outs: Path) -> None:
     (outs / "spatial" / "scalefactors_json.json").unlink()
     with pytest.warns(UserWarning, match=r"No scalefactors_json\.json .* left out") as caught:
         found = io.read(outs)
-    assert caught[0].filename == __file__
+    assert {one.filename for one in caught if one.category is UserWarning} == {__file__}
     check_visium(found)
     assert "spatial" not in found.uns
 

@@ -627,7 +627,8 @@ def test_colours_that_are_none_are_replaced(kept: object) -> None:
 
 
 def test_names_are_drawn_as_they_are(tmp_path: Path) -> None:
-    names = ["$\\frac{$", "two\nlines", "lone \ud800", "nul \0"]
+    lone = "lone ?" if int(pd.__version__.split(".")[0]) >= 3 else "lone \ud800"
+    names = ["$\\frac{$", "two\nlines", lone, "nul \0"]  # pandas 3 has no lone halves in text
     adata = data(hexagonal(), name=np.repeat(names, 36), sample=np.repeat(["$a", "b$_{"], 72))
     figure = pl.domains(adata, key="name", sample_key="sample")
     figure.savefig(tmp_path / "figure.png")

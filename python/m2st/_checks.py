@@ -120,7 +120,8 @@ def check_key(key: str, slot: Mapping[str, Any] | Any, *, where: str, hint: str 
         msg = f"Expected the name of one entry of `{where}`, found {key!r}."
         raise TypeError(msg)
     if key not in slot:
-        found = ", ".join(map(str, slot.keys())) or "nothing"
+        # anndata from 0.13 on lists X among the layers, as None.
+        found = ", ".join(str(one) for one in slot if one is not None) or "nothing"
         msg = f"Expected {key!r} in `{where}` (found: {found}).{' ' + hint if hint else ''}"
         raise KeyError(msg)
 

@@ -563,7 +563,8 @@ def _write_domains(
 
 def _forget_clustering(adata: AnnData) -> None:
     """Remove domains that no longer belong to the embeddings."""
-    adata.obs.drop(columns=[_keys.DOMAIN, _keys.CONFIDENCE], errors="ignore", inplace=True)
+    for column in {_keys.DOMAIN, _keys.CONFIDENCE} & set(adata.obs):
+        del adata.obs[column]
     adata.obsm.pop(_keys.EMBEDDING, None)
     for entry in ("cluster", "n_domains"):
         adata.uns.get(_keys.RECORD, {}).pop(entry, None)
