@@ -961,8 +961,9 @@ def _read(path: Path) -> str:
         return f"NOT OURS {type(error).__name__}: {error}"
 
 
-def judge(path: Path, seconds: int = 120) -> str:
+def judge(path: Path, seconds: int = 300) -> str:
     """Read a file in a process of its own, forked from this one, and say how that ended."""
+    import resource
     import signal
 
     import m2st
@@ -973,18 +974,19 @@ def judge(path: Path, seconds: int = 120) -> str:
     sys.stdout.flush()
     started = os.fork()
     if not started:
-        signal.alarm(seconds)
-        warnings.simplefilter("ignore")
-        before = _peak()
-        said = _read(path)
-        import resource
-
-        own = _peak() - before
-        most = max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
-        if most > max(2**30, 2 * n_bytes):
-            said = f"MEMORY {most / 1e9:.1f} GB for {n_bytes / 1e6:.1f} MB, {said}"
-        os.write(into, said.encode()[:4000])
-        os._exit(0)
+        try:
+            signal.alarm(seconds)
+            warnings.simplefilter("ignore")
+            before = _peak()
+            said = _read(path)
+            own = _peak() - before
+            most = max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
+            if most > max(2**30, 2 * n_bytes):
+                said = f"MEMORY {most / 1e9:.1f} GB for {n_bytes / 1e6:.1f} MB, {said}"
+            os.write(into, said.encode()[:4000])
+            os._exit(0)
+        finally:
+            os._exit(1)
     os.close(into)
     with os.fdopen(out, "rb") as stream:
         said = stream.read().decode()
