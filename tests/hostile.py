@@ -836,9 +836,7 @@ def model(change: Callable[[dict[str, Any], dict[str, Any]], object]) -> Maker:
     """Write a model and change what its file says: the header of tensors, and our own."""
 
     def make(path: Path) -> Path:
-        from m2st._autoencoder import MaskedGraphAutoencoder
-
-        from m2st import AutoencoderParams
+        from m2st import AutoencoderParams, MaskedGraphAutoencoder
 
         path = path.with_suffix(".safetensors")
         MaskedGraphAutoencoder(4, AutoencoderParams()).save(path)
@@ -939,9 +937,8 @@ def _peak() -> int:
 
 def _read(path: Path) -> str:
     """Read a file and say what came of it, in this process."""
-    from m2st._autoencoder import MaskedGraphAutoencoder
-
     import m2st
+    from m2st import MaskedGraphAutoencoder
 
     try:
         if path.suffix == ".safetensors":
