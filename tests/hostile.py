@@ -946,9 +946,9 @@ def _read(path: Path) -> str:
             return "read"
         adata = m2st.io.read(path)
         held = adata.X, *adata.layers.values(), *adata.obsp.values()
-        for matrix in (one for one in held if one is not None):
+        for matrix in filter(sparse.issparse, held):
             matrix.sum(axis=0)
-            sparse.csr_matrix(matrix).T.tocsr()
+            matrix.T.tocsr()
         return "read" if adata.n_obs in (3, 6) and adata.n_vars == 4 else f"SHAPE {adata.shape}"
     except (ValueError, TypeError, KeyError, MemoryError, OSError) as error:
         text = str(error)

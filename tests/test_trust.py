@@ -46,6 +46,7 @@ DAMAGED = {
     "zarr 3 index too large": "valid sparse matrix in `X in",
     "zarr 3 graph's index too large": "valid sparse matrix in `obsp/graph in",
     "Space Ranger index too large": r"valid sparse matrix in `matrix in .*matrix\.h5`",
+    "h5ad ends of floats": "its indices are no whole numbers",
     "zarr 3 deep": r"uns/zarr\.json is damaged",
     "h5ad shape of fewer": "Expected an h5ad file",
     "h5ad codes too large": "Expected an h5ad file",

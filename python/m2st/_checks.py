@@ -185,6 +185,9 @@ def check_sparse(matrix: Any, *, name: str) -> sparse.csr_matrix | sparse.csc_ma
             return sparse.coo_matrix(
                 (values, (triples.row, triples.col)), shape=matrix.shape
             ).tocsr()
+        if {matrix.indices.dtype.kind, matrix.indptr.dtype.kind} - {"i", "u"}:
+            msg = "its indices are no whole numbers"
+            raise ValueError(msg)
         kind = sparse.csr_matrix if matrix.format == "csr" else sparse.csc_matrix
         own = kind((matrix.data, matrix.indices, matrix.indptr), shape=matrix.shape)
         own.check_format(full_check=True)

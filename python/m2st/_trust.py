@@ -34,7 +34,7 @@ __all__ = [
 _FREE = 2**29
 _RATIO = 150
 # Memory in which a file is tried, and what it may take of its own size.
-_MEMORY = 2**30
+_MEMORY = 3 * 2**28
 # Seconds for a trial, and bytes a second, as on a slow network or a busy machine.
 _PATIENCE, _SPEED = 600, 5_000_000
 _TRIAL = Path(__file__).with_name("_trial.py")
