@@ -212,10 +212,12 @@ def _slot(adata: ad.AnnData, slot: str) -> Any:
 
 if __name__ == "__main__":
     first, last = map(int, sys.argv[1:])
-    n_bad = 0
+    n_wrong = 0
     with tempfile.TemporaryDirectory() as made:
         for number in range(first, last):
             for fault in (wrong := faults(number, Path(made))):
                 sys.stdout.write(f"{number}: {fault}\n")
-            n_bad += bool(wrong)
-    sys.stdout.write(f"{last - first} objects, {n_bad} with something wrong\n")
+                sys.stdout.flush()
+            n_wrong += bool(wrong)
+    sys.stdout.write(f"{last - first} objects, {n_wrong} wrong\n")
+    sys.exit(min(n_wrong, 1))

@@ -833,20 +833,27 @@ def spatialdata_files(mark: str) -> dict[str, Maker]:
 
 
 def model(change: Callable[[dict[str, Any], dict[str, Any]], object]) -> Maker:
-    """Write a model and change what its file says: the header of tensors, and our own."""
+    """Write a model and change what its file says: the header of tensors, and our own.
+
+    The checksum fits what was changed, as that of somebody who means harm would.
+    """
 
     def make(path: Path) -> Path:
         from m2st import AutoencoderParams, MaskedGraphAutoencoder
+        from m2st._nn._autoencoder import _checksum
 
         path = path.with_suffix(".safetensors")
-        MaskedGraphAutoencoder(4, AutoencoderParams()).save(path)
+        network = MaskedGraphAutoencoder(4, AutoencoderParams())
+        network.save(path)
         content = path.read_bytes()
         end = 8 + int.from_bytes(content[:8], "little")
         header = json.loads(content[8:end])
-        own = json.loads(header["__metadata__"]["m2st"])
+        own = json.loads(json.loads(header["__metadata__"]["m2st"])["header"])
         change(header, own)
         if "__metadata__" in header:
-            header["__metadata__"]["m2st"] = json.dumps(own)
+            text = json.dumps(own)
+            entry = {"header": text, "checksum": _checksum(network.state_dict(), text)}
+            header["__metadata__"]["m2st"] = json.dumps(entry)
         made = json.dumps(header).encode()
         path.write_bytes(len(made).to_bytes(8, "little") + made + content[end:])
         return path
@@ -938,11 +945,10 @@ def _peak() -> int:
 def _read(path: Path) -> str:
     """Read a file and say what came of it, in this process."""
     import m2st
-    from m2st import MaskedGraphAutoencoder
 
     try:
         if path.suffix == ".safetensors":
-            MaskedGraphAutoencoder.load(path)
+            m2st.MaskedGraphAutoencoder.load(path)
             return "read"
         adata = m2st.io.read(path)
         held = adata.X, *adata.layers.values(), *adata.obsp.values()
@@ -965,7 +971,7 @@ def judge(path: Path, seconds: int = 300) -> str:
 
     import m2st
 
-    _ = m2st.io, m2st.interop  # loaded once, here
+    _ = m2st.io, m2st.interop, m2st.MaskedGraphAutoencoder  # loaded once, here
     out, into = os.pipe()
     n_bytes = sum(p.stat().st_size for p in [path, *path.rglob("*")] if p.is_file())
     sys.stdout.flush()
@@ -1024,3 +1030,4 @@ if __name__ == "__main__":
         kind_of = outcome if is_fine(outcome) else "wrong"
         ends[kind_of] = ends.get(kind_of, 0) + 1
     sys.stdout.write(f"{sum(ends.values())} files: {ends}\n")
+    sys.exit(min(ends.get("wrong", 0), 1))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tests import hostile
 
-from m2st import _trust, io, pp
+from m2st import MaskedGraphAutoencoder, _trust, io, pp
 
 CORPUS = hostile.corpus("mark")
 REFUSED = {
@@ -68,6 +68,13 @@ def test_what_means_harm_is_refused_with_the_reason(name: str, tmp_path: Path) -
 def test_what_is_damaged_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=DAMAGED[name]):
         io.read(CORPUS[name](tmp_path / "x"))
+
+
+@pytest.mark.parametrize("name", ["wide", "many layers", "many features"])
+def test_a_model_is_no_larger_than_its_file(name: str, tmp_path: Path) -> None:
+    path = CORPUS[f"model {name}"](tmp_path / "x")
+    with pytest.raises(ValueError, match="its settings ask for a larger network than it holds"):
+        MaskedGraphAutoencoder.load(path)
 
 
 def test_what_is_trusted_is_read_as_it_is(tmp_path: Path) -> None:
@@ -136,7 +143,7 @@ def run(*arguments: str) -> str:
     done = subprocess.run(
         command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 

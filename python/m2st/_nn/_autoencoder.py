@@ -323,12 +323,29 @@ class MaskedGraphAutoencoder(nn.Module):
         """
         tensors, header = read_tensors(Path(path))
         try:
-            model = cls(header["n_features"], AutoencoderParams.from_dict(header["params"]))
+            n_features = header["n_features"]
+            params = AutoencoderParams.from_dict(header["params"])
+            _check_size(n_features, params, tensors)
+            with torch.device("meta"):  # takes no memory
+                cls(n_features, params).load_state_dict(tensors)
+            model = cls(n_features, params)
             model.load_state_dict(tensors)
         except (KeyError, TypeError, RuntimeError) as error:
             msg = f"Expected a saved m2ST model in {path}, found another file: {error}"
             raise ValueError(msg) from error
         return model
+
+
+def _check_size(
+    n_features: int, params: AutoencoderParams, tensors: Mapping[str, Tensor]
+) -> None:
+    """Refuse settings of a network that is larger than the tensors of its file."""
+    check_int("n_features", n_features, minimum=1)
+    largest = max((tensor.numel() for tensor in tensors.values()), default=0)
+    widths = (n_features, params.hidden_dim, params.n_heads, *params.scale_dims)
+    if max(widths) > largest or params.n_layers > len(tensors):
+        msg = "its settings ask for a larger network than it holds"
+        raise TypeError(msg)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
