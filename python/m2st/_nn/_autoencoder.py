@@ -336,9 +336,7 @@ class MaskedGraphAutoencoder(nn.Module):
         return model
 
 
-def _check_size(
-    n_features: int, params: AutoencoderParams, tensors: Mapping[str, Tensor]
-) -> None:
+def _check_size(n_features: int, params: AutoencoderParams, tensors: Mapping[str, Tensor]) -> None:
     """Refuse settings of a network that is larger than the tensors of its file."""
     check_int("n_features", n_features, minimum=1)
     largest = max((tensor.numel() for tensor in tensors.values()), default=0)
