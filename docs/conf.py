@@ -21,7 +21,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx-mathjax-offline",  # all formulas without a network, when building and when reading
 ]
-exclude_patterns = ["README.md"]  # index.md includes it
+exclude_patterns = ["README.md", "benchmarks/NOTEBOOK.md"]  # index.md includes it; a raw log
 
 # Pages: Markdown, with links to headings as GitHub makes them.
 myst_heading_anchors = 3

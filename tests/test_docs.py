@@ -126,6 +126,16 @@ def test_blocks_run(page: str) -> None:
     assert len(not_run) == NOT_RUN.get(page, 0), not_run
 
 
+def test_departures_name_sections_of_the_notebook() -> None:
+    page = (ROOT / "docs/departures.md").read_text(encoding="utf-8").replace("\n", " ")
+    notebook = (ROOT / "benchmarks/NOTEBOOK.md").read_text(encoding="utf-8")
+    sections = set(re.findall(r"^## (.*)$", notebook, re.MULTILINE))
+    evidence = re.findall(r"\(((?:\*[^*]+\*|; |, |Table)+)\)", page)
+    named = {name for names in evidence for name in re.findall(r"\*([^*]+)\*", names)}
+    assert len(named) > 5
+    assert named <= sections
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_blocks_are_of_a_kind_that_runs(page: str) -> None:
     """Text in a fence that no test would look at is no code."""

@@ -149,13 +149,8 @@ class AutoencoderParams(_Params):
 
     Notes
     -----
-    The defaults are one configuration for all data. Three departures from the paper: without
-    activations, attention is all that is not linear, and the scatter within domains stays elliptic,
-    as the clustering assumes; a second layer per scale averages over more of the noise; with γ = 1
-    observations that are reconstructed well weigh as much as others, which holds runs of other
-    seeds closer together. The published code has γ = 2, no shared encoder, slope 0.2, dropout 0.2
-    on features and 0.1 on attention, and scales 256 and 128 wide; all but the encoder can be set
-    here.
+    The defaults are one configuration for all data. ``docs/departures.md`` says where they and the
+    published code leave the paper, and what that gains or loses.
     """
 
     n_members: int | None = None

@@ -143,25 +143,19 @@ def prepare(
     Notes
     -----
     Fractional values are taken as counts that a correction for ambient RNA has left, unless they
-    are logarithms: taken back, to the base e, 2 or 10, the values of a row are multiples of its
-    least one, or all rows have the same sum; or ``uns["log1p"]`` says so of ``X``.
+    are logarithms. They are logarithms if ``uns["log1p"]`` says so of ``X``, or if taking them back
+    gives counts again. Bases e, 2 and 10 are tried. The values of a row are then multiples of its
+    least one, or all rows have the same sum.
 
-    Where counts are thin, the components of single observations hold the noise of the counts
-    before anything else; what neighbours share stands out in the mean of their counts. Where counts
-    are rich, both have the same components (``benchmarks/NOTEBOOK.md``). Counts are averaged
-    before the logarithm, which thin counts would bend.
+    Counts are averaged over neighbours before the logarithm, which would bend thin counts. Genes
+    of `normalized` values are chosen by Seurat's dispersion. ``docs/departures.md`` has the
+    measurements behind the choice of genes, the scaling and the number of components.
 
-    Genes are not scaled to equal variance: after the logarithm their variance tells how much they
-    differ, and scaling raises the noise of rare genes. Genes are chosen from counts because the
-    dispersion of log values favours rare genes in shallow data; of values that are `normalized`
-    already, Seurat's dispersion is what there is. The bits of the result do not depend on the
-    number of threads; each component points the way in which its largest loading is positive.
-
-    Few components are kept: later ones hold noise and single outlying observations, and seeds then
-    differ in what they find (``benchmarks/NOTEBOOK.md``).
+    The bits of the result do not depend on the number of threads. Each component points the way in
+    which its largest loading is positive.
 
     With `sample_key` the shift and the scale of a whole section are taken for an effect of the
-    batch. Where sections differ in what tissue they hold, part of that difference goes with it.
+    batch. If sections hold different tissue, part of that difference goes with it.
 
     Examples
     --------
@@ -257,9 +251,9 @@ def prepare_rep(
 
     Notes
     -----
-    Components of values that were not brought to a log scale are often those of single outlying
-    observations: of the first 15 of published scores of a cortex, 13. Domains of one or two
-    observations came of them (``benchmarks/NOTEBOOK.md``).
+    Components of values that are not on a log scale often show single outlying observations, and
+    domains of one or two observations follow. Outliers are moved closer for this reason
+    (``docs/departures.md``).
 
     Examples
     --------
@@ -348,10 +342,10 @@ def prepare_paper(
 
     Notes
     -----
-    Not the default: without logarithm and gene selection a few outlying observations dominate whole
-    components.
+    Not the default: a few outlying observations dominate whole components
+    (``docs/departures.md``).
 
-    Genes are not centred before PCA, which centres them itself: the scores are the same and the
+    Genes are not centred before PCA, which centres them itself. The scores are the same, and the
     matrix stays sparse.
 
     References

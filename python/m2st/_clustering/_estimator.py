@@ -102,27 +102,11 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
 
     Notes
     -----
-    Departures from the paper, each with the measurement that decided it in
-    ``benchmarks/NOTEBOOK.md``:
+    Objective (12) of the paper has k-means terms, labels, moving representations, and no term in
+    space. ``docs/departures.md`` names each departure and the measurement behind it.
 
-    * **A covariance shared by the domains.** The k-means terms of (12) assume round domains: they
-      cut the tissue along the direction of the largest scatter, even where that is scatter within
-      domains.
-    * **Heavy tails.** Distances grow with the logarithm (a t distribution), so that outlying
-      observations neither pull centres nor take a domain for themselves.
-    * **Responsibilities with an entropy** instead of one-hot columns: the limit of many small steps
-      is the same labels, from far fewer poor local minima.
-    * **Scale weights by what the domains explain.** In (12) the weights favour a scale with little
-      variance, signal or not. Here a scale without domains has the cost 0, others less.
-    * **Smoothness in space** enters once the best start has settled; earlier it would keep the
-      labels of the start.
-    * **Representations do not move with the labels.** In (12) they are pulled to the centres, which
-      confirms the labels of any start, and the objective falls without end when loadings grow and
-      representations shrink. The ridge β multiplies a representation by a number, to which
-      distances in units of the covariance are blind; near-orthogonal centres (λ) have no meaning in
-      such units. Both are left out.
-    * A domain never becomes empty: at the end one without a first place takes the observation that
-      loses least.
+    A domain never becomes empty. At the end, a domain without observations takes the one that loses
+    least.
 
     References
     ----------
