@@ -52,14 +52,14 @@ PUBLISHED = m2st.AutoencoderParams(
     scale_dims=(128, 64),
     hidden_dim=256,
     n_layers=1,
-    activation=True,
+    use_prelu=True,
     negative_slope=0.2,
     feature_dropout=0.2,
     attention_dropout=0.1,
-    gamma=2.0,
+    loss_exponent=2.0,
     n_epochs=200,
     learning_rate=5e-3,
-    settle_tol=0.0,
+    min_delta=0.0,
 )
 
 Labels = np.ndarray
@@ -185,9 +185,9 @@ METHODS: dict[tuple[str, ...], Method] = {
         "m2ST, k-means for its clustering",
     ): ours,
     ("m2ST without masking",): ablated("m2ST without masking", mask_rate=0.0),
-    ("m2ST, squared error",): ablated("m2ST, squared error", gamma=None),
+    ("m2ST, squared error",): ablated("m2ST, squared error", loss_exponent=None),
     ("m2ST, one scale",): ablated("m2ST, one scale", scale_dims=(64,)),
-    ("m2ST, PReLU",): ablated("m2ST, PReLU", activation=True),
+    ("m2ST, PReLU",): ablated("m2ST, PReLU", use_prelu=True),
     ("m2ST, untrained",): ablated("m2ST, untrained", n_epochs=1),
     (ALONE,): alone,
 }

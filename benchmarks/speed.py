@@ -165,7 +165,7 @@ def bench(case: Case) -> Bench:
     m2st.pp.prepare(adata)
     features = np.asarray(adata.obsm[FEATURES], dtype=np.float32)
     adjacency = adata.obsp["spatial_connectivities"]
-    params = m2st.AutoencoderParams(n_epochs=12, settle_tol=0.0)
+    params = m2st.AutoencoderParams(n_epochs=12, min_delta=0.0)
 
     def ours() -> object:
         return train(features, adjacency, params)

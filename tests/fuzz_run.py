@@ -192,8 +192,8 @@ def settings_of(rng: Rng) -> dict[str, Any]:
         n_layers=int(rng.integers(1, 3)),
         batch_size=int(rng.choice([16384, 50, 10])),
         mask_rate=float(rng.choice([0.5, 0, 0.99])),
-        gamma=[1.0, None, 2.0][rng.integers(3)],
-        activation=bool(rng.random() < 0.2),
+        loss_exponent=[1.0, None, 2.0][rng.integers(3)],
+        use_prelu=bool(rng.random() < 0.2),
         feature_dropout=float(rng.choice([0, 0.3])),
         learning_rate=float(rng.choice([2e-3, 1.0, 1e-10], p=[0.9, 0.05, 0.05])),
     )
@@ -202,7 +202,7 @@ def settings_of(rng: Rng) -> dict[str, Any]:
         short_iter=5,
         max_iter=40,
         smoothness=float(rng.choice([10, 0, 1e6], p=[0.8, 0.15, 0.05])),
-        entropy=float(rng.choice([0.3, 1e-9, 1e9], p=[0.9, 0.05, 0.05])),
+        weight_entropy=float(rng.choice([0.3, 1e-9, 1e9], p=[0.9, 0.05, 0.05])),
     )
     return {"autoencoder": autoencoder, "clustering": clustering, "progress": False}
 

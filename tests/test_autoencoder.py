@@ -65,15 +65,15 @@ def test_an_embedding_sees_one_step_more_than_it_has_layers(n_layers: int, x: to
 def test_activations_only_when_asked(x: torch.Tensor) -> None:
     """With one neighbourhood, its own, attention is linear: so is the encoder without a PReLU."""
     edges = Edges.from_adjacency(sparse.csr_matrix((12, 12)))
-    for activation in (False, True):
-        params = AutoencoderParams(scale_dims=(4,), hidden_dim=8, n_heads=2, activation=activation)
+    for use_prelu in (False, True):
+        params = AutoencoderParams(scale_dims=(4,), hidden_dim=8, n_heads=2, use_prelu=use_prelu)
         model = MaskedGraphAutoencoder(6, params)
         n_slopes = sum(isinstance(part, torch.nn.PReLU) for part in model.modules())
-        assert n_slopes == (1 + params.n_layers if activation else 0)
+        assert n_slopes == (1 + params.n_layers if use_prelu else 0)
         (there,), (back,) = model.encode(x, edges), model.encode(-x, edges)
         offset = model.encode(torch.zeros_like(x), edges)[0]
         odd = torch.allclose(there - offset, offset - back, atol=1e-6)
-        assert odd != activation
+        assert odd != use_prelu
 
 
 def test_masked_features_do_not_leak(model: MaskedGraphAutoencoder, x: torch.Tensor) -> None:
@@ -122,21 +122,21 @@ def test_one_row_for_all_masked_changes_nothing(
         ours.sum().backward(retain_graph=True)
 
 
-@pytest.mark.parametrize("gamma", [1.0, 2.0])
-def test_loss_is_equation_10(gamma: float, x: torch.Tensor) -> None:
-    model = MaskedGraphAutoencoder(6, replace(SMALL, gamma=gamma))
+@pytest.mark.parametrize("loss_exponent", [1.0, 2.0])
+def test_loss_is_equation_10(loss_exponent: float, x: torch.Tensor) -> None:
+    model = MaskedGraphAutoencoder(6, replace(SMALL, loss_exponent=loss_exponent))
     edges = Edges.from_adjacency(ring(12))
     masked = among(0, 3, 5)
     found = model(x, edges, masked)
     z = [part.detach().numpy().astype(float) for part in found]
-    expected = reference.scaled_cosine_error(x.numpy().astype(float), z, [0, 3, 5], gamma)
+    expected = reference.scaled_cosine_error(x.numpy().astype(float), z, [0, 3, 5], loss_exponent)
     error = model.error(found[:, masked], x[masked]).item()
     assert error / 3 == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("gamma", [1.0, 2.0, 3.5])
-def test_gradient_of_the_error(gamma: float, rng: np.random.Generator) -> None:
-    model = MaskedGraphAutoencoder(6, replace(SMALL, gamma=gamma))
+@pytest.mark.parametrize("loss_exponent", [1.0, 2.0, 3.5])
+def test_gradient_of_the_error(loss_exponent: float, rng: np.random.Generator) -> None:
+    model = MaskedGraphAutoencoder(6, replace(SMALL, loss_exponent=loss_exponent))
     found = torch.tensor(rng.normal(size=(2, 12, 6)), requires_grad=True)
     target = torch.tensor(rng.normal(size=(12, 6)))
     assert torch.autograd.gradcheck(lambda found: model.error(found, target), found)
@@ -149,7 +149,7 @@ def test_gradient_of_the_error(gamma: float, rng: np.random.Generator) -> None:
 
 def test_mean_squared_error_and_no_masking(x: torch.Tensor) -> None:
     model = MaskedGraphAutoencoder(
-        6, AutoencoderParams(scale_dims=(4,), hidden_dim=8, n_heads=2, gamma=None)
+        6, AutoencoderParams(scale_dims=(4,), hidden_dim=8, n_heads=2, loss_exponent=None)
     )
     edges = Edges.from_adjacency(ring(12))
     found = model(x, edges, among())
@@ -215,9 +215,9 @@ def test_load_refuses_a_damaged_file_and_another_format(
     with pytest.raises(ValueError, match=r"found it damaged \(another checksum\)\. Delete it"):
         MaskedGraphAutoencoder.load(path)
     with monkeypatch.context() as other:
-        other.setattr("m2st._nn._autoencoder._FORMAT", 2)
+        other.setattr("m2st._nn._autoencoder._FORMAT", 3)
         model.save(path)
-    with pytest.raises(ValueError, match=r"a file of format 1 in .*, found 2, of m2ST"):
+    with pytest.raises(ValueError, match=r"a file of format 2 in .*, found 3, of m2ST"):
         MaskedGraphAutoencoder.load(path)
 
 

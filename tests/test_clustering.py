@@ -132,8 +132,8 @@ def test_a_scale_of_noise_gets_no_weight() -> None:
     n_domains=st.integers(1, 5),
     common_dim=st.integers(1, 5),
     specific_dim=st.integers(1, 8),
-    entropy=st.floats(1e-2, 10),
-    freedom=st.floats(0.5, 100),
+    weight_entropy=st.floats(1e-2, 10),
+    degrees_of_freedom=st.floats(0.5, 100),
     smoothness=st.floats(0, 20),
     seed=st.integers(0, 100),
 )
@@ -143,8 +143,8 @@ def test_objective_never_rises(
     n_domains: int,
     common_dim: int,
     specific_dim: int,
-    entropy: float,
-    freedom: float,
+    weight_entropy: float,
+    degrees_of_freedom: float,
     smoothness: float,
     seed: int,
 ) -> None:
@@ -153,8 +153,8 @@ def test_objective_never_rises(
     params = ClusteringParams(
         common_dim=common_dim,
         specific_dim=specific_dim,
-        entropy=entropy,
-        freedom=freedom,
+        weight_entropy=weight_entropy,
+        degrees_of_freedom=degrees_of_freedom,
         smoothness=smoothness,
         tol=0,
     )
@@ -174,7 +174,9 @@ def test_objective_never_rises(
 
 def test_objective_is_the_documented_one() -> None:
     scales, _ = blobs(0, n_obs=30)
-    params = ClusteringParams(entropy=0.5, freedom=3, smoothness=2, common_dim=3, specific_dim=2)
+    params = ClusteringParams(
+        weight_entropy=0.5, degrees_of_freedom=3, smoothness=2, common_dim=3, specific_dim=2
+    )
     blocks, state = started(scales, 4, params)
     state.adjacency = normalised_adjacency(ring(30), 30)
     history = [0.0]
@@ -214,7 +216,7 @@ def test_a_single_domain_costs_nothing() -> None:
     """So that a scale's term is what the domains explain of it."""
     scales, _ = blobs(0)
     found = MultiScaleClustering.from_params(1, ClusteringParams(n_init=1, tol=1e-10)).fit(scales)
-    uniform = -QUICK.entropy * np.log(len(found.scale_weights_))
+    uniform = -QUICK.weight_entropy * np.log(len(found.scale_weights_))
     assert found.objective_[-1] == pytest.approx(uniform, abs=1e-3)
 
 
@@ -375,11 +377,13 @@ def test_entropy_spreads_the_weights() -> None:
     scales[1] = np.random.default_rng(1).normal(size=scales[1].shape)
     spread = [
         np.ptp(
-            MultiScaleClustering.from_params(4, ClusteringParams(entropy=entropy, n_init=2))
+            MultiScaleClustering.from_params(
+                4, ClusteringParams(weight_entropy=weight_entropy, n_init=2)
+            )
             .fit(scales)
             .scale_weights_
         )
-        for entropy in (0.1, 100.0)
+        for weight_entropy in (0.1, 100.0)
     ]
     assert spread[0] > 10 * spread[1]
 

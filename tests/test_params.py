@@ -15,9 +15,9 @@ def test_round_trip_through_json(cls: type[AutoencoderParams] | type[ClusteringP
 
 
 def test_none_survives() -> None:
-    params = AutoencoderParams(gamma=None)
-    assert "gamma" not in params.to_dict()
-    assert AutoencoderParams.from_dict(params.to_dict()).gamma is None
+    params = AutoencoderParams(loss_exponent=None)
+    assert "loss_exponent" not in params.to_dict()
+    assert AutoencoderParams.from_dict(params.to_dict()).loss_exponent is None
 
 
 def test_unknown_settings_are_refused() -> None:
@@ -30,7 +30,7 @@ def test_unknown_settings_are_refused() -> None:
     [
         ({"mask_rate": 1.2}, r"Expected `mask_rate` in \[0, 1\), found 1.2"),
         ({"mask_rate": 1}, r"Expected `mask_rate` in \[0, 1\), found 1"),
-        ({"gamma": 0.5}, r"Expected `gamma` in \[1, inf\), found 0.5"),
+        ({"loss_exponent": 0.5}, r"Expected `loss_exponent` in \[1, inf\), found 0.5"),
         ({"n_members": 0}, "Expected `n_members` to be at least 1, found 0"),
         ({"n_layers": 0}, "Expected `n_layers` to be at least 1, found 0"),
         ({"n_epochs": 0}, "Expected `n_epochs` to be at least 1, found 0"),
@@ -48,8 +48,8 @@ def test_autoencoder_settings_are_checked(settings: dict[str, Any], message: str
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"entropy": 0}, r"Expected `entropy` in \(0, inf\), found 0"),
-        ({"freedom": 0}, r"Expected `freedom` in \(0, inf\), found 0"),
+        ({"weight_entropy": 0}, r"Expected `weight_entropy` in \(0, inf\), found 0"),
+        ({"degrees_of_freedom": 0}, r"Expected `degrees_of_freedom` in \(0, inf\), found 0"),
         ({"smoothness": -1}, r"Expected `smoothness` in \[0, inf\), found -1"),
         ({"tol": 1}, r"Expected `tol` in \[0, 1\), found 1"),
         ({"short_iter": 0}, "Expected `short_iter` to be at least 1, found 0"),
@@ -73,8 +73,8 @@ def test_types_are_checked() -> None:
         AutoencoderParams(n_epochs=True)
     with pytest.raises(TypeError, match=r"Expected `n_members` to be a whole number, found 2.0"):
         AutoencoderParams(n_members=2.0)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="Expected `activation` to be True or False, found 'no'"):
-        AutoencoderParams(activation="no")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="Expected `use_prelu` to be True or False, found 'no'"):
+        AutoencoderParams(use_prelu="no")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("n_obs", "expected"), [(50, 20), (500, 20), (1_000, 10), (10**6, 5)])

@@ -357,22 +357,24 @@ def record(**embed: object) -> AnnData:
 
 
 def test_training_draws_one_value_per_epoch_and_the_end() -> None:
-    figure = pl.training(record(stopped="settled", params={"gamma": 2.0, "n_epochs": 500}))
+    figure = pl.training(
+        record(stopped="converged", params={"loss_exponent": 2.0, "n_epochs": 500})
+    )
     (axes,) = figure.axes
     curve, end = axes.lines
     np.testing.assert_array_equal(curve.get_xdata(), [1, 2, 3])
     np.testing.assert_array_equal(curve.get_ydata(), [0.9, 0.5, 0.4])
     assert (end.get_xdata()[0], end.get_ydata()[0]) == (3, 0.4)
-    assert axes.texts[0].get_text() == "settled, 0.4"
+    assert axes.texts[0].get_text() == "converged, 0.4"
     assert axes.get_title() == "Training: 3 of at most 500 epochs"
 
 
 @pytest.mark.parametrize(
     ("params", "label"),
     [
-        ({"gamma": 1.0}, "scaled cosine error"),
-        ({"gamma": None}, "mean squared error"),
-        ({"gamma": np.nan}, "mean squared error"),
+        ({"loss_exponent": 1.0}, "scaled cosine error"),
+        ({"loss_exponent": None}, "mean squared error"),
+        ({"loss_exponent": np.nan}, "mean squared error"),
         ({}, "mean squared error"),
     ],
 )
@@ -391,14 +393,14 @@ def test_training_without_a_stop_has_no_mark() -> None:
 
 def test_training_draws_each_member_to_its_own_end() -> None:
     loss = np.array([[0.9, 0.5, 0.4], [0.8, 0.6, np.nan]])
-    params = {"gamma": 2.0, "n_epochs": 500}
-    (axes,) = pl.training(record(loss=loss, stopped="settled", params=params)).axes
+    params = {"loss_exponent": 2.0, "n_epochs": 500}
+    (axes,) = pl.training(record(loss=loss, stopped="converged", params=params)).axes
     first, first_end, second, second_end = axes.lines
     assert first.get_ydata().tolist() == [0.9, 0.5, 0.4]
     assert second.get_ydata().tolist() == [0.8, 0.6]
     assert (first_end.get_xdata()[0], first_end.get_ydata()[0]) == (3, 0.4)
     assert (second_end.get_xdata()[0], second_end.get_ydata()[0]) == (2, 0.6)
-    assert [text.get_text() for text in axes.texts] == ["settled, 0.5 on average"]
+    assert [text.get_text() for text in axes.texts] == ["converged, 0.5 on average"]
     assert axes.get_title() == "Training: 2 members, up to 3 of at most 500 epochs"
 
 

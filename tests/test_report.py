@@ -101,8 +101,8 @@ def finish(adata: AnnData, codes: Any, rng: np.random.Generator) -> None:
         "n_members": 2,
         "embed": {
             "loss": np.array([[1.0, 0.8, 0.7], [1.1, 0.9, np.nan]]),
-            "stopped": "settled",
-            "params": {"scale_dims": np.array([8, 4]), "gamma": 2.0, "n_epochs": 100},
+            "stopped": "converged",
+            "params": {"scale_dims": np.array([8, 4]), "loss_exponent": 2.0, "n_epochs": 100},
         },
         "cluster": {
             "n_domains": len(names),
@@ -603,7 +603,7 @@ def plain(n_obs: int = 40, **record: Any) -> AnnData:
     entries: dict[str, Any] = {
         "n_members": 2,
         "graph": {"n_isolated": 0, "sample_key": "slide"},
-        "embed": {"stopped": "settled"},
+        "embed": {"stopped": "converged"},
         "cluster": {"n_domains": 2, "converged": True, "stability": np.array([0.9, 0.8])},
     }
     return AnnData(

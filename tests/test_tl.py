@@ -554,10 +554,10 @@ def test_a_callback_needs_a_single_job(embedded: anndata.AnnData) -> None:
 
 
 def test_members_that_settle_early_are_padded(prepared: anndata.AnnData) -> None:
-    early = replace(QUICK, n_epochs=400, settle_window=3, settle_tol=0.3)
+    early = replace(QUICK, n_epochs=400, patience=3, min_delta=0.3)
     m2st.tl.embed(prepared, early, progress=False)
     record = prepared.uns["m2st"]["embed"]
-    assert record["stopped"] == "settled"
+    assert record["stopped"] == "converged"
     lengths = [int((~np.isnan(row)).sum()) for row in record["loss"]]
     assert record["loss"].shape == (2, max(lengths))
     for row, length in zip(record["loss"], lengths, strict=True):

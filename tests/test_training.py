@@ -20,7 +20,7 @@ from m2st._nn._edges import Edges
 from m2st._nn._training import _Run, choose_device, train
 
 PARAMS = AutoencoderParams(
-    scale_dims=(8, 4), hidden_dim=8, n_heads=2, n_epochs=12, feature_dropout=0.1, settle_tol=0
+    scale_dims=(8, 4), hidden_dim=8, n_heads=2, n_epochs=12, feature_dropout=0.1, min_delta=0
 )
 
 
@@ -84,10 +84,10 @@ def test_features_of_zero() -> None:
 
 def test_stops_when_settled(features: np.ndarray) -> None:
     params = AutoencoderParams(
-        scale_dims=(4,), hidden_dim=8, n_epochs=5000, settle_window=10, settle_tol=0.2
+        scale_dims=(4,), hidden_dim=8, n_epochs=5000, patience=10, min_delta=0.2
     )
     result = train(features, ring(40), params)
-    assert result.stopped == "settled"
+    assert result.stopped == "converged"
     assert 20 <= len(result.loss) < 5000
     before, last = result.loss[-20:-10].mean(), result.loss[-10:].mean()
     assert last > 0.8 * before
@@ -285,7 +285,7 @@ def test_features_of_extreme_size_are_refused(
 
 def test_loss_that_is_not_finite_is_an_error(features: np.ndarray) -> None:
     # An angle of more than 90 degrees counts more than once, here to a power beyond all numbers.
-    params = replace(PARAMS, gamma=1e4)
+    params = replace(PARAMS, loss_exponent=1e4)
     with pytest.raises(FloatingPointError, match=r"became inf in epoch 1\. Lower `learning_rate`"):
         train(features, ring(40), params)
 

@@ -111,7 +111,7 @@ class AutoencoderParams(_Params):
         steps around an observation, and one more.
     n_heads
         Attention heads of the encoders; their outputs are concatenated. Decoders have one head.
-    activation
+    use_prelu
         Apply a PReLU after each layer of the encoders, as the paper does.
     negative_slope
         Slope ε of the LeakyReLU in the attention logits, in [0, 1).
@@ -122,7 +122,7 @@ class AutoencoderParams(_Params):
     mask_rate
         Share of the observations that is masked in each epoch, equation (1), in [0, 1). With 0
         nothing is masked and the error is taken over all observations (ablations m2ST1, m2ST2).
-    gamma
+    loss_exponent
         Exponent γ ≥ 1 of the scaled cosine error, equation (10). None replaces that error by the
         mean squared error (ablation m2ST4).
     n_epochs
@@ -136,11 +136,11 @@ class AutoencoderParams(_Params):
         Step size of Adam.
     weight_decay
         L2 penalty of Adam.
-    settle_window
+    patience
         Training ends early once the mean loss over this many epochs is no longer lower, by the
-        share `settle_tol`, than over as many epochs before.
-    settle_tol
-        Relative decrease of the loss under which training has settled; 0 trains all `n_epochs`.
+        share `min_delta`, than over as many epochs before.
+    min_delta
+        Relative decrease of the loss under which training has converged; 0 trains all `n_epochs`.
 
     Raises
     ------
@@ -158,18 +158,18 @@ class AutoencoderParams(_Params):
     hidden_dim: int = 128
     n_layers: int = 2
     n_heads: int = 4
-    activation: bool = False
+    use_prelu: bool = False
     negative_slope: float = 0.01
     feature_dropout: float = 0.0
     attention_dropout: float = 0.0
     mask_rate: float = 0.5
-    gamma: float | None = 1.0
+    loss_exponent: float | None = 1.0
     n_epochs: int = 100
     batch_size: int = 16384
     learning_rate: float = 2e-3
     weight_decay: float = 5e-4
-    settle_window: int = 25
-    settle_tol: float = 2e-3
+    patience: int = 25
+    min_delta: float = 2e-3
 
     ranges: ClassVar[Mapping[str, Range]] = {
         "n_members": Range("whole", none=True),
@@ -177,18 +177,18 @@ class AutoencoderParams(_Params):
         "hidden_dim": _WHOLE,
         "n_layers": _WHOLE,
         "n_heads": _WHOLE,
-        "activation": Range("flag"),
+        "use_prelu": Range("flag"),
         "negative_slope": _SHARE,
         "feature_dropout": _SHARE,
         "attention_dropout": _SHARE,
         "mask_rate": _SHARE,
-        "gamma": Range("real", 1, none=True),
+        "loss_exponent": Range("real", 1, none=True),
         "n_epochs": _WHOLE,
         "batch_size": _WHOLE,
         "learning_rate": Range("real", 0, 1, closed=(False, True)),
         "weight_decay": Range("real", 0, 1, closed=(True, True)),
-        "settle_window": _WHOLE,
-        "settle_tol": _SHARE,
+        "patience": _WHOLE,
+        "min_delta": _SHARE,
     }
 
     def __post_init__(self) -> None:
@@ -229,9 +229,9 @@ class ClusteringParams(_Params):
         domains, the paper's width, if that is more: fewer cannot hold them apart.
     specific_dim
         Width d_s of the representation specific to each scale; at most the scale's own width.
-    entropy
+    weight_entropy
         δ > 0, weight of the entropy of the scale weights: small trusts one scale, large all alike.
-    freedom
+    degrees_of_freedom
         ν > 0, degrees of freedom of the t distribution around a centre: the smaller, the less
         outlying observations count; a normal distribution is the limit of large ones.
     smoothness
@@ -255,8 +255,8 @@ class ClusteringParams(_Params):
 
     common_dim: int | None = None
     specific_dim: int = 6
-    entropy: float = 0.3
-    freedom: float = 8.0
+    weight_entropy: float = 0.3
+    degrees_of_freedom: float = 8.0
     smoothness: float = 10.0
     n_init: int = 12
     short_iter: int = 30
@@ -266,8 +266,8 @@ class ClusteringParams(_Params):
     ranges: ClassVar[Mapping[str, Range]] = {
         "common_dim": Range("whole", none=True),
         "specific_dim": _WHOLE,
-        "entropy": _POSITIVE,
-        "freedom": _POSITIVE,
+        "weight_entropy": _POSITIVE,
+        "degrees_of_freedom": _POSITIVE,
         "smoothness": Range("real", 0),
         "n_init": _WHOLE,
         "short_iter": _WHOLE,

@@ -71,7 +71,7 @@ _FITTING: dict[str, Callable[[object], bool]] = {
     "embed.stopped": _is_text,
     "embed.versions": _is_mapping,
     "embed.params": _is_mapping,
-    "embed.params.gamma": _is_missing_or(_is_number),
+    "embed.params.loss_exponent": _is_missing_or(_is_number),
     "embed.params.n_epochs": _is_number,
     "embed.params.scale_dims": _is_complete,
     "cluster": _is_mapping,

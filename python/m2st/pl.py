@@ -218,7 +218,7 @@ def training(adata: AnnData) -> Figure:
     Examples
     --------
     >>> from anndata import AnnData
-    >>> record = {"loss": [0.9, 0.5, 0.4], "stopped": "settled", "params": {"gamma": 2.0}}
+    >>> record = {"loss": [0.9, 0.5, 0.4], "stopped": "converged", "params": {"loss_exponent": 2.0}}
     >>> figure = training(AnnData(uns={"m2st": {"embed": record}}))
     >>> figure.axes[0].get_ylabel()
     'scaled cosine error'
@@ -230,7 +230,7 @@ def training(adata: AnnData) -> Figure:
     losses = [row[~np.isnan(row)] for row in members]
     longest = max(len(loss) for loss in losses)
     params = record.get("params", {})
-    cosine = not pd.isna(params.get("gamma"))
+    cosine = not pd.isna(params.get("loss_exponent"))
     planned = params.get("n_epochs")
     stopped = str(record.get("stopped", ""))
 

@@ -178,7 +178,7 @@ def embed(
         "attention": results[0].attention,
         "n_unplaced": int((~placed).sum()),
         "loss": padded([result.loss for result in results]),
-        "stopped": next(e for e in ("interrupted", "finished", "settled") if e in endings),
+        "stopped": next(e for e in ("interrupted", "finished", "converged") if e in endings),
         "versions": {name: version(name) for name in ("m2st", "torch", "numpy", "scanpy")},
     }
     return [result.model for result in results]

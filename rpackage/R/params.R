@@ -10,32 +10,32 @@
 #' @param n_layers Attention layers of each scale's encoder, after the shared one;
 #'   `r helpOf("n_layers")`.
 #' @param n_heads Attention heads of the encoders; `r helpOf("n_heads")`.
-#' @param activation `TRUE` applies a PReLU after each layer of the encoders, as the paper does;
-#'   `r helpOf("activation")`.
+#' @param use_prelu `TRUE` applies a PReLU after each layer of the encoders, as the paper does;
+#'   `r helpOf("use_prelu")`.
 #' @param negative_slope Slope of the LeakyReLU in the attention; `r helpOf("negative_slope")`.
 #' @param feature_dropout Probability of dropping an input in training;
 #'   `r helpOf("feature_dropout")`.
 #' @param attention_dropout Probability of dropping an attention weight in training;
 #'   `r helpOf("attention_dropout")`.
 #' @param mask_rate Share of the spots that is masked in each epoch; `r helpOf("mask_rate")`.
-#' @param gamma Exponent of the scaled cosine error; `r helpOf("gamma")`. `NA` takes the mean
-#'   squared error.
+#' @param loss_exponent Exponent of the scaled cosine error; `r helpOf("loss_exponent")`. `NA` takes
+#'   the mean squared error.
 #' @param n_epochs Most epochs to train; `r helpOf("n_epochs")`.
 #' @param batch_size Spots to train on at a time: with more of them an epoch works on pieces of the
 #'   tissue, and memory does not grow; `r helpOf("batch_size")`.
 #' @param learning_rate Step size of the optimiser; `r helpOf("learning_rate")`.
 #' @param weight_decay L2 penalty of the optimiser; `r helpOf("weight_decay")`.
-#' @param settle_window Training ends early once the mean loss over so many epochs falls by less
-#'   than the share `settle_tol`; `r helpOf("settle_window")`.
-#' @param settle_tol See `settle_window`; `r helpOf("settle_tol")`. 0 trains all epochs.
+#' @param patience Training ends early once the mean loss over so many epochs falls by less
+#'   than the share `min_delta`; `r helpOf("patience")`.
+#' @param min_delta See `patience`; `r helpOf("min_delta")`. 0 trains all epochs.
 #' @param common_dim Width of the representation common to all scales; by default 10, or as many as
 #'   there are domains if that is more.
 #' @param specific_dim Width of the representation specific to each scale;
 #'   `r helpOf("specific_dim")`.
-#' @param entropy Weight of the entropy of the scale weights: small trusts one scale, large all
-#'   alike; `r helpOf("entropy")`.
-#' @param freedom Degrees of freedom of the t distribution around the centre of a domain: the
-#'   smaller, the less outlying spots count; `r helpOf("freedom")`.
+#' @param weight_entropy Weight of the entropy of the scale weights: small trusts one scale, large
+#'   all alike; `r helpOf("weight_entropy")`.
+#' @param degrees_of_freedom Degrees of freedom of the t distribution around the centre of a domain:
+#'   the smaller, the less outlying spots count; `r helpOf("degrees_of_freedom")`.
 #' @param smoothness Weight of the agreement of a spot with those within four steps on the spatial
 #'   graph; `r helpOf("smoothness")`. 0 looks at the embeddings alone.
 #' @param n_init Number of starts of the clustering; `r helpOf("n_init")`.
@@ -51,11 +51,11 @@
 #' @export
 m2stParams <- function(
     n_members = NULL, scale_dims = NULL, hidden_dim = NULL, n_layers = NULL, n_heads = NULL,
-    activation = NULL, negative_slope = NULL, feature_dropout = NULL, attention_dropout = NULL,
-    mask_rate = NULL, gamma = NULL, n_epochs = NULL, batch_size = NULL, learning_rate = NULL,
-    weight_decay = NULL, settle_window = NULL, settle_tol = NULL, common_dim = NULL,
-    specific_dim = NULL, entropy = NULL, freedom = NULL, smoothness = NULL, n_init = NULL,
-    short_iter = NULL, max_iter = NULL, tol = NULL
+    use_prelu = NULL, negative_slope = NULL, feature_dropout = NULL, attention_dropout = NULL,
+    mask_rate = NULL, loss_exponent = NULL, n_epochs = NULL, batch_size = NULL,
+    learning_rate = NULL, weight_decay = NULL, patience = NULL, min_delta = NULL, common_dim = NULL,
+    specific_dim = NULL, weight_entropy = NULL, degrees_of_freedom = NULL, smoothness = NULL,
+    n_init = NULL, short_iter = NULL, max_iter = NULL, tol = NULL
 ) {
     given <- as.list(environment())
     given <- given[!vapply(given, is.null, logical(1L))]

@@ -11,9 +11,9 @@ U          responsibility of each observation              (n_obs, n_domains)  `
 V^m        centres of the domains                      (n_domains, d)      ``centers_``
 Σ^m        covariance that all domains share           (d, d)              ``covariances_``
 α^m        weight of a scale; the last is the common   (M + 1,)            ``scale_weights_``
-δ          entropy of the weights                      --                  ``entropy``
+δ          entropy of the weights                      --                  ``weight_entropy``
 η          smoothness of the domains in space          --                  ``smoothness``
-ν          degrees of freedom                          --                  ``freedom``
+ν          degrees of freedom                          --                  ``degrees_of_freedom``
 =========  ==========================================  ==================  =======================
 
 Representations are stored by observation, the transpose of the paper's.

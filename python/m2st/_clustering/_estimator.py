@@ -68,7 +68,8 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     ----------
     n_domains
         Number of domains C; exactly as many come out.
-    common_dim, specific_dim, entropy, freedom, smoothness, n_init, short_iter, max_iter, tol
+    common_dim, specific_dim, weight_entropy, degrees_of_freedom, smoothness,
+    n_init, short_iter, max_iter, tol
         Weights of the terms and control of the optimisation: see `ClusteringParams`.
     random_state
         Seed of the starts.
@@ -147,8 +148,8 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         *,
         common_dim: int | None = ClusteringParams.common_dim,
         specific_dim: int = ClusteringParams.specific_dim,
-        entropy: float = ClusteringParams.entropy,
-        freedom: float = ClusteringParams.freedom,
+        weight_entropy: float = ClusteringParams.weight_entropy,
+        degrees_of_freedom: float = ClusteringParams.degrees_of_freedom,
         smoothness: float = ClusteringParams.smoothness,
         n_init: int = ClusteringParams.n_init,
         short_iter: int = ClusteringParams.short_iter,
@@ -159,8 +160,8 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         self.n_domains = n_domains
         self.common_dim = common_dim
         self.specific_dim = specific_dim
-        self.entropy = entropy
-        self.freedom = freedom
+        self.weight_entropy = weight_entropy
+        self.degrees_of_freedom = degrees_of_freedom
         self.smoothness = smoothness
         self.n_init = n_init
         self.short_iter = short_iter

@@ -90,7 +90,10 @@ class State:
             mixture = Mixture(np.zeros((n_domains, width)), covariance, floor, null)
             # At this distance, the mean under a normal distribution, everybody counts as one.
             mixture.m_step(
-                block, responsibilities, np.full_like(responsibilities, width), params.freedom
+                block,
+                responsibilities,
+                np.full_like(responsibilities, width),
+                params.degrees_of_freedom,
             )
             mixtures.append(mixture)
         weights = np.full(len(blocks), 1 / len(blocks))
@@ -143,13 +146,13 @@ class State:
 
     def update_weights(self, params: ClusteringParams) -> None:
         """α ∝ exp(-term / δ), the paper's update."""
-        self.weights = special.softmax(-self.terms / params.entropy)
+        self.weights = special.softmax(-self.terms / params.weight_entropy)
 
     def objective(self, params: ClusteringParams) -> float:
         """The objective, per observation."""
         entropy = np.sum(special.entr(self.responsibilities)) / len(self.responsibilities)
         value = self.weights @ self.terms - entropy
-        value -= params.entropy * np.sum(special.entr(self.weights))
+        value -= params.weight_entropy * np.sum(special.entr(self.weights))
         if self.adjacency is not None:
             agreement = np.sum(
                 self.responsibilities * propagate(self.adjacency, self.responsibilities)
@@ -190,7 +193,7 @@ def descend(
             pull = params.smoothness * propagate(state.adjacency, state.responsibilities)
         state.responsibilities = state.e_step(pull)
         for block, mixture, distances in zip(blocks, state.mixtures, state.distances, strict=True):
-            mixture.m_step(block, state.responsibilities, distances, params.freedom)
+            mixture.m_step(block, state.responsibilities, distances, params.degrees_of_freedom)
         state.update_costs(blocks, params)
         state.update_terms()
         state.update_weights(params)
@@ -213,7 +216,9 @@ def squared_distances(block: Array, centers: Array, covariance: Array) -> Array:
 def robust_cost(distances: Array, covariance: Array, params: ClusteringParams) -> Array:
     """ρ of each observation and domain."""
     width = len(covariance)
-    tails = 0.5 * (params.freedom + width) * np.log1p(distances / params.freedom)
+    tails = (
+        0.5 * (params.degrees_of_freedom + width) * np.log1p(distances / params.degrees_of_freedom)
+    )
     cost: Array = tails + 0.5 * np.linalg.slogdet(covariance)[1]
     return cost
 
@@ -239,7 +244,7 @@ def null_cost(block: Array, params: ClusteringParams) -> float:
         )
         if terms[-2] - terms[-1] <= params.tol:
             break
-        mixture.m_step(block, responsibilities, distances, params.freedom)
+        mixture.m_step(block, responsibilities, distances, params.degrees_of_freedom)
     return terms[-1]
 
 

@@ -27,7 +27,7 @@ from m2st._nn._partition import Partition
 from m2st._params import AutoencoderParams
 
 # Of the files that are written here; older ones are refused.
-_FORMAT = 1
+_FORMAT = 2
 
 
 @contextlib.contextmanager
@@ -165,7 +165,7 @@ class MaskedGraphAutoencoder(nn.Module):
         )
 
     def _activation(self) -> nn.Module:
-        return nn.PReLU() if self.params.activation else nn.Identity()
+        return nn.PReLU() if self.params.use_prelu else nn.Identity()
 
     def _dropout(self, x: Tensor) -> Tensor:
         return functional.dropout(x, self.params.feature_dropout, self.training)
@@ -188,7 +188,7 @@ class MaskedGraphAutoencoder(nn.Module):
             layers = [encoder[depth] for encoder in cast("Any", self.encoders)]
             here = last if last is not None and depth == self.params.n_layers - 1 else edges
             together = attend([layer[0] for layer in layers], self._dropout(together), here)
-            if self.params.activation:
+            if self.params.use_prelu:
                 parts = zip(layers, self._scales(together), strict=True)
                 together = torch.cat([layer[1](part) for layer, part in parts], dim=1)
         return cast("Tensor", together)
@@ -222,10 +222,10 @@ class MaskedGraphAutoencoder(nn.Module):
 
     def error(self, reconstructions: Tensor, target: Tensor) -> Tensor:
         """Error, summed over observations and averaged over scales, equation (10)."""
-        if self.params.gamma is None:
+        if self.params.loss_exponent is None:
             return (reconstructions - target).square().mean(dim=2).sum(dim=1).mean()
         found: Tensor = _ScaledCosine.apply(  # type: ignore[no-untyped-call]
-            reconstructions, target, self.params.gamma
+            reconstructions, target, self.params.loss_exponent
         )
         return found
 

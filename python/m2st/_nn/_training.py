@@ -44,7 +44,7 @@ from m2st._params import AutoencoderParams
 logger = logging.getLogger(__name__)
 
 Callback = Callable[[int, int, float], object]
-Stopped = Literal["finished", "settled", "interrupted"]
+Stopped = Literal["finished", "converged", "interrupted"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class TrainingResult:
     loss
         Loss of each epoch, equation (10).
     stopped
-        ``"finished"`` after all epochs, ``"settled"`` when the loss no longer fell,
+        ``"finished"`` after all epochs, ``"converged"`` when the loss no longer fell,
         ``"interrupted"`` by the keyboard or the callback: usable, but trained for less.
     device
         Where it was trained.
@@ -208,8 +208,8 @@ def train(
         with bar:
             try:
                 while len(run.loss) < params.n_epochs:
-                    if run.settled():
-                        stopped = "settled"
+                    if run.converged():
+                        stopped = "converged"
                         break
                     loss = run.epoch()
                     epoch = len(run.loss)
@@ -346,13 +346,13 @@ class _Run:
         self.loss.append(float(value))
         return self.loss[-1]
 
-    def settled(self) -> bool:
+    def converged(self) -> bool:
         """Whether the mean loss of the last window is hardly lower than that of the one before."""
-        window, tol = self.params.settle_window, self.params.settle_tol
-        if tol == 0 or len(self.loss) < 2 * window:
+        window, share = self.params.patience, self.params.min_delta
+        if share == 0 or len(self.loss) < 2 * window:
             return False
         before = np.mean(self.loss[-2 * window : -window])
-        return bool(np.mean(self.loss[-window:]) > (1 - tol) * before)
+        return bool(np.mean(self.loss[-window:]) > (1 - share) * before)
 
     def save(self, path: Path) -> None:
         """Write everything that the next epoch depends on, once of all processes."""

@@ -40,7 +40,7 @@ def describe_training(record: Mapping[str, Any]) -> dict[str, Any] | None:
     if not losses:
         return None
     embed = record["embed"]
-    cosine = not pd.isna(embed.get("params", {}).get("gamma"))
+    cosine = not pd.isna(embed.get("params", {}).get("loss_exponent"))
     chart = _chart([(np.arange(1, len(loss) + 1), loss) for loss in losses], from_zero=False)
     return {
         "chart": chart,

@@ -148,7 +148,7 @@ test_that("progress is reported by messages, on request", {
     skip_if_no_m2st()
     run <- function(verbose) {
         runM2ST(toyCounts(), toyCoords(), k = 2, verbose = verbose, device = "cpu",
-            params = m2stParams(n_members = 2, n_epochs = 25, settle_tol = 0))
+            params = m2stParams(n_members = 2, n_epochs = 25, min_delta = 0))
     }
     expect_message(run(TRUE), "Epoch 50 of at most 50, loss")
     expect_silent(run(FALSE))
@@ -185,7 +185,7 @@ test_that("Ctrl-C stops a run within two seconds, and object and session are int
         "x <- matrix(rpois(6e5, 3), 300)",
         "coords <- as.matrix(expand.grid(1:40, 1:50))",
         "x0 <- x",
-        "params <- m2stParams(n_epochs = 100000, settle_tol = 0)",
+        "params <- m2stParams(n_epochs = 100000, min_delta = 0)",
         "message('pid ', Sys.getpid())",
         "handler <- function(m) file.create(commandArgs(TRUE)[1])",
         "began <- NULL",

@@ -39,12 +39,12 @@ test_that("settings, seed and sections cross as integers and codes", {
     sample <- factor(rep(c("b", "a"), each = 60), levels = c("a", "b"))
     withFake(runM2ST(
         toyCounts(), toyCoords(), k = 2, sample_id = sample, seed = 7,
-        params = m2stParams(gamma = NA, n_epochs = 3)
+        params = m2stParams(loss_exponent = NA, n_epochs = 3)
     ))
     request <- fake$request
     expect_identical(request$random_state, 7L)
     expect_identical(request$n_domains, 2L)
-    expect_identical(request$autoencoder, list(gamma = NULL, n_epochs = 3L))
+    expect_identical(request$autoencoder, list(loss_exponent = NULL, n_epochs = 3L))
     expect_identical(readBin(request$sample, "integer", 120), rep(0:1, each = 60))
     expect_identical(request$sample_names, list("b", "a"))
 })
