@@ -840,7 +840,8 @@ def model(change: Callable[[dict[str, Any], dict[str, Any]], object]) -> Maker:
 
     def make(path: Path) -> Path:
         from m2st import AutoencoderParams, MaskedGraphAutoencoder
-        from m2st._nn._autoencoder import _checksum
+        from m2st._nn._autoencoder import to_arrays
+        from m2st._tensors import checksum
 
         path = path.with_suffix(".safetensors")
         network = MaskedGraphAutoencoder(4, AutoencoderParams())
@@ -852,7 +853,7 @@ def model(change: Callable[[dict[str, Any], dict[str, Any]], object]) -> Maker:
         change(header, own)
         if "__metadata__" in header:
             text = json.dumps(own)
-            entry = {"header": text, "checksum": _checksum(network.state_dict(), text)}
+            entry = {"header": text, "checksum": checksum(to_arrays(network.state_dict()), text)}
             header["__metadata__"]["m2st"] = json.dumps(entry)
         made = json.dumps(header).encode()
         path.write_bytes(len(made).to_bytes(8, "little") + made + content[end:])

@@ -215,7 +215,7 @@ def test_load_refuses_a_damaged_file_and_another_format(
     with pytest.raises(ValueError, match=r"found it damaged \(another checksum\)\. Delete it"):
         MaskedGraphAutoencoder.load(path)
     with monkeypatch.context() as other:
-        other.setattr("m2st._nn._autoencoder._FORMAT", 3)
+        other.setattr("m2st._tensors._FORMAT", 3)
         model.save(path)
     with pytest.raises(ValueError, match=r"a file of format 2 in .*, found 3, of m2ST"):
         MaskedGraphAutoencoder.load(path)

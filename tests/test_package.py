@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "python" / "m2st"
 
 # A module may import those of its own layer's list only, at the top or inside a function.
-BASE = {"_keys", "_checks", "_files", "_params", "_record"}
+BASE = {"_keys", "_checks", "_files", "_params", "_record", "_tensors"}
 CORE = {"_nn", "_clustering", "_ensemble", "_features", "_graph", "_sections"}
 SHELL = {"pp", "tl", "pl", "io", "datasets", "metrics"}
 MAY_IMPORT = {
@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "_trust": set(),
     "_trial": set(),
     "_record": {"_keys"},
+    "_tensors": {"_files"},
     "_plotting": BASE,
     "_nn": BASE,
     "_clustering": BASE,

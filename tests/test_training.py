@@ -209,7 +209,7 @@ def test_a_checkpoint_of_another_version_is_refused(
 ) -> None:
     path = tmp_path / "state"
     with monkeypatch.context() as other:
-        other.setattr("m2st._nn._autoencoder.version", lambda _: "0.0.9")
+        other.setattr("m2st._tensors.version", lambda _: "0.0.9")
         train(features, ring(40), PARAMS, checkpoint=path)
     with pytest.raises(ValueError, match=r"found one of version 0\.0\.9 of m2ST, and this is"):
         train(features, ring(40), PARAMS, checkpoint=path)

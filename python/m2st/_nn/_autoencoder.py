@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
-from hashlib import blake2b
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from scipy import sparse
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from m2st._checks import check_adjacency, check_features, check_int, check_numbers
-from m2st._files import write_whole
 from m2st._nn._attention import GraphAttention, attend, loops
 from m2st._nn._edges import Edges
 from m2st._nn._partition import Partition
 from m2st._params import AutoencoderParams
-
-# Of the files that are written here; older ones are refused.
-_FORMAT = 2
+from m2st._tensors import read_tensors, write_tensors
 
 
 @contextlib.contextmanager
@@ -304,7 +296,7 @@ class MaskedGraphAutoencoder(nn.Module):
             File to write; an existing one is replaced.
         """
         header = {"n_features": self.n_features, "params": self.params.to_dict()}
-        write_tensors(Path(path), self.state_dict(), header)
+        write_tensors(Path(path), to_arrays(self.state_dict()), header)
 
     @classmethod
     @own_torch()
@@ -321,8 +313,9 @@ class MaskedGraphAutoencoder(nn.Module):
         FileNotFoundError, ValueError
             If there is no such file, or it is not a model of this package.
         """
-        tensors, header = read_tensors(Path(path))
+        arrays, header = read_tensors(Path(path))
         try:
+            tensors = to_tensors(arrays)
             n_features = header["n_features"]
             params = AutoencoderParams.from_dict(header["params"])
             _check_size(n_features, params, tensors)
@@ -346,50 +339,11 @@ def _check_size(n_features: int, params: AutoencoderParams, tensors: Mapping[str
         raise TypeError(msg)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Write tensors with a JSON header as safetensors, with a checksum, whole or not at all."""
-    cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    text = json.dumps({"format": _FORMAT, "version": version("m2st"), **header})
-    # One entry: safetensors writes several in an order of its own, another one each time.
-    entry = json.dumps({"header": text, "checksum": _checksum(cpu, text)})
-    write_whole(path, save(cpu, metadata={"m2st": entry}))
+def to_arrays(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
+    """Tensors of any device as arrays, to be written."""
+    return {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `write_tensors` wrote."""
-    if not path.is_file():
-        msg = f"Expected a safetensors file at {path}, found none."
-        raise FileNotFoundError(msg)
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            found = json.loads((file.metadata() or {})["m2st"])
-        text, checksum = found["header"], found["checksum"]
-        whole = checksum == _checksum(tensors, text)
-        header = json.loads(text) if whole else {}
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
-        msg = f"Expected a safetensors file written by m2ST in {path}, found another: {error}"
-        raise ValueError(msg) from error
-    if not whole:
-        msg = (
-            f"Expected {path} as m2ST wrote it, found it damaged (another checksum). Delete it, or "
-            "take another copy."
-        )
-        raise ValueError(msg)
-    if header.get("format") != _FORMAT:
-        msg = (
-            f"Expected a file of format {_FORMAT} in {path}, found {header.get('format')}, of m2ST "
-            f"{header.get('version')}. Use that version, or make the file again."
-        )
-        raise ValueError(msg)
-    return tensors, header
-
-
-def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
-    """Digest of a header and of all tensors, their names, types and shapes."""
-    digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16)
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+def to_tensors(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
+    """Inverse of `to_arrays`, on the CPU."""
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}

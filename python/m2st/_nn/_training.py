@@ -34,12 +34,13 @@ from m2st._nn._autoencoder import (
     MaskedGraphAutoencoder,
     own_torch,
     process,
-    read_tensors,
-    write_tensors,
+    to_arrays,
+    to_tensors,
 )
 from m2st._nn._edges import Edges
 from m2st._nn._partition import PARTS_PER_BATCH, Partition
 from m2st._params import AutoencoderParams
+from m2st._tensors import read_tensors, write_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -365,12 +366,12 @@ class _Run:
         tensors["random"] = torch.get_rng_state()
         if self.device.type == "cuda":
             tensors["random_cuda"] = torch.cuda.get_rng_state(self.device)
-        write_tensors(path, tensors, {"fingerprint": self.fingerprint})
+        write_tensors(path, to_arrays(tensors), {"fingerprint": self.fingerprint})
 
     def restore(self, path: Path) -> None:
         """Continue from what `save` wrote."""
         try:
-            tensors, header = read_tensors(path)
+            arrays, header = read_tensors(path)
         except ValueError as error:
             msg = f"{error} Without {path}, the training starts anew."
             raise ValueError(msg) from error
@@ -384,6 +385,7 @@ class _Run:
                 "or name another file."
             )
             raise ValueError(msg)
+        tensors = to_tensors(arrays)
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             if name.startswith("adam."):
