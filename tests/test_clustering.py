@@ -28,7 +28,7 @@ from m2st._clustering._mixture import (
 )
 from m2st._clustering._representation import (
     check_embeddings,
-    common_representation,
+    common_factors,
     factorise,
 )
 
@@ -233,7 +233,7 @@ def test_representations_are_principal_components_of_all_and_of_the_rest() -> No
         rest = standard[m] - common @ loading
         np.testing.assert_allclose(blocks[m] @ blocks[m].T, rest @ rest.T, atol=1e-10)
     np.testing.assert_allclose(
-        common_representation(scales, ClusteringParams(common_dim=3)), blocks[-1]
+        common_factors(scales, ClusteringParams(common_dim=3)).project(scales)[0], blocks[-1]
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,8 @@ from m2st._checks import check_int, check_target
 from m2st._params import AutoencoderParams, ClusteringParams
 
 if TYPE_CHECKING:
-    from m2st._clustering import MultiScaleClustering
+    from m2st._clustering import Domains, MultiScaleClustering
+    from m2st._nn._autoencoder import MaskedGraphAutoencoder
     from m2st._nn._training import Callback, TrainingResult
 
 # Held by the one member that this process works on.
@@ -166,6 +167,40 @@ def refit_members(
             fit for fit, value in zip(fits, before, strict=True) if fit.objective_[-1] < value
         ]
     return fits
+
+
+def apply_members(
+    networks: Sequence[MaskedGraphAutoencoder],
+    domains: Sequence[Domains],
+    features: NDArray[np.float32],
+    adjacency: sparse.csr_matrix,
+    n_jobs: int | None,
+) -> tuple[list[list[NDArray[np.float32]]], list[NDArray[np.float64]]]:
+    """Embeddings of other observations by each network, and their probabilities by its domains.
+
+    Without `domains` there are no probabilities.
+    """
+    from joblib import Parallel
+
+    of_each: list[Domains | None] = [*domains] or [None] * len(networks)
+    found = Parallel(n_jobs=processes(n_jobs), prefer="processes")(
+        _delayed(_apply_member)(network, some, features, adjacency)
+        for network, some in zip(networks, of_each, strict=True)
+    )
+    members = [scales for scales, _ in found]
+    return members, [probabilities for _, probabilities in found] if domains else []
+
+
+def _apply_member(
+    network: MaskedGraphAutoencoder,
+    domains: Domains | None,
+    features: NDArray[np.float32],
+    adjacency: sparse.csr_matrix,
+) -> tuple[list[NDArray[np.float32]], NDArray[np.float64] | None]:
+    scales = network.transform(features, adjacency)
+    if domains is None:
+        return scales, None
+    return scales, domains.predict_proba(scales, connectivities=adjacency)
 
 
 def _distinct(fits: list[MultiScaleClustering]) -> list[NDArray[np.intp]]:

@@ -7,13 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import sparse
 
 from m2st import _keys
 from m2st._checks import (
     check_adata,
-    check_graph,
     check_int,
     check_key,
     check_n_domains,
@@ -21,9 +18,6 @@ from m2st._checks import (
     check_seed,
     check_several,
     check_target,
-    graph_params,
-    recorded_key,
-    valid_observations,
 )
 from m2st._ensemble import processes
 from m2st._params import AutoencoderParams, ClusteringParams
@@ -179,20 +173,9 @@ def run(
     if n_pcs is None:
         n_pcs = pp.components_for(None if auto or n_domains is None else int(n_domains))
     check_int("n_pcs", n_pcs, minimum=1)
-    if spatial_key is not None:
-        check_key(spatial_key, adata.obsm, where="adata.obsm")
-    has_graph = _keys.CONNECTIVITIES in adata.obsp
-    if has_graph:
-        spatial_key = spatial_key or recorded_key(adata, "spatial_key")
-        sample_key = sample_key or recorded_key(adata, "sample_key")
-    spatial_key = spatial_key or _keys.COORDINATES
-    valid = valid_observations(adata, spatial_key)
-    sections, _ = pp._sections(adata, sample_key, valid)
-    if has_graph and graph_params(adata) is None:
-        graph = check_graph(adata)
-        if sample_key is not None:
-            _check_sections(graph, sections, sample_key)
-    pp.ensure_graph(adata, spatial_key, sample_key)
+    place = pp.find_place(adata, spatial_key, sample_key)
+    sample_key = place.sample_key
+    pp.ensure_graph(adata, place.spatial_key, sample_key)
     if use_rep is None:
         pp.prepare(
             adata,
@@ -205,7 +188,7 @@ def run(
     elif use_rep != _keys.FEATURES:
         pp.prepare_rep(adata, use_rep, n_pcs=n_pcs, random_state=random_state)
     features = check_numbers(adata.obsm[_keys.FEATURES], name=_keys.FEATURES)
-    _check_enough(n_domains, n_obs=int((valid & ~np.isnan(features).all(axis=1)).sum()))
+    _check_enough(n_domains, n_obs=int((place.valid & ~np.isnan(features).all(axis=1)).sum()))
     tl.embed(
         adata,
         autoencoder,
@@ -236,19 +219,5 @@ def _check_enough(n_domains: int | str | None, *, n_obs: int) -> None:
         msg = (
             f"Expected at least {_LEAST_FOR_AUTO} observations with counts or features to choose "
             f'a number of domains, found {n_obs}. Give a number in place of "auto".'
-        )
-        raise ValueError(msg)
-
-
-def _check_sections(graph: sparse.csr_matrix, sections: NDArray[np.intp], sample_key: str) -> None:
-    """Require that the graph at hand has no edge between sections."""
-    from m2st._graph import edges_between_sections
-
-    crossing = edges_between_sections(graph, sections)
-    if crossing:
-        msg = (
-            f"Expected no edge between the sections of `adata.obs[{sample_key!r}]`, found "
-            f"{crossing} in the spatial graph. Build it again with "
-            f"`m2st.pp.spatial_graph(adata, sample_key={sample_key!r})`."
         )
         raise ValueError(msg)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -34,12 +34,22 @@ from m2st._checks import (
     graph_params,
     looks_logged,
     numbers_at,
+    recorded_key,
     region_key,
     valid_observations,
     warn,
     warn_invalid,
 )
-from m2st._features import as_published, blocks, from_counts, from_ready, some_rows, take
+from m2st._features import (
+    ExpressionProjection,
+    ReadyProjection,
+    as_published,
+    blocks,
+    from_counts,
+    from_ready,
+    some_rows,
+    take,
+)
 from m2st._keys import (
     CONNECTIVITIES,
     COORDINATES,
@@ -64,7 +74,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-_N_PCS = 15
+_N_PCS, _N_TOP_GENES = 15, 3000
 
 
 def components_for(n_domains: int | None) -> int:
@@ -77,7 +87,7 @@ def prepare(
     *,
     layer: str | None = None,
     normalized: bool = False,
-    n_top_genes: int = 3000,
+    n_top_genes: int = _N_TOP_GENES,
     n_pcs: int = _N_PCS,
     sample_key: str | None = None,
     random_state: int = 0,
@@ -168,13 +178,35 @@ def prepare(
     >>> adata.obsm["X_m2st_pca"].shape
     (60, 5)
     """
+    project_counts(
+        adata,
+        layer=layer,
+        normalized=normalized,
+        n_top_genes=n_top_genes,
+        n_pcs=n_pcs,
+        sample_key=sample_key,
+        random_state=random_state,
+    )
+
+
+def project_counts(
+    adata: AnnData,
+    *,
+    layer: str | None,
+    normalized: bool,
+    n_pcs: int,
+    sample_key: str | None,
+    random_state: int,
+    n_top_genes: int = _N_TOP_GENES,
+) -> ExpressionProjection:
+    """Do what `prepare` does, and return how to make such features of other observations."""
     check_int("n_top_genes", n_top_genes, minimum=2)
     check_int("n_pcs", n_pcs, minimum=1)
     random_state = check_seed(random_state)
     valid = valid_observations(adata)
-    matrix, name, totals, n_cells = _survey(adata, layer, valid, normalized=normalized)
+    matrix, name, totals, of_genes = survey(adata, layer, valid, normalized=normalized)
     graph = check_graph(adata)
-    filled, genes = valid & (totals > 0), n_cells > 0
+    filled, genes = valid & (totals > 0), of_genes.n_cells > 0
     _check_filled(filled, genes, name)
     sections = None if sample_key is None else _sections(adata, sample_key, valid)[0]
     found = from_counts(
@@ -182,6 +214,7 @@ def prepare(
         totals,
         filled,
         genes,
+        of_genes.sums / of_genes.sums.sum(),
         graph,
         sections,
         normalized=normalized,
@@ -193,11 +226,12 @@ def prepare(
         **({} if sample_key is None else {"sample_key": sample_key}),
         "normalized": normalized,
         "n_top_genes": n_top_genes,
-        "n_genes": found.n_used,
+        "n_genes": len(found.projection.axes),
     }
     _write_features(adata, filled, found.scores, "prepare", layer, random_state, parameters)
     adata.obsm[SINGLE] = _placed(found.single, filled)
     warn_invalid(int((~valid).sum()), n_obs=adata.n_obs)
+    return cast("ExpressionProjection", found.projection)
 
 
 def prepare_rep(
@@ -266,6 +300,16 @@ def prepare_rep(
     >>> adata.obsm["X_m2st_pca"].shape
     (60, 15)
     """
+    project_rep(adata, use_rep, n_pcs=n_pcs, random_state=random_state)
+
+
+def project_rep(
+    adata: AnnData, use_rep: str, *, n_pcs: int, random_state: int
+) -> ReadyProjection | None:
+    """Do what `prepare_rep` does, and return how to make such features of other observations.
+
+    None where the features are taken as they are.
+    """
     check_int("n_pcs", n_pcs, minimum=1)
     random_state = check_seed(random_state)
     features = check_rep(adata, use_rep)
@@ -273,7 +317,7 @@ def prepare_rep(
     features = features[filled]
     check_features(features, name=use_rep)
     n_features = features.shape[1]
-    single = None
+    found = None
     if n_features > n_pcs:
         graph = check_graph(adata)[filled][:, filled]
         if not np.ptp(features, axis=0).any():
@@ -282,14 +326,17 @@ def prepare_rep(
                 "that are all alike. Check that these are the right features."
             )
             raise ValueError(msg)
-        features, single, _ = from_ready(features, graph, n_pcs=n_pcs, random_state=random_state)
+        found = from_ready(features, graph, n_pcs=n_pcs, random_state=random_state)
+        features = found.scores
         logger.info(
             "Using %d components of the %d features in %s", features.shape[1], n_features, use_rep
         )
     parameters = {"use_rep": use_rep, "n_features": n_features}
     _write_features(adata, filled, features, "prepare_rep", None, random_state, parameters)
-    if single is not None:
-        adata.obsm[SINGLE] = _placed(single, filled)
+    if found is None:
+        return None
+    adata.obsm[SINGLE] = _placed(found.single, filled)
+    return cast("ReadyProjection", found.projection)
 
 
 def prepare_paper(
@@ -366,8 +413,8 @@ def prepare_paper(
     check_int("min_cells", min_cells, minimum=1)
     random_state = check_seed(random_state)
     valid = valid_observations(adata)
-    matrix, name, _, n_cells = _survey(adata, layer, valid, normalized=False)
-    genes = n_cells >= min_cells
+    matrix, name, _, of_genes = survey(adata, layer, valid, normalized=False)
+    genes = of_genes.n_cells >= min_cells
     counts = take(matrix, np.ones(adata.n_obs, dtype=bool), genes)
     filled = valid & (counts.sum(axis=1).A1 > 0)
     _check_filled(filled, genes, name)
@@ -703,6 +750,48 @@ def spatial_graph_delaunay(
     _write_graph(adata, graph, "delaunay", reason, parameters, spatial_key, sample_key)
 
 
+class Place(NamedTuple):
+    """Keys of coordinates and sections, which observations are valid, and the section of each."""
+
+    spatial_key: str
+    sample_key: str | None
+    valid: NDArray[np.bool_]
+    sections: NDArray[np.intp]
+
+
+def find_place(adata: AnnData, spatial_key: str | None, sample_key: str | None) -> Place:
+    """Find coordinates and sections, those of the graph that is there if no key says otherwise.
+
+    A graph of the user's own has to keep the sections apart. Nothing is written.
+    """
+    if spatial_key is not None:
+        check_key(spatial_key, adata.obsm, where="adata.obsm")
+    has_graph = CONNECTIVITIES in adata.obsp
+    if has_graph:
+        spatial_key = spatial_key or recorded_key(adata, "spatial_key")
+        sample_key = sample_key or recorded_key(adata, "sample_key")
+    spatial_key = spatial_key or COORDINATES
+    valid = valid_observations(adata, spatial_key)
+    sections, _ = _sections(adata, sample_key, valid)
+    if has_graph and graph_params(adata) is None:
+        graph = check_graph(adata)
+        if sample_key is not None:
+            _check_sections(graph, sections, sample_key)
+    return Place(spatial_key, sample_key, valid, sections)
+
+
+def _check_sections(graph: sparse.csr_matrix, sections: NDArray[np.intp], sample_key: str) -> None:
+    """Require that the graph at hand has no edge between sections."""
+    crossing = _graph.edges_between_sections(graph, sections)
+    if crossing:
+        msg = (
+            f"Expected no edge between the sections of `adata.obs[{sample_key!r}]`, found "
+            f"{crossing} in the spatial graph. Build it again with "
+            f"`m2st.pp.spatial_graph(adata, sample_key={sample_key!r})`."
+        )
+        raise ValueError(msg)
+
+
 def ensure_graph(adata: AnnData, spatial_key: str, sample_key: str | None) -> None:
     """Build the spatial graph that `m2st.run` uses, unless one is there that fits.
 
@@ -783,13 +872,21 @@ def _expression(adata: AnnData, layer: str | None) -> tuple[Any, str]:
     return matrix, name
 
 
-def _survey(
+class OfGenes(NamedTuple):
+    """In how many valid observations each gene is, and the sum of its values there."""
+
+    n_cells: NDArray[np.int64]
+    sums: NDArray[np.float64]
+
+
+def survey(
     adata: AnnData, layer: str | None, valid: NDArray[np.bool_], *, normalized: bool
-) -> tuple[Any, str, NDArray[np.float32], NDArray[np.int64]]:
-    """Find and check the expression: matrix, name, totals, number of valid ones with each gene."""
+) -> tuple[Any, str, NDArray[np.float32], OfGenes]:
+    """Find and check the expression: matrix, name, totals of observations, and of genes."""
     check_adata(adata)
     matrix, name = _expression(adata, layer)
     totals, n_cells = np.zeros(matrix.shape[0]), np.zeros(matrix.shape[1], dtype=np.int64)
+    sums = np.zeros(matrix.shape[1])
     broken, largest = np.empty(0), 0.0
     for rows, columns, block in blocks(matrix):
         check_expression(block, name=name)
@@ -800,6 +897,7 @@ def _survey(
         if not valid[rows].all():
             block = block[np.flatnonzero(valid[rows])]
         n_cells[columns] += block.getnnz(axis=0)
+        sums[columns] += block.sum(axis=0, dtype=np.float64).A1
         largest = max(largest, block.data.max(initial=0))
         if not broken.size:
             broken = fractional(block.data)
@@ -809,7 +907,7 @@ def _survey(
         logged = looks_logged(some_rows(matrix)) or (layer is None and "log1p" in adata.uns)
         elsewhere = _counts_elsewhere(adata, layer)
         _check_fractions(name, float(broken[0]), largest, logged=logged, elsewhere=elsewhere)
-    return matrix, name, totals.astype(np.float32), n_cells
+    return matrix, name, totals.astype(np.float32), OfGenes(n_cells, sums)
 
 
 def _warn_of_no_logs(name: str, *, whole: bool, largest: float) -> None:

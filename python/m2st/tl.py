@@ -6,7 +6,7 @@ import logging
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -32,6 +32,7 @@ from m2st._checks import (
     warn,
 )
 from m2st._ensemble import (
+    apply_members,
     cluster_members,
     member_seeds,
     needed_memory,
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-    from m2st._clustering import MultiScaleClustering
+    from m2st._clustering import Factors, MultiScaleClustering
     from m2st._nn._autoencoder import MaskedGraphAutoencoder
     from m2st._nn._training import Callback
 
@@ -153,7 +154,7 @@ def embed(
         )
     results = train_members(
         _rows(features, placed),
-        _induced_subgraph(adjacency, placed),
+        induced_subgraph(adjacency, placed),
         params,
         member_seeds(random_state, n_members),
         device=device,
@@ -162,8 +163,8 @@ def embed(
         callback=callback,
         checkpoint=checkpoint,
     )
-    _forget_clustering(adata)
-    _write_scales(adata, [result.embeddings for result in results], placed)
+    forget_clustering(adata)
+    write_scales(adata, [result.embeddings for result in results], placed)
     record = adata.uns[_keys.RECORD]
     report = graph_report(adjacency)
     if not report.items() <= record.get("graph", {}).items():
@@ -233,17 +234,14 @@ def transform(
         raise ValueError(msg)
     features = check_rep(adata, use_rep)
     placed = _placed(features)
-    adjacency = _induced_subgraph(check_graph(adata), placed)
-    members = [model.transform(_rows(features, placed), adjacency) for model in models]
-    _forget_clustering(adata)
-    _write_scales(adata, members, placed)
+    adjacency = induced_subgraph(check_graph(adata), placed)
+    domains = [clustering.to_domains() for clustering in clusterings or ()]
+    members, memberships = apply_members(models, domains, _rows(features, placed), adjacency, 1)
+    forget_clustering(adata)
+    write_scales(adata, members, placed)
     if clusterings is not None:
-        memberships = [
-            clustering.predict_proba(scales, connectivities=adjacency)
-            for clustering, scales in zip(clusterings, members, strict=True)
-        ]
         mean = np.mean(memberships, axis=0)
-        _write_domains(adata, mean.argmax(axis=1), mean, placed)
+        write_domains(adata, mean.argmax(axis=1), mean, placed)
 
 
 def cluster(
@@ -304,7 +302,26 @@ def cluster(
     would agree on the same data (measured in ``benchmarks/reliability.md``), not whether the domain
     is right: a domain may be confidently misplaced.
     """
-    from m2st._clustering import common_representation, consensus
+    return find_domains(adata, n_domains, params, random_state=random_state, n_jobs=n_jobs).fits
+
+
+class Found(NamedTuple):
+    """The clustering of each member, and the loadings of what all have in common."""
+
+    fits: list[MultiScaleClustering]
+    common: Factors
+
+
+def find_domains(
+    adata: AnnData,
+    n_domains: int,
+    params: ClusteringParams | None,
+    *,
+    random_state: int,
+    n_jobs: int | None,
+) -> Found:
+    """Do what `cluster` does, and return all that places other observations."""
+    from m2st._clustering import common_factors, consensus
 
     random_state = check_seed(random_state)
     members, placed, adjacency = _members(adata)
@@ -315,9 +332,10 @@ def cluster(
     found = consensus([fit.responsibilities_ for fit in fits])
     for fit, order in zip(fits, found.orders, strict=True):
         fit.reorder(order)
-    _write_domains(adata, found.labels, found.responsibilities, placed)
-    common = common_representation([scale for scales in members for scale in scales], params)
-    adata.obsm[_keys.EMBEDDING] = _side_by_side([common], placed)
+    write_domains(adata, found.labels, found.responsibilities, placed)
+    together = [scale for scales in members for scale in scales]
+    common = common_factors(together, params)
+    adata.obsm[_keys.EMBEDDING] = side_by_side(common.project(together), placed)
     adata.uns.setdefault(_keys.RECORD, {})["cluster"] = {
         "params": params.to_dict(),
         "n_domains": n_domains,
@@ -330,7 +348,7 @@ def cluster(
         "start_objectives": np.stack([fit.start_objectives_ for fit in fits]),
         "converged": all(fit.converged_ for fit in fits),
     }
-    return fits
+    return Found(fits, common)
 
 
 def choose_n_domains(
@@ -504,7 +522,7 @@ def _members(
     return (
         [list(member) for member in zip(*parts, strict=True)],
         placed,
-        _induced_subgraph(check_graph(adata), placed),
+        induced_subgraph(check_graph(adata), placed),
     )
 
 
@@ -518,12 +536,12 @@ def _rows(values: NDArray[np.float32], placed: NDArray[np.bool_]) -> NDArray[np.
     return values if placed.all() else values[placed]
 
 
-def _induced_subgraph(adjacency: sparse.csr_matrix, placed: NDArray[np.bool_]) -> sparse.csr_matrix:
+def induced_subgraph(adjacency: sparse.csr_matrix, placed: NDArray[np.bool_]) -> sparse.csr_matrix:
     """Graph between the placed observations; not copied if these are all."""
     return adjacency if placed.all() else adjacency[placed][:, placed]
 
 
-def _side_by_side(parts: Sequence[NDArray[Any]], placed: NDArray[np.bool_]) -> NDArray[np.float32]:
+def side_by_side(parts: Sequence[NDArray[Any]], placed: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Columns of the placed observations side by side, NaN in the rows of the others."""
     ends = np.cumsum([part.shape[1] for part in parts])
     full = np.full((len(placed), ends[-1]), np.nan, dtype=np.float32)
@@ -532,7 +550,7 @@ def _side_by_side(parts: Sequence[NDArray[Any]], placed: NDArray[np.bool_]) -> N
     return full
 
 
-def _write_scales(
+def write_scales(
     adata: AnnData, members: list[list[NDArray[np.float32]]], placed: NDArray[np.bool_]
 ) -> None:
     """Write the embedding of each scale; those of an earlier run with more scales go."""
@@ -541,11 +559,11 @@ def _write_scales(
         if key.startswith(prefix) and key.removeprefix(prefix).isdecimal():  # others are not ours
             del adata.obsm[key]
     for scale, parts in enumerate(zip(*members, strict=True), start=1):
-        adata.obsm[_keys.scale_embedding(scale)] = _side_by_side(parts, placed)
+        adata.obsm[_keys.scale_embedding(scale)] = side_by_side(parts, placed)
     adata.uns.setdefault(_keys.RECORD, {})["n_members"] = len(members)
 
 
-def _write_domains(
+def write_domains(
     adata: AnnData,
     labels: NDArray[np.intp],
     memberships: NDArray[np.float64],
@@ -561,7 +579,7 @@ def _write_domains(
     adata.obs[_keys.CONFIDENCE] = sure
 
 
-def _forget_clustering(adata: AnnData) -> None:
+def forget_clustering(adata: AnnData) -> None:
     """Remove domains that no longer belong to the embeddings."""
     for column in {_keys.DOMAIN, _keys.CONFIDENCE} & set(adata.obs):
         del adata.obs[column]

@@ -20,7 +20,16 @@ Representations are stored by observation, the transpose of the paper's.
 """
 
 from m2st._clustering._consensus import consensus, number_of_domains
+from m2st._clustering._domains import KINDS, Domains
 from m2st._clustering._estimator import MultiScaleClustering
-from m2st._clustering._representation import common_representation
+from m2st._clustering._representation import Factors, common_factors
 
-__all__ = ["MultiScaleClustering", "common_representation", "consensus", "number_of_domains"]
+__all__ = [
+    "KINDS",
+    "Domains",
+    "Factors",
+    "MultiScaleClustering",
+    "common_factors",
+    "consensus",
+    "number_of_domains",
+]

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse, special
+from scipy import sparse
 from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted, validate_data
 from threadpoolctl import threadpool_limits
 
 from m2st._checks import by_row, check_int, check_n_domains, check_seed
+from m2st._clustering._domains import MixtureDomains
 from m2st._clustering._mixture import (
     State,
     descend,
@@ -23,9 +24,6 @@ from m2st._clustering._mixture import (
     filled_labels,
     initial_labels,
     normalised_adjacency,
-    propagate,
-    robust_cost,
-    squared_distances,
 )
 from m2st._clustering._representation import check_embeddings, factorise
 from m2st._params import ClusteringParams
@@ -360,36 +358,29 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             If the embeddings do not fit those of `fit`.
         """
         check_is_fitted(self)
-        params = self._params()
         scales = self._scales(X, reset=False)
-        widths = [scale.shape[1] for scale in scales]
-        expected = [len(mean) for mean in self._factors.means]
-        if widths != expected:
-            msg = f"Expected embeddings of widths {expected}, found {widths}."
-            raise ValueError(msg)
-        with threadpool_limits(1):
-            cost = sum(
-                weight
-                * robust_cost(squared_distances(block, centers, covariance), covariance, params)
-                for weight, block, centers, covariance in zip(
-                    self.scale_weights_,
-                    self._factors.project(scales),
-                    self.centers_,
-                    self.covariances_,
-                    strict=True,
-                )
-            )
-            responsibilities: Array = special.softmax(-cost, axis=1)
-            if connectivities is not None and params.smoothness > 0:
-                adjacency = normalised_adjacency(connectivities, len(responsibilities))
-                for _ in range(params.max_iter):
-                    before = responsibilities
-                    responsibilities = special.softmax(
-                        params.smoothness * propagate(adjacency, before) - cost, axis=1
-                    )
-                    if np.abs(responsibilities - before).mean() <= params.tol:
-                        break
-        return responsibilities
+        return self.to_domains().predict_proba(scales, connectivities=connectivities)
+
+    def to_domains(self) -> MixtureDomains:
+        """Keep of this estimator what places other observations, and no more.
+
+        Returns
+        -------
+        Something that has `predict_proba` and `n_domains`, and does not change with the estimator.
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` has not run.
+        """
+        check_is_fitted(self)
+        return MixtureDomains(
+            self._factors,
+            list(self.centers_),
+            list(self.covariances_),
+            self.scale_weights_,
+            self._params(),
+        )
 
     def reorder(self, order: NDArray[np.intp]) -> MultiScaleClustering:
         """Number the domains anew, in place.

@@ -32,8 +32,9 @@ class Factors:
         together = np.concatenate(self.loadings, axis=1)
         n_obs = len(scales[0])
         found = np.empty((n_obs, together.shape[1]))
-        for rows in _chunks(n_obs):
-            found[rows] = _side_by_side(scales, self.means, rows) @ together
+        with threadpool_limits(1):
+            for rows in _chunks(n_obs):
+                found[rows] = _side_by_side(scales, self.means, rows) @ together
         ends = np.cumsum([loading.shape[1] for loading in self.loadings])[:-1]
         return [np.ascontiguousarray(block) for block in np.split(found, ends, axis=1)]
 
@@ -83,8 +84,8 @@ def _principal_axes(scatter: Array, n_axes: int) -> Array:
     return axes
 
 
-def common_representation(embeddings: Sequence[NDArray[Any]], params: ClusteringParams) -> Array:
-    """Representation common to all embeddings, as `MultiScaleClustering` finds it.
+def common_factors(embeddings: Sequence[NDArray[Any]], params: ClusteringParams) -> Factors:
+    """Loadings of the representation common to all embeddings, as `MultiScaleClustering` has it.
 
     Parameters
     ----------
@@ -95,11 +96,12 @@ def common_representation(embeddings: Sequence[NDArray[Any]], params: Clustering
 
     Returns
     -------
-    Shape (n_obs, d_c).
+    Factors of that one representation, of shape (n_obs, d_c).
     """
     scales = check_embeddings(embeddings)
     with threadpool_limits(1):
-        return factorise(scales, params).project(scales)[-1]
+        factors = factorise(scales, params)
+    return Factors(factors.means, factors.loadings[-1:])
 
 
 def check_embeddings(embeddings: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:

@@ -102,9 +102,11 @@ def is_varying(matrix: sparse.csr_matrix) -> NDArray[np.bool_]:
     return np.asarray(high - low > 1e-4 * high)
 
 
-def log_normalise(counts: sparse.csr_matrix, totals: NDArray[np.float32]) -> None:
-    """Bring library sizes to their median and take logarithms, in place, some rows at a time."""
-    sizes = totals / np.median(totals)
+def log_normalise(
+    counts: sparse.csr_matrix, totals: NDArray[np.float32], library_size: np.float32
+) -> None:
+    """Bring library sizes to one and take logarithms, in place, some rows at a time."""
+    sizes = totals / library_size
     for rows in _spans(counts.indptr):
         ends = counts.indptr[rows.start : rows.stop + 1]
         values = counts.data[ends[0] : ends[-1]]

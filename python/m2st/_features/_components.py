@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,10 +50,18 @@ def neighbourhood_means(graph: sparse.csr_matrix, rows: NDArray[np.bool_]) -> sp
     return links
 
 
-def component_scores(
+class Components(NamedTuple):
+    """Principal components: scores, loadings, and the mean of each column."""
+
+    scores: NDArray[np.float32]
+    axes: NDArray[np.float32]
+    mean: NDArray[np.float32]
+
+
+def components(
     matrix: sparse.csr_matrix | NDArray[np.float32], n_pcs: int, random_state: int
-) -> NDArray[np.float32]:
-    """Principal component scores, each signed so that its largest loading is positive.
+) -> Components:
+    """Principal components, each signed so that its largest loading is positive.
 
     Fewer than `n_pcs` if the others hold nothing but rounding.
     """
@@ -69,13 +77,15 @@ def component_scores(
             return_info=True,
         )
         if _determined(variances):
-            return np.asarray(scores * _signs(axes.T), dtype=np.float32)
+            signs = _signs(axes.T)
+            mean = np.asarray(matrix.mean(axis=0, dtype=np.float64)).ravel()
+            return Components(*map(_single, (scores * signs, axes.T * signs, mean)))
     except ArpackError as error:
         logger.info("Components by iterated products: %s", error)
     covariance = _Covariances.of([matrix], np.float64)
     axes = _iterated_axes(covariance, n_pcs, random_state)
     exact, mean, _ = covariance.parts[0]
-    return np.asarray(exact @ axes - mean @ axes, dtype=np.float32)
+    return Components(*map(_single, (exact @ axes - mean @ axes, axes, mean)))
 
 
 def shared_axes(
@@ -107,21 +117,29 @@ def shared_axes(
     return _iterated_axes(covariances, n_axes, random_state).astype(np.float32)
 
 
-def shrink_outliers(features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Move observations that are far from the medians towards these, up to `_FAR`; centred."""
-    offsets = features - np.median(features, axis=0).astype(np.float32)
+def spread(features: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Medians of the features, and the distance from them beyond which is an outlier."""
+    middle = np.median(features, axis=0).astype(np.float32)
+    return middle, _FAR * np.median(np.linalg.norm(features - middle, axis=1))
+
+
+def shrink_outliers(
+    features: NDArray[np.float32], middle: NDArray[np.float32], farthest: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Move observations that are far from the middle towards it, up to `farthest`; centred."""
+    offsets = features - middle
     lengths = np.linalg.norm(offsets, axis=1)
-    farthest = _FAR * np.median(lengths)
     # Where half of the observations are in one place, distances from it say nothing.
     if farthest > 0:
         offsets *= (farthest / np.maximum(lengths, farthest))[:, None]
     return offsets
 
 
-def align_sections(scores: NDArray[np.float32], sections: NDArray[np.intp]) -> NDArray[np.float32]:
+def align_sections(
+    scores: NDArray[np.float32], sections: NDArray[np.intp], overall: NDArray[np.float32]
+) -> NDArray[np.float32]:
     """Give each component mean 0 and its overall deviation in every section."""
     aligned = np.zeros_like(scores)
-    overall = scores.std(axis=0)
     for section in np.unique(sections):
         rows = sections == section
         centred = scores[rows] - scores[rows].mean(axis=0)
@@ -200,6 +218,10 @@ def _iterated_axes(
     variances, axes = variances[: -n_axes - 1 : -1], (block @ turn)[:, : -n_axes - 1 : -1]
     axes = axes[:, variances > _ROUNDING * variances[0]]
     return np.asarray(axes * _signs(axes))
+
+
+def _single(values: NDArray[Any]) -> NDArray[np.float32]:
+    return np.asarray(values, dtype=np.float32)
 
 
 def _signs(axes: NDArray[Any]) -> NDArray[Any]:

@@ -13,13 +13,15 @@ from scipy import sparse
 from m2st._features._blocks import log_normalise, take
 from m2st._features._components import (
     align_sections,
-    component_scores,
+    components,
     neighbourhood_means,
     one_thread,
     shared_axes,
     shrink_outliers,
+    spread,
 )
 from m2st._features._genes import sample_rows, variable_genes, varying_genes
+from m2st._features._projection import ExpressionProjection, ReadyProjection
 
 Bools = NDArray[np.bool_]
 Scores = NDArray[np.float32]
@@ -29,11 +31,11 @@ _WIDE = 50
 
 
 class Features(NamedTuple):
-    """Scores, those of the test for structure, and how many genes or columns they come from."""
+    """Scores, those of the test for structure, and how to make the first of other data."""
 
     scores: Scores
     single: Scores
-    n_used: int
+    projection: ExpressionProjection | ReadyProjection
 
 
 def from_counts(
@@ -41,6 +43,7 @@ def from_counts(
     totals: NDArray[np.float32],
     filled: Bools,
     genes: Bools,
+    shares: NDArray[np.float64],
     graph: sparse.csr_matrix,
     sections: NDArray[np.intp] | None,
     *,
@@ -59,6 +62,8 @@ def from_counts(
         Of each observation, shape (n_obs,).
     filled, genes
         Observations and genes that take part, shapes (n_obs,) and (n_vars,).
+    shares
+        Share that each gene has of all counts, shape (n_vars,).
     graph
         Spatial graph, shape (n_obs, n_obs).
     sections
@@ -79,21 +84,33 @@ def from_counts(
         means = neighbourhood_means(graph[filled][:, filled], sample[filled])
         around = means @ kept
         if not normalized:
-            log_normalise(around, means @ totals[filled])
-            log_normalise(kept, totals[filled])
+            totals_around = means @ totals[filled]
+            log_normalise(around, totals_around, np.median(totals_around))
+            log_normalise(kept, totals[filled], np.median(totals[filled]))
         varying = varying_genes(kept)
         if len(varying) < kept.shape[1]:
             kept, around = kept[:, varying], around[:, varying]
         single = kept if sample.sum() == filled.sum() else kept[np.flatnonzero(sample[filled])]
         axes = shared_axes(single, around, n_pcs, random_state)
         scores = kept @ axes
-        scores -= scores.mean(axis=0, dtype=np.float64).astype(np.float32)
-        single_scores = component_scores(kept, n_pcs, random_state)
+        mean = scores.mean(axis=0, dtype=np.float64).astype(np.float32)
+        scores -= mean
+        single_scores = components(kept, n_pcs, random_state).scores
+    projection = ExpressionProjection(
+        genes=np.flatnonzero(genes)[varying],
+        axes=axes,
+        mean=mean,
+        deviations=scores.std(axis=0),
+        gene_means=kept.mean(axis=0, dtype=np.float64).A1.astype(np.float32),
+        shares=shares,
+        library_size=np.asarray(np.median(totals[filled])),
+    )
     if sections is not None:
         scores, single_scores = (
-            align_sections(part, sections[filled]) for part in (scores, single_scores)
+            align_sections(part, sections[filled], part.std(axis=0))
+            for part in (scores, single_scores)
         )
-    return Features(scores, single_scores, kept.shape[1])
+    return Features(scores, single_scores, projection)
 
 
 def from_ready(
@@ -110,19 +127,23 @@ def from_ready(
     n_pcs, random_state
         As in `m2st.pp.prepare_rep`.
     """
-    n_features = features.shape[1]
     with one_thread():
         width = max(_WIDE, n_pcs + 1)
-        if n_features > width:
-            features = component_scores(features, width, random_state)
+        first_mean, first_axes = np.empty(0, np.float32), np.empty((0, 0), np.float32)
+        if features.shape[1] > width:
+            features, first_axes, first_mean = components(features, width, random_state)
             single = features[:, :n_pcs]
         else:
-            single = component_scores(features, n_pcs, random_state)
-        features = shrink_outliers(features)
+            single = components(features, n_pcs, random_state).scores
+        middle, farthest = spread(features)
+        features = shrink_outliers(features, middle, farthest)
         means = neighbourhood_means(graph, np.ones(len(features), dtype=bool))
-        features = features @ shared_axes(features, means @ features, n_pcs, random_state)
-        features -= features.mean(axis=0, dtype=np.float64).astype(np.float32)
-    return Features(features, single, n_features)
+        axes = shared_axes(features, means @ features, n_pcs, random_state)
+        scores = features @ axes
+        mean = scores.mean(axis=0, dtype=np.float64).astype(np.float32)
+        scores -= mean
+    projection = ReadyProjection(first_mean, first_axes, middle, farthest, axes, mean)
+    return Features(scores, single, projection)
 
 
 def as_published(
@@ -151,5 +172,5 @@ def as_published(
                 work, target_sum=1, exclude_highly_expressed=True, key_added="library_size"
             )
         kept = sc.pp.scale(work.X[:, varying_genes(work.X)], zero_center=False)
-        scores = component_scores(kept, n_pcs, random_state)
+        scores = components(kept, n_pcs, random_state).scores
     return scores, kept.shape[1], int((work.obs["library_size"] == 0).sum())
