@@ -38,6 +38,7 @@ def test_run_saves_result_and_pictures(data: Path, tmp_path: Path) -> None:
     found = call(
         "run", data, "--domains", "4", "-o", output, "--plots", plots,
         "--epochs", "5", "--scale-dims", "16,8,4", "--members", "2", "--jobs", "2",
+        "--set", "smoothness=5", "--set", "loss_exponent=none",
     )  # fmt: skip
     assert found.returncode == 0, found.stderr
     assert "4 domains in 200 observations" in found.stdout
@@ -46,6 +47,8 @@ def test_run_saves_result_and_pictures(data: Path, tmp_path: Path) -> None:
     adata = m2st.io.read(output)
     assert adata.obs["m2st_domain"].nunique() == 4
     assert adata.obsm["X_m2st_scale3"].shape == (200, 2 * 4)
+    assert adata.uns["m2st"]["cluster"]["params"]["smoothness"] == 5
+    assert "loss_exponent" not in adata.uns["m2st"]["embed"]["params"]
     share = (adata.obs["m2st_confidence"] >= 0.9).mean()
     assert f"Confidence of at least 0.9: {share:.0%} of the observations" in found.stdout
     assert sorted(path.name for path in plots.iterdir()) == [
@@ -91,6 +94,7 @@ def test_quiet_prints_nothing(data: Path, tmp_path: Path) -> None:
         (["{data}", "-k", "900", "-o", "out.h5ad"], "no more `n_domains` than observations"),
         (["{data}", "-k", "2", "-o", "out.h5ad", "--layer", "x"], "Expected 'x' in `adata.layers`"),
         (["{data}", "-k", "2", "-o", "out.h5ad", "--scale-dims", "a"], "such as 64,32, found 'a'"),
+        (["{data}", "-k", "2", "-o", "out.h5ad", "--set", "gloss=1"], "found 'gloss=1'. There are"),
     ],
 )
 def test_errors_are_one_line(
@@ -104,6 +108,12 @@ def test_errors_are_one_line(
     assert message in last
     assert "Traceback" not in found.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_help_shows_every_setting() -> None:
+    text = call("run", "--help").stdout
+    settings = (*m2st.AutoencoderParams.ranges, *m2st.ClusteringParams.ranges)
+    assert [name for name in settings if name not in text] == []
 
 
 def test_arguments_are_named_as_options() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from m2st import AutoencoderParams, ClusteringParams
+from m2st._params import read_settings
 
 
 @pytest.mark.parametrize("cls", [AutoencoderParams, ClusteringParams])
@@ -75,6 +76,38 @@ def test_types_are_checked() -> None:
         AutoencoderParams(n_members=2.0)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="Expected `use_prelu` to be True or False, found 'no'"):
         AutoencoderParams(use_prelu="no")  # type: ignore[arg-type]
+
+
+def test_settings_are_read_from_text() -> None:
+    given = ["n_epochs=7", "scale_dims=8,4", "use_prelu=true", "loss_exponent=None", "tol=1e-3"]
+    assert read_settings(given) == (
+        AutoencoderParams(n_epochs=7, scale_dims=(8, 4), use_prelu=True, loss_exponent=None),
+        ClusteringParams(tol=1e-3),
+    )
+    assert read_settings([]) == (AutoencoderParams(), ClusteringParams())
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            ["smooth=1"],
+            "Expected settings such as smoothness=5, found 'smooth=1'. There are: ",
+        ),
+        (["tol"], "Expected `tol` to be a number, found ''"),
+        (["n_epochs=2.5"], "Expected `n_epochs` to be a whole number, found '2.5'"),
+        (
+            ["scale_dims=8;4"],
+            "Expected `scale_dims` to be whole numbers such as 64,32",
+        ),
+        (["use_prelu=yes"], "Expected `use_prelu` to be True or False, found 'yes'"),
+        (["tol=0.1", "tol=0.2"], "Expected each setting once, found `tol` again"),
+        (["tol=nan"], r"Expected `tol` in \[0, 1\), found nan"),
+    ],
+)
+def test_settings_that_cannot_be_read(given: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_settings(given)
 
 
 @pytest.mark.parametrize(("n_obs", "expected"), [(50, 20), (500, 20), (1_000, 10), (10**6, 5)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar, Literal, Self, cast
 
@@ -36,6 +36,25 @@ class Range:
         elif not isinstance(value, bool | np.bool_):
             msg = f"Expected `{name}` to be True or False, found {value!r}."
             raise TypeError(msg)
+
+    def read(self, name: str, text: str) -> object:
+        """Return the value that a text stands for, in this range or not."""
+        if self.none and text.lower() == "none":
+            return None
+        if self.kind == "flag":
+            if text.lower() in {"true", "false"}:
+                return text.lower() == "true"
+            msg = f"Expected `{name}` to be True or False, found {text!r}."
+            raise ValueError(msg)
+        number = int if self.kind == "whole" else float
+        try:
+            values = tuple(number(part) for part in (text.split(",") if self.several else [text]))
+        except ValueError as error:
+            wanted = "a number" if self.kind == "real" else "a whole number"
+            wanted = "whole numbers such as 64,32" if self.several else wanted
+            msg = f"Expected `{name}` to be {wanted}, found {text!r}."
+            raise ValueError(msg) from error
+        return values if self.several else values[0]
 
 
 _WHOLE = Range("whole")
@@ -282,3 +301,23 @@ class ClusteringParams(_Params):
     def for_domains(self, n_domains: int) -> Self:
         """These settings with the width of the common representation that so many domains get."""
         return replace(self, common_dim=self.common_dim or max(10, n_domains))
+
+
+def read_settings(given: Sequence[str]) -> tuple[AutoencoderParams, ClusteringParams]:
+    """Settings of both halves from texts such as ``"smoothness=5"``; others have their default."""
+    halves: tuple[type[_Params], ...] = (AutoencoderParams, ClusteringParams)
+    values: tuple[dict[str, Any], ...] = ({}, {})
+    for setting in given:
+        name, _, text = setting.partition("=")
+        for half, kept in zip(halves, values, strict=True):
+            if name in kept:
+                msg = f"Expected each setting once, found `{name}` again."
+                raise ValueError(msg)
+            if name in half.ranges:
+                kept[name] = half.ranges[name].read(name, text)
+                break
+        else:
+            known = ", ".join(name for half in halves for name in half.ranges)
+            msg = f"Expected settings such as smoothness=5, found {setting!r}. There are: {known}."
+            raise ValueError(msg)
+    return AutoencoderParams(**values[0]), ClusteringParams(**values[1])

@@ -12,7 +12,6 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
@@ -24,6 +23,7 @@ import typer
 from m2st import _keys
 from m2st._checks import check_target, importing, warn
 from m2st._files import write_whole
+from m2st._params import AutoencoderParams, ClusteringParams, read_settings
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -33,6 +33,7 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it; a result that was saved all the same says so."""
 
 _DASK_TIMEOUT = 10  # seconds
+_SETTINGS = ", ".join([*AutoencoderParams.ranges, *ClusteringParams.ranges])
 _PICTURES = ("domains.png", "training.png", "scale_weights.png")
 _ARGUMENT = re.compile(r"`(layer|normalized|sample_key|spatial_key|table|use_rep)=([^`]*)`")
 _CONVERTED = (".h5ad", ".zarr", ".rds", ".rda", ".rdata")
@@ -110,6 +111,14 @@ def run_command(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Observations in memory at a time, in training.")
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help=f"Any setting, such as smoothness=5; once for each. There are {_SETTINGS}.",
+        ),
+    ] = None,
     seed: Seed = 0,
     device: Device = "auto",
     jobs: Jobs = 1,
@@ -138,15 +147,14 @@ def run_command(
             _check_folder(plots, _PICTURES, overwrite=overwrite)
         if checkpoint is not None:
             check_target(Path(f"{checkpoint}.1"), (), overwrite=True)
-        autoencoder = m2st.AutoencoderParams()
-        if members is not None:
-            autoencoder = replace(autoencoder, n_members=members)
-        if epochs is not None:
-            autoencoder = replace(autoencoder, n_epochs=epochs)
-        if scale_dims is not None:
-            autoencoder = replace(autoencoder, scale_dims=_widths(scale_dims))
-        if batch_size is not None:
-            autoencoder = replace(autoencoder, batch_size=batch_size)
+        options = {
+            "n_members": members,
+            "n_epochs": epochs,
+            "scale_dims": scale_dims,
+            "batch_size": batch_size,
+        }
+        named = [f"{name}={value}" for name, value in options.items() if value is not None]
+        autoencoder, clustering = read_settings([*named, *(settings or [])])
         if dask is not None and jobs != 1:
             msg = f"Expected either `--jobs` or `--dask`, found {jobs} and {dask}. Leave one out."
             raise ValueError(msg)
@@ -166,6 +174,7 @@ def run_command(
                 spatial_key=spatial_key,
                 sample_key=sample_key,
                 autoencoder=autoencoder,
+                clustering=clustering,
                 random_state=seed,
                 device=device,
                 n_jobs=jobs,
@@ -531,15 +540,6 @@ def _n_domains(text: str) -> int | Literal["auto"]:
         return int(text)
     except ValueError as error:
         msg = f"Expected `--domains` to be a whole number or auto, found {text!r}."
-        raise ValueError(msg) from error
-
-
-def _widths(text: str) -> tuple[int, ...]:
-    """Read the widths of the scales."""
-    try:
-        return tuple(int(width) for width in text.split(","))
-    except ValueError as error:
-        msg = f"Expected `--scale-dims` such as 64,32, found {text!r}."
         raise ValueError(msg) from error
 
 
