@@ -1,7 +1,7 @@
-"""What the converters carry from the real R objects, and what a large one costs.
+"""What the converters keep from the real R objects, and what a large one costs.
 
 ``python -m benchmarks.conversions > benchmarks/conversions.md``. Prints a row for each object and
-slot: kept, or not carried and why; then time and peak memory for 10,000 × 3,000 counts, 10 % of
+slot: kept, or not converted and why; then time and peak memory for 10,000 × 3,000 counts, 10 % of
 them not zero, each class in a process of its own.
 """
 
@@ -55,8 +55,8 @@ def rows(path: Path) -> Iterator[tuple[str, str, str]]:
         if key != "spatial":
             yield f"obsm {key}", f"kept: {adata.obsm[key].shape[1]} columns", ""
     if "spatial" in adata.obsm:
-        placed = int(np.isfinite(adata.obsm["spatial"]).all(axis=1).sum())
-        yield "coordinates", f"kept: {placed} of {adata.n_obs} observations", ""
+        valid = int(np.isfinite(adata.obsm["spatial"]).all(axis=1).sum())
+        yield "coordinates", f"kept: {valid} of {adata.n_obs} observations", ""
     else:
         yield "coordinates", "–", "it has none"
     pictures = [
@@ -69,14 +69,14 @@ def rows(path: Path) -> Iterator[tuple[str, str, str]]:
     kept = [key for key in adata.uns if key not in {"spatial", "m2st_r"}]
     if kept:
         yield "metadata", f"kept: {', '.join(kept)}", ""
-    lost = re.search(r"Not carried from the \w+: (.*?)\.(?: The |$)", said)
-    for part in [] if lost is None else re.split(r"; ", lost[1]):
-        yield part.split(" (")[0], "not carried", part.partition(" (")[2].removesuffix(")")
+    skipped = re.search(r"Not converted from the \w+: (.*?)\.(?: The |$)", said)
+    for part in [] if skipped is None else re.split(r"; ", skipped[1]):
+        yield part.split(" (")[0], "not converted", part.partition(" (")[2].removesuffix(")")
 
 
 def table() -> None:
-    """Print what is carried from every object."""
-    print(f"# What the converters carry\n\n{born([stamp()])}\n")
+    """Print what is kept of every object."""
+    print(f"# What the converters keep\n\n{born([stamp()])}\n")
     print("| object | slot | fate | why |\n|---|---|---|---|")
     for path in sorted((folder() / "robjects").iterdir()):
         for slot, fate, why in rows(path):

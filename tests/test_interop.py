@@ -71,9 +71,9 @@ def r(tmp_path_factory: pytest.TempPathFactory) -> R:
 
 @pytest.fixture
 def quiet() -> Iterator[None]:
-    """For tests of something else than the warning about what is not carried."""
+    """For tests of something else than the warning about what is not converted."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Not carried|The [A-Za-z]+ has no", UserWarning)
+        warnings.filterwarnings("ignore", "Not converted|The [A-Za-z]+ has no", UserWarning)
         yield
 
 
@@ -394,7 +394,7 @@ def test_repeated_names_are_made_unique_and_kept(r: R) -> None:
     assert adata.var["original_name"].tolist() == ["x", "y", "x", "x-1"]
 
 
-def test_everything_that_is_not_carried_is_named_in_one_warning(r: R) -> None:
+def test_everything_that_is_not_converted_is_named_in_one_warning(r: R) -> None:
     code = """
     x <- make_experiment(1, "SpatialExperiment", 3, 4, "dgCMatrix", "double")
     altExp(x, "ERCC") <- SummarizedExperiment(list(counts = matrix(1, 2, 4)))
@@ -422,7 +422,7 @@ def test_everything_that_is_not_carried_is_named_in_one_warning(r: R) -> None:
     int_metadata(x)$imgData <- table
     x
     """
-    with pytest.warns(UserWarning, match="Not carried") as caught:
+    with pytest.warns(UserWarning, match="Not converted") as caught:
         adata = interop.to_anndata(r.code(f"local({{{code}}})"))
     assert len(caught) == 1
     text = str(caught[0].message)
@@ -461,7 +461,7 @@ def test_what_anndata_has_and_r_has_not_is_named() -> None:
     adata.uns["spatial"] = {"lib": {"images": {"hires": np.full((2, 2, 3), 0.1234)}}}
     adata.raw = adata
     for as_ in ("SpatialExperiment", "Seurat"):
-        with pytest.warns(UserWarning, match="Not carried from the AnnData") as caught:
+        with pytest.warns(UserWarning, match="Not converted from the AnnData") as caught:
             interop.from_anndata(adata, as_)
         text = str(caught[0].message)
         for part in (

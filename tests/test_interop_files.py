@@ -234,7 +234,7 @@ def test_missing_pieces_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 
 @pytest.mark.parametrize("make", [hostile.rds, hostile.rda])
-@pytest.mark.filterwarnings("default:Not carried:UserWarning")
+@pytest.mark.filterwarnings("default:Not converted:UserWarning")
 @pytest.mark.usefixtures("r")
 def test_no_code_in_a_file_runs_unless_r_is_asked_for(
     make: Callable[[bytes], hostile.Maker], tmp_path: Path

@@ -432,7 +432,7 @@ def test_observations_without_counts_have_no_domain(adata: anndata.AnnData) -> N
     assert np.isnan(adata.obsm["X_m2st"][empty]).all()
     assert np.isnan(adata.obsm["X_m2st_scale1"][empty]).all()
     assert np.isfinite(np.delete(adata.obsm["X_m2st"], empty, axis=0)).all()
-    assert adata.uns["m2st"]["cluster"]["n_unplaced"] == 2
+    assert adata.uns["m2st"]["cluster"]["n_invalid"] == 2
 
 
 def test_spots_off_the_tissue_take_no_part(adata: anndata.AnnData) -> None:
@@ -461,7 +461,7 @@ def test_spots_off_the_tissue_take_no_part(adata: anndata.AnnData) -> None:
     assert whole.obs["m2st_domain"][~on].isna().all()
     assert whole.obs["m2st_confidence"][~on].isna().all()
     assert np.isnan(whole.obsm["X_m2st"][~on]).all()
-    assert whole.uns["m2st"]["cluster"]["n_unplaced"] == 80
+    assert whole.uns["m2st"]["cluster"]["n_invalid"] == 80
     assert m2st.tl.choose_n_domains(whole, [2, 3]) == m2st.tl.choose_n_domains(tissue, [2, 3])
 
 

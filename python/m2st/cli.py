@@ -584,9 +584,9 @@ def _summary(adata: AnnData) -> str:
         f"{np.mean([row[-1] for row in last if len(row)] or np.nan):.4f}",
         f"Weights of the scales and of what they share: {weights}",
     ]
-    if clustering["n_unplaced"]:
-        n_unplaced = clustering["n_unplaced"]
-        lines.append(f"{n_unplaced} observations without counts or place have no domain")
+    if clustering["n_invalid"]:
+        n_invalid = clustering["n_invalid"]
+        lines.append(f"{n_invalid} observations without counts or place have no domain")
     return "\n".join(lines)
 
 

@@ -442,10 +442,10 @@ def _read_sections(
         raise ValueError(msg)
     sample_key = sample_key or recorded_key(adata, "sample_key")
     spatial_key = spatial_key or recorded_key(adata, "spatial_key") or _keys.COORDINATES
-    coordinates, placed = read_places(adata, spatial_key)
+    coordinates, valid = read_places(adata, spatial_key)
     sections = [
         find_section(adata, name, rows, coordinates[rows])
-        for name, rows in find_samples(adata, sample_key, placed)
+        for name, rows in find_samples(adata, sample_key, valid)
     ]
     return sections, sample_key is not None
 

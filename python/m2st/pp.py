@@ -229,7 +229,7 @@ def project_counts(
         "n_genes": len(found.projection.axes),
     }
     _write_features(adata, filled, found.scores, "prepare", layer, random_state, parameters)
-    adata.obsm[SINGLE] = _placed(found.single, filled)
+    adata.obsm[SINGLE] = _with_all_rows(found.single, filled)
     warn_invalid(int((~valid).sum()), n_obs=adata.n_obs)
     return cast("ExpressionProjection", found.projection)
 
@@ -335,7 +335,7 @@ def project_rep(
     _write_features(adata, filled, features, "prepare_rep", None, random_state, parameters)
     if found is None:
         return None
-    adata.obsm[SINGLE] = _placed(found.single, filled)
+    adata.obsm[SINGLE] = _with_all_rows(found.single, filled)
     return cast("ReadyProjection", found.projection)
 
 
@@ -985,7 +985,7 @@ def _write_features(
 ) -> None:
     """Write scores in the order of `adata`, and the record; warn of empty observations."""
     n_empty = int((~filled & valid_observations(adata)).sum())
-    adata.obsm[FEATURES] = _placed(scores, filled)
+    adata.obsm[FEATURES] = _with_all_rows(scores, filled)
     adata.obsm.pop(SINGLE, None)
     _record(
         adata,
@@ -1008,7 +1008,7 @@ def _write_features(
         warn(msg)
 
 
-def _placed(scores: NDArray[np.float32], filled: NDArray[np.bool_]) -> NDArray[np.float32]:
+def _with_all_rows(scores: NDArray[np.float32], filled: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Scores in the rows that have any, NaN in the others."""
     features = np.full((len(filled), scores.shape[1]), np.nan, dtype=np.float32)
     features[filled] = scores

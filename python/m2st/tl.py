@@ -143,8 +143,8 @@ def embed(
     params = replace(params, n_members=n_members)
     adjacency = check_graph(adata)
     _warn_of_given_graph(adata, adjacency)
-    placed = _placed(features)
-    check_features(_rows(features, placed), name=use_rep)
+    valid = _valid_rows(features)
+    check_features(_rows(features, valid), name=use_rep)
     if adata.n_obs > params.batch_size:
         logger.info(
             "%d observations: working on pieces of at most about %d at a time, %.1f GiB in all.",
@@ -153,8 +153,8 @@ def embed(
             needed_memory(features, adjacency, params, n_members, n_jobs),
         )
     results = train_members(
-        _rows(features, placed),
-        induced_subgraph(adjacency, placed),
+        _rows(features, valid),
+        induced_subgraph(adjacency, valid),
         params,
         member_seeds(random_state, n_members),
         device=device,
@@ -164,7 +164,7 @@ def embed(
         checkpoint=checkpoint,
     )
     forget_clustering(adata)
-    write_scales(adata, [result.embeddings for result in results], placed)
+    write_scales(adata, [result.embeddings for result in results], valid)
     record = adata.uns[_keys.RECORD]
     report = graph_report(adjacency)
     if not report.items() <= record.get("graph", {}).items():
@@ -177,7 +177,7 @@ def embed(
         "random_state": random_state,
         "device": results[0].device,
         "attention": results[0].attention,
-        "n_unplaced": int((~placed).sum()),
+        "n_invalid": int((~valid).sum()),
         "loss": padded([result.loss for result in results]),
         "stopped": next(e for e in ("interrupted", "finished", "converged") if e in endings),
         "versions": {name: version(name) for name in ("m2st", "torch", "numpy", "scanpy")},
@@ -233,15 +233,15 @@ def transform(
         )
         raise ValueError(msg)
     features = check_rep(adata, use_rep)
-    placed = _placed(features)
-    adjacency = induced_subgraph(check_graph(adata), placed)
+    valid = _valid_rows(features)
+    adjacency = induced_subgraph(check_graph(adata), valid)
     domains = [clustering.to_domains() for clustering in clusterings or ()]
-    members, memberships = apply_members(models, domains, _rows(features, placed), adjacency, 1)
+    members, responsibilities = apply_members(models, domains, _rows(features, valid), adjacency, 1)
     forget_clustering(adata)
-    write_scales(adata, members, placed)
+    write_scales(adata, members, valid)
     if clusterings is not None:
-        mean = np.mean(memberships, axis=0)
-        write_domains(adata, mean.argmax(axis=1), mean, placed)
+        mean = np.mean(responsibilities, axis=0)
+        write_domains(adata, mean.argmax(axis=1), mean, valid)
 
 
 def cluster(
@@ -324,23 +324,23 @@ def find_domains(
     from m2st._clustering import common_factors, consensus
 
     random_state = check_seed(random_state)
-    members, placed, adjacency = _members(adata)
-    check_n_domains(n_domains, n_obs=int(placed.sum()))
+    members, valid, adjacency = _members(adata)
+    check_n_domains(n_domains, n_obs=int(valid.sum()))
     params = ClusteringParams.of(params, name="params").for_domains(n_domains)
     fits = cluster_members(members, adjacency, n_domains, params, random_state, n_jobs)
     fits = refit_members(fits, adjacency, n_jobs)
     found = consensus([fit.responsibilities_ for fit in fits])
     for fit, order in zip(fits, found.orders, strict=True):
         fit.reorder(order)
-    write_domains(adata, found.labels, found.responsibilities, placed)
+    write_domains(adata, found.labels, found.responsibilities, valid)
     together = [scale for scales in members for scale in scales]
     common = common_factors(together, params)
-    adata.obsm[_keys.EMBEDDING] = side_by_side(common.project(together), placed)
+    adata.obsm[_keys.EMBEDDING] = side_by_side(common.project(together), valid)
     adata.uns.setdefault(_keys.RECORD, {})["cluster"] = {
         "params": params.to_dict(),
         "n_domains": n_domains,
         "random_state": random_state,
-        "n_unplaced": int((~placed).sum()),
+        "n_invalid": int((~valid).sum()),
         "stability": found.stability,
         "agreement": found.agreement,
         "scale_weights": np.stack([fit.scale_weights_ for fit in fits]),
@@ -416,8 +416,8 @@ def choose_n_domains(
         msg = f"Expected `candidates` of at least 2 domains, found {numbers or 'none'}."
         raise ValueError(msg)
     random_state = check_seed(random_state)
-    members, placed, adjacency = _members(adata)
-    check_n_domains(numbers[-1] + 1, n_obs=int(placed.sum()))
+    members, valid, adjacency = _members(adata)
+    check_n_domains(numbers[-1] + 1, n_obs=int(valid.sum()))
     # Objectives are compared: one width for all, and no smoothness, which falls as domains shrink.
     params = replace(ClusteringParams.of(params, name="params").for_domains(1), smoothness=0.0)
     record = adata.uns.setdefault(_keys.RECORD, {})
@@ -425,7 +425,7 @@ def choose_n_domains(
     if use_rep == _keys.FEATURES and _keys.SINGLE in adata.obsm:
         use_rep = _keys.SINGLE
     p_value = spatial_structure(
-        _rows(check_rep(adata, use_rep), placed), adjacency, random_state=random_state
+        _rows(check_rep(adata, use_rep), valid), adjacency, random_state=random_state
     )
     fits = {
         number: cluster_members(
@@ -517,41 +517,41 @@ def _members(
             "Run `m2st.tl.embed(adata)` again."
         )
         raise ValueError(msg)
-    placed = _placed(scales[0])
-    parts = [np.split(_rows(scale, placed), n_members, axis=1) for scale in scales]
+    valid = _valid_rows(scales[0])
+    parts = [np.split(_rows(scale, valid), n_members, axis=1) for scale in scales]
     return (
         [list(member) for member in zip(*parts, strict=True)],
-        placed,
-        induced_subgraph(check_graph(adata), placed),
+        valid,
+        induced_subgraph(check_graph(adata), valid),
     )
 
 
-def _placed(values: NDArray[np.float32]) -> NDArray[np.bool_]:
+def _valid_rows(values: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Observations with values: the others are all NaN."""
     return np.asarray(~np.isnan(values).all(axis=1))
 
 
-def _rows(values: NDArray[np.float32], placed: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Rows of the placed observations; not copied if these are all."""
-    return values if placed.all() else values[placed]
+def _rows(values: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Rows of the valid observations; not copied if these are all."""
+    return values if valid.all() else values[valid]
 
 
-def induced_subgraph(adjacency: sparse.csr_matrix, placed: NDArray[np.bool_]) -> sparse.csr_matrix:
-    """Graph between the placed observations; not copied if these are all."""
-    return adjacency if placed.all() else adjacency[placed][:, placed]
+def induced_subgraph(adjacency: sparse.csr_matrix, valid: NDArray[np.bool_]) -> sparse.csr_matrix:
+    """Graph between the valid observations; not copied if these are all."""
+    return adjacency if valid.all() else adjacency[valid][:, valid]
 
 
-def side_by_side(parts: Sequence[NDArray[Any]], placed: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Columns of the placed observations side by side, NaN in the rows of the others."""
+def side_by_side(parts: Sequence[NDArray[Any]], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Columns of the valid observations side by side, NaN in the rows of the others."""
     ends = np.cumsum([part.shape[1] for part in parts])
-    full = np.full((len(placed), ends[-1]), np.nan, dtype=np.float32)
+    full = np.full((len(valid), ends[-1]), np.nan, dtype=np.float32)
     for end, part in zip(ends, parts, strict=True):
-        full[placed, end - part.shape[1] : end] = part
+        full[valid, end - part.shape[1] : end] = part
     return full
 
 
 def write_scales(
-    adata: AnnData, members: list[list[NDArray[np.float32]]], placed: NDArray[np.bool_]
+    adata: AnnData, members: list[list[NDArray[np.float32]]], valid: NDArray[np.bool_]
 ) -> None:
     """Write the embedding of each scale; those of an earlier run with more scales go."""
     prefix = _keys.scale_embedding("")
@@ -559,22 +559,22 @@ def write_scales(
         if key.startswith(prefix) and key.removeprefix(prefix).isdecimal():  # others are not ours
             del adata.obsm[key]
     for scale, parts in enumerate(zip(*members, strict=True), start=1):
-        adata.obsm[_keys.scale_embedding(scale)] = side_by_side(parts, placed)
+        adata.obsm[_keys.scale_embedding(scale)] = side_by_side(parts, valid)
     adata.uns.setdefault(_keys.RECORD, {})["n_members"] = len(members)
 
 
 def write_domains(
     adata: AnnData,
     labels: NDArray[np.intp],
-    memberships: NDArray[np.float64],
-    placed: NDArray[np.bool_],
+    responsibilities: NDArray[np.float64],
+    valid: NDArray[np.bool_],
 ) -> None:
-    """Write domains, and memberships in them, of the placed observations; missing elsewhere."""
+    """Write domains, and responsibilities in them, of the valid observations; missing elsewhere."""
     codes = np.full(adata.n_obs, -1)
-    codes[placed] = labels
+    codes[valid] = labels
     sure = np.full(adata.n_obs, np.nan)
-    sure[placed] = np.minimum(memberships[np.arange(len(labels)), labels], 1)
-    names = [str(number) for number in range(1, memberships.shape[1] + 1)]
+    sure[valid] = np.minimum(responsibilities[np.arange(len(labels)), labels], 1)
+    names = [str(number) for number in range(1, responsibilities.shape[1] + 1)]
     adata.obs[_keys.DOMAIN] = pd.Categorical.from_codes(codes, categories=names)
     adata.obs[_keys.CONFIDENCE] = sure
 

@@ -102,11 +102,11 @@ computeBayesSpace <- function(input, k, seed, platform, nrep, burn.in, ...) {
     requirePackage("BayesSpace", "to run it")
     input$counts <- checkExpression(input$counts, input$what, whole = TRUE)
     on <- rowSums(!is.finite(checkLattice(input$array))) == 0L
-    input$placed <- input$inside & on & Matrix::colSums(input$counts) > 0
-    input$sample <- checkSample(input$sample, input$placed)
+    input$valid <- input$inside & on & Matrix::colSums(input$counts) > 0
+    input$sample <- checkSample(input$sample, input$valid)
     found <- bayesSpace(keepSpots(input), k, seed, nrep, platform, burn.in = burn.in, ...)
-    labels <- rep(NA_integer_, length(input$placed))
-    labels[input$placed] <- found$labels
+    labels <- rep(NA_integer_, length(input$valid))
+    labels[input$valid] <- found$labels
     lost <- k - length(unique(found$labels))
     if (lost > 0L) {
         warning("BayesSpace found ", k - lost, " of ", k, " domains.", call. = FALSE)
@@ -296,7 +296,7 @@ sampleSeurat <- function(object, sample_id, images) {
 
 # What a method gets: the spots that take part.
 keepSpots <- function(input) {
-    kept <- input$placed
+    kept <- input$valid
     input$measured <- input$candidates <- NULL
     input$names <- input$names[kept]
     input$inside <- input$inside[kept]

@@ -168,11 +168,11 @@ checkCoords <- function(coords, names, n) {
         stopM2ST("Expected coordinates of ", n, " spots, found ", nrow(coords), " rows.")
     }
     coords <- matchRows(coords, names)
-    placed <- rowSums(!is.finite(coords)) == 0L
-    if (!any(placed)) {
+    valid <- rowSums(!is.finite(coords)) == 0L
+    if (!any(valid)) {
         stopM2ST("Expected coordinates of the spots, found them all missing.")
     }
-    at <- coords[placed, , drop = FALSE]
+    at <- coords[valid, , drop = FALSE]
     if (nrow(at) > 1L && all(at == rep(at[1L, ], each = nrow(at)))) {
         stopM2ST("Expected coordinates that differ between spots, found all spots in one place. ",
             "Check that the coordinates were read.")
@@ -228,18 +228,18 @@ matchRows <- function(coords, names) {
 }
 
 # Sections as a factor in order of appearance; those of spots that take no part do not matter.
-checkSample <- function(sample, placed) {
+checkSample <- function(sample, valid) {
     if (is.null(sample)) {
         return(NULL)
     }
-    if (length(sample) != length(placed)) {
-        stopM2ST("Expected the section of each of ", length(placed), " spots, found ",
+    if (length(sample) != length(valid)) {
+        stopM2ST("Expected the section of each of ", length(valid), " spots, found ",
             length(sample), ".")
     }
-    missing <- sum(is.na(sample[placed]))
+    missing <- sum(is.na(sample[valid]))
     if (missing) {
         stopM2ST("Expected the section of every spot, found ", missing,
             " missing. Fill them in or remove these spots.")
     }
-    factor(as.character(sample), levels = unique(as.character(sample[placed])))
+    factor(as.character(sample), levels = unique(as.character(sample[valid])))
 }

@@ -181,9 +181,9 @@ compareAll <- function(input, k, truth, methods, seed, options, further, verbose
     checkSpots(length(input$inside))
     input$counts <- checkExpression(input$counts, input$what, whole = TRUE)
     input <- checkPlace(input)
-    input$placed <- input$placed & Matrix::colSums(input$counts) > 0
-    checkSpots(sum(input$placed))
-    k <- checkK(k, sum(input$placed))
+    input$valid <- input$valid & Matrix::colSums(input$counts) > 0
+    checkSpots(sum(input$valid))
+    k <- checkK(k, sum(input$valid))
     kept <- keepSpots(input)
     runs <- expand.grid(method = c(methods, names(further)), seed = seed, stringsAsFactors = FALSE)
     results <- Map(function(method, seed) {
@@ -338,11 +338,11 @@ askComparison <- function(what, request) {
 
 makeComparison <- function(input, kept, k, truth, runs, results) {
     labels <- lapply(results, function(result) {
-        full <- rep(NA_integer_, length(input$placed))
-        full[input$placed] <- if (is.null(result$labels)) NA_integer_ else result$labels
+        full <- rep(NA_integer_, length(input$valid))
+        full[input$valid] <- if (is.null(result$labels)) NA_integer_ else result$labels
         factor(full)
     })
-    spatial <- spatialScores(kept, lapply(labels, function(found) found[input$placed]))
+    spatial <- spatialScores(kept, lapply(labels, function(found) found[input$valid]))
     rows <- lapply(seq_along(results), function(i) {
         scoreRow(runs[i, ], results[[i]], labels[[i]], k, truth, spatial[i, ])
     })

@@ -160,13 +160,13 @@ drawDomains <- function(
     if (!is.null(sample_id)) {
         sample <- labelColumn(columns, sample_id, where)
     }
-    placed <- rowSums(!is.finite(coords)) == 0L
-    if (!all(placed)) {
-        say(sum(!placed), " of ", length(placed), " spots have no coordinates: they are not drawn.")
+    valid <- rowSums(!is.finite(coords)) == 0L
+    if (!all(valid)) {
+        say(sum(!valid), " of ", length(valid), " spots have no coordinates: they are not drawn.")
     }
-    sample <- checkSample(if (is.null(sample)) rep("", length(placed)) else sample, placed)
+    sample <- checkSample(if (is.null(sample)) rep("", length(valid)) else sample, valid)
     colours <- colourDomains(domain, reference)
-    outlines <- lapply(split(which(placed), sample[placed]), function(at) {
+    outlines <- lapply(split(which(valid), sample[valid]), function(at) {
         outlineSpots(coords[at, , drop = FALSE], at, panel = nlevels(sample) > 1L)
     })
     outlines <- do.call(rbind, outlines)

@@ -20,13 +20,13 @@ computeDomains <- function(
     }
     input <- checkPlace(input)
     checkNoPlaces(input)
-    placed <- input$placed
-    k <- checkK(k, sum(placed))
+    valid <- input$valid
+    k <- checkK(k, sum(valid))
     tryWriting(write, n, k)
-    sayUnplaced(input)
-    checkSpots(sum(placed))
+    sayInvalid(input)
+    checkSpots(sum(valid))
     verbose <- if (is.null(verbose)) interactive() else isTRUE(verbose)
-    kept <- keepPlaced(input)
+    kept <- keepValid(input)
     request <- c(
         expressionRequest(kept), placeRequest(kept), overlayRequest(kept),
         settingsRequest(k, params, seed, device),
@@ -39,7 +39,7 @@ computeDomains <- function(
         say("Features: ", prepared$n_pcs, " components of ", prepared$n_features, " columns.",
             verbose = verbose)
     }
-    result <- readAnswer(answer, placed)
+    result <- readAnswer(answer, valid)
     result$coords <- input$coords
     result$sample <- input$sample
     hushed(FALSE, write(result))
@@ -62,36 +62,36 @@ tryWriting <- function(write, n, k) {
 }
 
 # Says how many spots get no domain, and why; warns where it is all of a section.
-sayUnplaced <- function(input) {
-    placed <- input$placed
-    if (all(placed)) {
+sayInvalid <- function(input) {
+    valid <- input$valid
+    if (all(valid)) {
         return(invisible())
     }
     missing <- rowSums(!is.finite(input$coords)) > 0L
-    measured <- if (is.null(input$measured)) rep(TRUE, length(placed)) else input$measured
+    measured <- if (is.null(input$measured)) rep(TRUE, length(valid)) else input$measured
     counts <- c(
         sum(!measured), sum(measured & !input$inside), sum(measured & input$inside & missing)
     )
     reasons <- c(
         paste("are not in", input$what), "lie outside the tissue", "have no coordinates"
     )
-    say(sum(!placed), " of ", length(placed), " spots get no domain (NA): ",
+    say(sum(!valid), " of ", length(valid), " spots get no domain (NA): ",
         toString(paste(counts, reasons)[counts > 0L]), ".")
     if (isTRUE(input$chosen)) {
         return(invisible())
     }
-    lost <- lostSections(input$candidates, placed)
+    lost <- lostSections(input$candidates, valid)
     if (length(lost)) {
         warning("No spot of ", lost, " has a place in the tissue: its domain is NA throughout. ",
             "Check its coordinates or its image.", call. = FALSE)
     }
 }
 
-# Sections by the first column that may name them and has some without any placed spot.
-lostSections <- function(candidates, placed) {
+# Sections by the first column that may name them and has some without any valid spot.
+lostSections <- function(candidates, valid) {
     for (name in names(candidates)) {
         values <- as.character(candidates[[name]])
-        lost <- setdiff(values[!placed], c(values[placed], NA))
+        lost <- setdiff(values[!valid], c(values[valid], NA))
         if (length(lost)) {
             return(paste0(quoted(utils::head(lost, 5L)), " (column '", name, "')"))
         }
@@ -104,7 +104,7 @@ checkNoPlaces <- function(input) {
     if (is.null(features) || !ncol(features) %in% 2:3) {
         return(invisible())
     }
-    use <- input$placed & rowSums(!is.finite(features)) == 0L
+    use <- input$valid & rowSums(!is.finite(features)) == 0L
     values <- scale(features[use, , drop = FALSE])
     explained <- qr(cbind(1, input$coords[use, , drop = FALSE]))
     if (all(is.finite(values)) && all(abs(qr.resid(explained, values)) < 1e-3)) {
@@ -117,38 +117,38 @@ stopPlaces <- function(what) {
         "to use the counts: coordinates are taken besides them.")
 }
 
-# The input with coordinates and sections checked, and which spots are `placed`.
+# The input with coordinates and sections checked, and which spots are `valid`.
 checkPlace <- function(input) {
     input$coords <- checkCoords(input$coords, input$names, length(input$inside))
-    input$placed <- input$inside & rowSums(!is.finite(input$coords)) == 0L
+    input$valid <- input$inside & rowSums(!is.finite(input$coords)) == 0L
     if (!is.null(input$measured)) {
-        input$placed <- input$placed & input$measured
+        input$valid <- input$valid & input$measured
     }
-    input$sample <- checkSample(input$sample, input$placed)
+    input$sample <- checkSample(input$sample, input$valid)
     input
 }
 
-# What is sent of the input: the placed spots.
-keepPlaced <- function(input) {
-    placed <- input$placed
-    if (all(placed)) {
+# What is sent of the input: the valid spots.
+keepValid <- function(input) {
+    valid <- input$valid
+    if (all(valid)) {
         return(input)
     }
-    input$counts <- input$counts[, placed, drop = FALSE]
-    input$features <- input$features[placed, , drop = FALSE]
-    input$scales <- lapply(input$scales, function(scale) scale[placed, , drop = FALSE])
-    input$coords <- input$coords[placed, , drop = FALSE]
-    input$sample <- input$sample[placed]
-    input$names <- input$names[placed]
-    input$candidates <- lapply(input$candidates, function(values) values[placed])
+    input$counts <- input$counts[, valid, drop = FALSE]
+    input$features <- input$features[valid, , drop = FALSE]
+    input$scales <- lapply(input$scales, function(scale) scale[valid, , drop = FALSE])
+    input$coords <- input$coords[valid, , drop = FALSE]
+    input$sample <- input$sample[valid]
+    input$names <- input$names[valid]
+    input$candidates <- lapply(input$candidates, function(values) values[valid])
     input
 }
 
 # The answer in R's terms; spots that took no part get NA.
-readAnswer <- function(answer, placed) {
+readAnswer <- function(answer, valid) {
     spread <- function(matrix) {
-        full <- matrix(NA_real_, length(placed), ncol(matrix))
-        full[placed, ] <- matrix
+        full <- matrix(NA_real_, length(valid), ncol(matrix))
+        full[valid, ] <- matrix
         full
     }
     result <- list(
@@ -159,15 +159,15 @@ readAnswer <- function(answer, placed) {
         m2st = format(packageVersion("m2st")),
         reticulate = format(packageVersion("reticulate")),
         R = format(getRversion()),
-        n_unplaced = sum(!placed)
+        n_invalid = sum(!valid)
     )
     if (!is.null(answer$labels)) {
-        labels <- rep(NA_integer_, length(placed))
-        labels[placed] <- labelsFromBuffer(answer$labels, sum(placed))
+        labels <- rep(NA_integer_, length(valid))
+        labels[valid] <- labelsFromBuffer(answer$labels, sum(valid))
         k <- answer$record$cluster$n_domains
         result$domain <- factor(labels, levels = seq_len(k))
         result$embedding <- spread(fromBuffer(answer$embedding))
-        confidence <- readBin(answer$confidence, "double", sum(placed))
+        confidence <- readBin(answer$confidence, "double", sum(valid))
         confidence[is.nan(confidence)] <- NA_real_
         result$confidence <- spread(matrix(confidence))[, 1L]
     }
@@ -182,10 +182,10 @@ computeClusters <- function(input, k, params, seed) {
         stopM2ST("Expected `k` to be different whole numbers, found ", shorten(k), ".")
     }
     input <- checkPlace(input)
-    k <- lapply(k, checkK, n = sum(input$placed & !is.na(input$scales[[1L]][, 1L])))
+    k <- lapply(k, checkK, n = sum(input$valid & !is.na(input$scales[[1L]][, 1L])))
     seed <- checkSeed(seed)
     params <- checkParams(params)
-    kept <- keepPlaced(input)
+    kept <- keepValid(input)
     known <- c(
         scalesRequest(kept$scales, input$record$n_members), placeRequest(kept),
         list(words = wordsRequest(input))
@@ -194,7 +194,7 @@ computeClusters <- function(input, k, params, seed) {
         askPython("cluster", c(known, settingsRequest(one, params, seed, "cpu")), FALSE)
     })
     warnOtherGraph(answers[[1L]]$record$graph, input$record$graph)
-    lapply(answers, readAnswer, placed = input$placed)
+    lapply(answers, readAnswer, valid = input$valid)
 }
 
 # Without the record the members of the ensemble cannot be told apart.

@@ -81,15 +81,15 @@ def read_places(adata: AnnData, spatial_key: str) -> tuple[NDArray[np.float64], 
     name = f"adata.obsm[{spatial_key!r}]"
     coordinates = np.asarray(check_numbers(adata.obsm[spatial_key], name=name), dtype=np.float64)
     finite = np.isfinite(coordinates).reshape(adata.n_obs, -1)
-    placed: NDArray[np.bool_] = np.asarray(finite.all(axis=1))
-    if not placed.any():
+    valid: NDArray[np.bool_] = np.asarray(finite.all(axis=1))
+    if not valid.any():
         msg = (
             f"Expected an observation with coordinates in `{name}`, found none. Check that they "
             "were read."
         )
         raise ValueError(msg)
-    check_coordinates(coordinates[placed], name=name)
-    return coordinates[:, :2], placed
+    check_coordinates(coordinates[valid], name=name)
+    return coordinates[:, :2], valid
 
 
 def find_samples(

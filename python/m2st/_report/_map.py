@@ -40,16 +40,16 @@ def select_shown(
 
     Colours are written into this copy, not into the user's data.
     """
-    coordinates, placed = read_places(adata, spatial_key)
+    coordinates, valid = read_places(adata, spatial_key)
     keys = [_keys.DOMAIN, *columns] + ([] if sample_key is None else [sample_key])
     for key in keys:
         check_key(key, adata.obs, where="adata.obs")
     shown = AnnData(
-        obs=adata.obs.loc[placed, list(dict.fromkeys(keys))].copy(),
-        obsm={_keys.COORDINATES: coordinates[placed]},
+        obs=adata.obs.loc[valid, list(dict.fromkeys(keys))].copy(),
+        obsm={_keys.COORDINATES: coordinates[valid]},
         uns=dict(adata.uns),
     )
-    return shown, placed
+    return shown, valid
 
 
 def make_layers(

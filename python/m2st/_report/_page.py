@@ -117,7 +117,7 @@ def report(
     columns = [key for key in dict.fromkeys(columns) if key != _keys.DOMAIN]
     sample_key = sample_key or recorded_key(adata, "sample_key")
     spatial_key = spatial_key or recorded_key(adata, "spatial_key") or _keys.COORDINATES
-    shown, placed = select_shown(adata, columns, sample_key, spatial_key)
+    shown, valid = select_shown(adata, columns, sample_key, spatial_key)
     sections = [
         find_section(shown, name, rows, shown.obsm[_keys.COORDINATES][rows])
         for name, rows in find_samples(shown, sample_key, np.ones(shown.n_obs, dtype=bool))
@@ -126,7 +126,7 @@ def report(
     confidence = read_confidence(adata)
     table = domain_table(domains, confidence, colors, record)
     composition = count_composition(adata, domains, sample_key)
-    layers = make_layers(shown, columns, confidence[placed])
+    layers = make_layers(shown, columns, confidence[valid])
     frames = [
         make_frame(section, find_library(shown, section.name), len(sections))
         for section in sections
@@ -142,7 +142,7 @@ def report(
         layers=layers,
         payload=make_payload(shown, sections, frames, layers),
         warnings=[
-            *list_findings(domains, record, table, composition, int((~placed).sum())),
+            *list_findings(domains, record, table, composition, int((~valid).sum())),
             *no_images,
             *findings_of_record(unfit),
         ],

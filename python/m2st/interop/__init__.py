@@ -31,12 +31,12 @@ colData, rowData              ``obs``, ``var``                      factors with
                                                                     strings categorical as AnnData
                                                                     writes them; run-length codes
 spatialCoords                 ``obsm["spatial"]``                   zero columns: no coordinates
-reducedDims                   ``obsm``: PCA is "X_pca"              their attributes are not carried
+reducedDims                   ``obsm``: PCA is "X_pca"              their attributes are left out
 imgData                       ``uns["spatial"]``, scanpy's layout   pixels as bytes; the diameter of
                                                                     the spots estimated and marked
 metadata                      ``uns``                               vectors, factors, arrays, data
                                                                     frames, sparse matrices, lists
-altExps, colPairs, rowPairs,  not carried
+altExps, colPairs, rowPairs,  not converted
 rowRanges, remote images
 ============================  ====================================  ================================
 
@@ -52,7 +52,7 @@ meta.data, meta.features      ``obs``, ``var``                      as colData a
 active identity               ``obs["ident"]``
 variable features             ``var["highly_variable"]`` and        in their order
                               ``var["highly_variable_rank"]``
-reductions                    ``obsm``: m2st.scale1 is              loadings are not carried
+reductions                    ``obsm``: m2st.scale1 is              loadings are not converted
                               "X_m2st_scale1"
 images, all classes           ``obsm["spatial"]``: x, y in full     of outlines, the centre
                               resolution; ``obs["sample_id"]``:
@@ -60,15 +60,15 @@ images, all classes           ``obsm["spatial"]``: x, y in full     of outlines,
 tissue, row, col of VisiumV1  ``obs["in_tissue"]``,
                               ``["array_row"]``, ``["array_col"]``
 misc                          ``uns``                               as metadata
-other assays, scale.data,     not carried
+other assays, scale.data,     not converted
 graphs, neighbors, commands,
 tools, outlines, molecules
 ============================  ====================================  ================================
 
-One warning names whatever an object had and is not carried. ``uns["m2st_r"]`` keeps what R knows
+One warning names whatever an object had and is not converted. ``uns["m2st_r"]`` keeps what R knows
 and AnnData has no slot for, such as the class and the order of the assays, so that the way back
 restores it; ``metadata(x)$m2st_python`` does the same for Python's types, such as float32. Going
-to R, ``obsp``, ``varm``, ``varp`` and ``raw`` are not carried.
+to R, ``obsp``, ``varm``, ``varp`` and ``raw`` are not converted.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def to_anndata(x: Any, *, assay: str | None = None) -> AnnData:
     Warns
     -----
     UserWarning
-        Once, with all that is not carried, and with what the object lacks: coordinates or assays.
+        Once, with all that is not converted, and with what the object lacks: coordinates or assays.
 
     Examples
     --------
@@ -190,7 +190,7 @@ def from_anndata(adata: AnnData, as_: str | None = None) -> Any:
     Warns
     -----
     UserWarning
-        Once, with all that is not carried.
+        Once, with all that is not converted.
 
     Examples
     --------
@@ -387,7 +387,7 @@ def _reader(node: Node) -> str | None:
 
 def _read_node(node: Node, *, assay: str | None) -> AnnData:
     family = _reader(node)
-    lost: list[str] = []
+    skipped: list[str] = []
     kind = (node.classes or (node.kind,))[0]
     if family is None:
         msg = (
@@ -396,14 +396,14 @@ def _read_node(node: Node, *, assay: str | None) -> AnnData:
         )
         raise TypeError(msg)
     if family == "seurat":
-        adata = _seurat.read_seurat(node, lost, assay=assay)
+        adata = _seurat.read_seurat(node, skipped, assay=assay)
     elif assay is not None:
         msg = f"Expected `assay` only with a Seurat object, found {assay!r} with a {kind}: all "
         msg += "its assays are converted."
         raise ValueError(msg)
     else:
-        adata = _experiment.read_experiment(node, lost)
-    said = [_not_carried(kind, lost), _lacking(adata, kind)]
+        adata = _experiment.read_experiment(node, skipped)
+    said = [_describe_skipped(kind, skipped), _lacking(adata, kind)]
     if text := " ".join(part for part in said if part):
         warn(text)
     return adata
@@ -417,18 +417,18 @@ def _write(adata: AnnData, as_: str | None) -> Any:
     r.session()
     if adata.isbacked:
         adata = adata.to_memory()
-    lost: list[str] = []
+    skipped: list[str] = []
     if kind == "Seurat":
-        made = _seurat.write_seurat(adata, lost)
+        made = _seurat.write_seurat(adata, skipped)
     else:
-        made = _experiment.write_experiment(adata, kind, lost)
-    if text := _not_carried("AnnData", lost):
+        made = _experiment.write_experiment(adata, kind, skipped)
+    if text := _describe_skipped("AnnData", skipped):
         warn(text)
     return made
 
 
-def _not_carried(kind: str, lost: list[str]) -> str:
-    return f"Not carried from the {kind}: {'; '.join(lost)}." if lost else ""
+def _describe_skipped(kind: str, skipped: list[str]) -> str:
+    return f"Not converted from the {kind}: {'; '.join(skipped)}." if skipped else ""
 
 
 def _lacking(adata: AnnData, kind: str) -> str:

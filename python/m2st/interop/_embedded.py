@@ -174,8 +174,8 @@ class RNode(Node):
     def outlines(self) -> tuple[list[str], NDArray[np.int64], NDArray[np.float64]]:
         """Take a list of sp's Polygons apart, in one call of R."""
         names, counts, corners = (RNode(part) for part in call("outlines", self.value))
-        placed = corners.numbers().astype(np.float64).reshape(-1, 2, order="F")
-        return names.strings().tolist(), counts.numbers().astype(np.int64), placed
+        points = corners.numbers().astype(np.float64).reshape(-1, 2, order="F")
+        return names.strings().tolist(), counts.numbers().astype(np.int64), points
 
     def as_sparse(self) -> Node:
         """Return the matrix as R converts it."""

@@ -14,11 +14,11 @@ from scipy import sparse
 from m2st import _keys
 from m2st.interop import _embedded as r
 from m2st.interop import _images, _record
-from m2st.interop._nodes import NULL, Node, Uncarried
+from m2st.interop._nodes import NULL, Node, Skipped
 from m2st.interop._values import (
     Note,
-    carry,
     check_length,
+    convert,
     in_order,
     kept_dtype,
     number_kind,
@@ -46,7 +46,7 @@ _SLOTS = {
     "metadata",
     "class",
 }
-_CARRIED_PARTS = {"reducedDims", "altExps", "colPairs", "spatialCoords"}
+_CONVERTED_PARTS = {"reducedDims", "altExps", "colPairs", "spatialCoords"}
 
 
 def main_assay(names: list[str]) -> str:
@@ -68,8 +68,8 @@ def reduced_name(key: str) -> str:
     return f"{first.upper() if first.islower() else first}{dash}{rest}"
 
 
-def read_experiment(x: Node, lost: list[str]) -> AnnData:
-    """Convert; what could not be carried is added to `lost`."""
+def read_experiment(x: Node, skipped: list[str]) -> AnnData:
+    """Convert; what could not be converted is added to `skipped`."""
     inner = x.attribute("int_colData").attribute("listData").fields()
     obs_node, var_node = x.attribute("colData"), _row_data(x)
     n_obs = int(obs_node.attribute("nrows").numbers()[0])
@@ -80,15 +80,15 @@ def read_experiment(x: Node, lost: list[str]) -> AnnData:
     if "spatialCoords" in inner:
         kind = "SpatialExperiment"
     if found not in {kind, "RangedSummarizedExperiment"}:
-        lost.append(f"the class {found} (read as its parent {kind})")
+        skipped.append(f"the class {found} (read as its parent {kind})")
 
     obs, obs_notes = read_columns(
-        obs_node.attribute("listData"), where="colData", rows=obs_names, lost=lost
+        obs_node.attribute("listData"), where="colData", rows=obs_names, skipped=skipped
     )
     var, var_notes = read_columns(
-        var_node.attribute("listData"), where="rowData", rows=var_names, lost=lost
+        var_node.attribute("listData"), where="rowData", rows=var_names, skipped=skipped
     )
-    assays, assay_notes = _read_assays(x, lost)
+    assays, assay_notes = _read_assays(x, skipped)
     for name, matrix in assays.items():
         if matrix.shape != (n_obs, n_vars):
             msg = (
@@ -101,7 +101,7 @@ def read_experiment(x: Node, lost: list[str]) -> AnnData:
             check_length(n, what=f"a {kind}")
     obs_frame, obs_record = _record.table(obs, obs_names, n_obs)
     var_frame, var_record = _record.table(var, var_names, n_vars)
-    uns, metadata_note = _read_metadata(x.attribute("metadata"), lost)
+    uns, metadata_note = _read_metadata(x.attribute("metadata"), skipped)
     from_python = _record.load(uns.pop(_record.FROM_PYTHON, None))
     main = _record.main_of(from_python, assays, main_assay)
     order = list(assays)
@@ -122,12 +122,12 @@ def read_experiment(x: Node, lost: list[str]) -> AnnData:
         "var": {**var_record, "columns": var_notes},
         "metadata": metadata_note,
     }
-    record["reduced"] = _read_reduced(adata, inner, from_python.get("obsm", {}), lost)
+    record["reduced"] = _read_reduced(adata, inner, from_python.get("obsm", {}), skipped)
     record |= _read_coordinates(adata, inner.get("spatialCoords", NULL), from_python)
     if kind == "SpatialExperiment":
         images = x.attribute("int_metadata").field("imgData")
-        record |= _read_images(adata, images, from_python.get("images", {}), lost)
-    _list_uncarried(x, inner, lost)
+        record |= _read_images(adata, images, from_python.get("images", {}), skipped)
+    _list_skipped(x, inner, skipped)
     _record.restore(adata, from_python)
     for column in from_python.get("added", []):
         del adata.obs[column]
@@ -155,13 +155,13 @@ def _row_names(x: Node) -> list[str] | None:
     return ranges.attribute("listData").names
 
 
-def _read_assays(x: Node, lost: list[str]) -> tuple[dict[str, Any], dict[str, Note]]:
+def _read_assays(x: Node, skipped: list[str]) -> tuple[dict[str, Any], dict[str, Note]]:
     listing = x.attribute("assays").attribute("data").attribute("listData")
     names = listing.names or ["" for _ in listing.items()]
     found, notes = {}, {}
     keys = unique_names(name or f"assay{i}" for i, name in enumerate(names, start=1))
     for key, name, node in zip(keys, names, listing.items(), strict=True):
-        pair = carry(f"assay {key}", lost, read_matrix, node)
+        pair = convert(f"assay {key}", skipped, read_matrix, node)
         if pair is None:
             continue
         found[key], note = pair
@@ -172,12 +172,12 @@ def _read_assays(x: Node, lost: list[str]) -> tuple[dict[str, Any], dict[str, No
     return found, notes
 
 
-def _read_metadata(node: Node, lost: list[str]) -> tuple[dict[str, Any], Note]:
-    return read_list(node, where="metadata", lost=lost) if node.kind == "list" else ({}, {})
+def _read_metadata(node: Node, skipped: list[str]) -> tuple[dict[str, Any], Note]:
+    return read_list(node, where="metadata", skipped=skipped) if node.kind == "list" else ({}, {})
 
 
 def _read_reduced(
-    adata: AnnData, inner: Mapping[str, Node], python: Mapping[str, Any], lost: list[str]
+    adata: AnnData, inner: Mapping[str, Node], python: Mapping[str, Any], skipped: list[str]
 ) -> dict[str, Note]:
     """Fill ``obsm`` from the reducedDims; returns what R knows of each."""
     listing = inner["reducedDims"].attribute("listData") if "reducedDims" in inner else NULL
@@ -190,14 +190,14 @@ def _read_reduced(
     ]
     notes: dict[str, Note] = {}
     for key, name, node in zip(unique_names(wanted), names, listing.items(), strict=True):
-        values = carry(f"reducedDim {name}", lost, _embedding, node)
+        values = convert(f"reducedDim {name}", skipped, _embedding, node)
         if values is None:
             continue
         columns = node.dimnames(1)
         notes[key] = {"name": name, "columns": columns}
         extra = [a for a in node.attributes if a not in {"dim", "dimnames"}]
         if extra:
-            lost.append(f"reducedDim {name} (its attributes {', '.join(extra)})")
+            skipped.append(f"reducedDim {name} (its attributes {', '.join(extra)})")
         hint = python.get(key, {})
         if hint.get("frame"):
             adata.obsm[key] = pd.DataFrame(values, columns=columns, index=adata.obs_names)
@@ -209,7 +209,7 @@ def _read_reduced(
 def _embedding(node: Node) -> NDArray[Any]:
     if node.kind not in {"double", "integer"} or len(node.shape) != 2:
         msg = f"of class {(node.classes or (node.kind,))[0]}, not a numeric matrix"
-        raise Uncarried(msg)
+        raise Skipped(msg)
     matrix, _ = read_matrix(node)
     return np.ascontiguousarray(matrix.T)
 
@@ -225,7 +225,7 @@ def _read_coordinates(adata: AnnData, node: Node, python: Mapping[str, Any]) -> 
 
 
 def _read_images(
-    adata: AnnData, table: Node, python: Mapping[str, Any], lost: list[str]
+    adata: AnnData, table: Node, python: Mapping[str, Any], skipped: list[str]
 ) -> dict[str, Any]:
     """Fill ``uns["spatial"]`` from imgData, on top of what Python had kept in the metadata."""
     fields = table.attribute("listData").fields()
@@ -241,7 +241,7 @@ def _read_images(
         library.setdefault("images", {})
         if np.isfinite(factor):
             scales.setdefault(_images.scale_key(image), float(factor))
-        pair = carry(f"image {image} of {sample}", lost, _images.read_spatial_image, node)
+        pair = convert(f"image {image} of {sample}", skipped, _images.read_spatial_image, node)
         if pair is not None:
             pixels, lower = pair
             dtype = python.get(sample, {}).get(image, "uint8")
@@ -254,29 +254,29 @@ def _read_images(
     return {"lower": lower}
 
 
-def _list_uncarried(x: Node, inner: Mapping[str, Node], lost: list[str]) -> None:
+def _list_skipped(x: Node, inner: Mapping[str, Node], skipped: list[str]) -> None:
     for part in ("altExps", "colPairs"):
         if part in inner and (names := inner[part].attribute("listData").names):
-            lost.append(f"{part} ({', '.join(names)})")
+            skipped.append(f"{part} ({', '.join(names)})")
     pairs = x.attribute("int_elementMetadata").attribute("listData").field("rowPairs")
     if names := pairs.attribute("listData").names:
-        lost.append(f"rowPairs ({', '.join(names)})")
-    lost += [f"int_colData${name}" for name in inner if name not in _CARRIED_PARTS]
-    lost += [f"attribute {name}" for name in x.attributes if name not in _SLOTS]
+        skipped.append(f"rowPairs ({', '.join(names)})")
+    skipped += [f"int_colData${name}" for name in inner if name not in _CONVERTED_PARTS]
+    skipped += [f"attribute {name}" for name in x.attributes if name not in _SLOTS]
     ranges = x.attribute("rowRanges")
     holder = ranges.attribute("unlistData")
     starts = (ranges if holder.is_null else holder).attribute("ranges").attribute("start")
     if len(starts.numbers()):
-        lost.append("rowRanges (the genomic ranges, but their columns are)")
+        skipped.append("rowRanges (the genomic ranges, but their columns are)")
     for where, frame in (("colData", x.attribute("colData")), ("rowData", _row_data(x))):
         for part in ("elementMetadata", "metadata"):
             node = frame.attribute(part)
             if not node.is_null and not (node.kind == "list" and not node.items()):
-                lost.append(f"{part} of {where}")
+                skipped.append(f"{part} of {where}")
 
 
-def write_experiment(adata: AnnData, as_: str, lost: list[str]) -> Any:
-    """Build the object in R; what could not be carried is added to `lost`."""
+def write_experiment(adata: AnnData, as_: str, skipped: list[str]) -> Any:
+    """Build the object in R; what could not be converted is added to `skipped`."""
     record = _record.load(adata.uns.get(_record.FROM_R))
     python = _record.python_record(adata)
     obs, column_names = _record.original_names(adata.obs, record.get("obs", {}))
@@ -289,28 +289,28 @@ def write_experiment(adata: AnnData, as_: str, lost: list[str]) -> Any:
     obs_notes = record.get("obs", {}).get("columns", {})
     if spatial and "sample_id" not in obs_notes:
         obs_notes = {**obs_notes, "sample_id": _sample_note(obs["sample_id"])}
-    reduced, python["obsm"] = _write_reduced(adata, record, spatial=spatial, lost=lost)
+    reduced, python["obsm"] = _write_reduced(adata, record, spatial=spatial, skipped=skipped)
     images, python["images"], leftover = r.null(), {}, adata.uns.get("spatial")
     if spatial:
-        images, python["images"], unheld = _write_images(adata, obs, record, lost)
+        images, python["images"], unheld = _write_images(adata, obs, record, skipped)
         leftover = unheld or None
         python["coordinates"] = _coordinate_type(adata)
-    assays, python["main"] = _write_assays(adata, record, lost)
+    assays, python["main"] = _write_assays(adata, record, skipped)
     metadata = _record.metadata(adata, leftover, python)
-    lost += _record.without_slot(adata)
+    skipped += _record.without_slot(adata)
     parts = {
         "assays": assays,
         "rows": write_columns(
-            var, record.get("var", {}).get("columns", {}), where="var", rows=rows_r, lost=lost
+            var, record.get("var", {}).get("columns", {}), where="var", rows=rows_r, skipped=skipped
         ),
-        "columns": write_columns(obs, obs_notes, where="obs", rows=columns_r, lost=lost),
+        "columns": write_columns(obs, obs_notes, where="obs", rows=columns_r, skipped=skipped),
         "row_names": rows_r,
         "column_names": columns_r,
         "reduced": reduced,
         "coordinates": _write_coordinates(adata, record) if spatial else r.null(),
         "image_columns": r.strings(record.get("image_columns", [])),
         "images": images,
-        "metadata": write_list(metadata, record.get("metadata", {}), where="uns", lost=lost),
+        "metadata": write_list(metadata, record.get("metadata", {}), where="uns", skipped=skipped),
     }
     dim = r.numeric(np.array([adata.n_vars, adata.n_obs]), "integer")
     return r.call("buildExperiment", r.strings([as_]), dim, r.listing(parts))
@@ -342,7 +342,7 @@ def _sample_note(sample: pd.Series) -> Note:
 
 
 def _write_assays(
-    adata: AnnData, record: Mapping[str, Any], lost: list[str]
+    adata: AnnData, record: Mapping[str, Any], skipped: list[str]
 ) -> tuple[Any, str | None]:
     """Write ``X`` and the layers, in R's order and under R's names where these are known.
 
@@ -359,7 +359,7 @@ def _write_assays(
     made = {}
     for name in in_order(matrices, order):
         where = "X" if name == main else f"the layer {name!r}"
-        matrix = carry(where, lost, write_matrix, matrices[name], notes.get(name, {}))
+        matrix = convert(where, skipped, write_matrix, matrices[name], notes.get(name, {}))
         if matrix is not None:
             made[name] = matrix
     names = [notes.get(name, {}).get("name", name) for name in made]
@@ -376,7 +376,7 @@ def _whole(matrix: Any) -> bool:
 
 
 def _write_reduced(
-    adata: AnnData, record: Mapping[str, Any], *, spatial: bool, lost: list[str]
+    adata: AnnData, record: Mapping[str, Any], *, spatial: bool, skipped: list[str]
 ) -> tuple[Any, dict[str, Note]]:
     """Write ``obsm`` as reducedDims, and what R does not know of each."""
     notes = record.get("reduced", {})
@@ -392,7 +392,7 @@ def _write_reduced(
             value = value.to_numpy()
         elif (dtype := kept_dtype(value)) is not None:
             hint = {"dtype": dtype}
-        matrix = carry(f"obsm[{key!r}]", lost, _write_embedding, value, columns)
+        matrix = convert(f"obsm[{key!r}]", skipped, _write_embedding, value, columns)
         if matrix is None:
             continue
         made[name] = matrix
@@ -404,7 +404,7 @@ def _write_reduced(
 def _write_embedding(value: Any, columns: list[str] | None) -> Any:
     if sparse.issparse(value) or value.ndim != 2 or value.dtype.kind not in "iuf":
         msg = "not a dense numeric matrix"
-        raise Uncarried(msg)
+        raise Skipped(msg)
     matrix = r.with_shape(r.numeric(value, number_kind(value)), value.shape)
     if columns is not None and len(columns) == value.shape[1]:
         matrix.do_slot_assign("dimnames", r.listing([r.null(), r.strings(columns)]))
@@ -436,7 +436,7 @@ def _axes(adata: AnnData, values: NDArray[Any]) -> list[str]:
 
 
 def _write_images(
-    adata: AnnData, obs: pd.DataFrame, record: Mapping[str, Any], lost: list[str]
+    adata: AnnData, obs: pd.DataFrame, record: Mapping[str, Any], skipped: list[str]
 ) -> tuple[Any, dict[str, dict[str, str]], dict[str, Any]]:
     """Write pictures as imgData; returns their types, and what imgData cannot hold."""
     samples, ids, factors, pictures = [], [], [], []
@@ -448,12 +448,12 @@ def _write_images(
         for image, picture in library.get("images", {}).items():
             where = f"image {image} of {sample}"
             if sample not in known:
-                lost.append(f"{where} (no observation has this sample_id)")
+                skipped.append(f"{where} (no observation has this sample_id)")
                 continue
-            if (pair := carry(where, lost, _images.to_bytes, picture)) is None:
+            if (pair := convert(where, skipped, _images.to_bytes, picture)) is None:
                 continue
             pixels, exact = pair
-            lost += [] if exact else [f"{where} (rounded to 8 bits)"]
+            skipped += [] if exact else [f"{where} (rounded to 8 bits)"]
             samples.append(sample)
             ids.append(image)
             factors.append(scales.pop(_images.scale_key(image), np.nan))

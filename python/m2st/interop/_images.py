@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from m2st.interop._nodes import Node, Uncarried
+from m2st.interop._nodes import Node, Skipped
 
 ESTIMATED = "spot_diameter_fullres_estimated"
 """``scalefactors``: set where the diameter of the spots was not in the R object."""
@@ -26,10 +26,10 @@ def scale_key(image: str) -> str:
 
 def spot_diameter(coordinates: NDArray[Any]) -> float | None:
     """Estimate the diameter of spots from how far apart they lie; None for fewer than two."""
-    placed = coordinates[np.isfinite(coordinates).all(axis=1)]
-    if len(placed) < 2:
+    valid = coordinates[np.isfinite(coordinates).all(axis=1)]
+    if len(valid) < 2:
         return None
-    nearest = cKDTree(placed).query(placed, k=2)[0][:, 1]
+    nearest = cKDTree(valid).query(valid, k=2)[0][:, 1]
     return float(_SPOT_DIAMETER * np.median(nearest))
 
 
@@ -53,14 +53,14 @@ def to_bytes(picture: NDArray[Any]) -> tuple[NDArray[np.uint8], bool]:
         picture = np.repeat(picture[:, :, None], 3, axis=2)
     if picture.ndim != 3 or picture.shape[2] not in (3, 4):
         msg = f"a picture of shape {picture.shape}"
-        raise Uncarried(msg)
+        raise Skipped(msg)
     if picture.dtype.kind == "f":
         scaled = np.clip(picture.astype(np.float64), 0, 1) * 255
         rounded = np.rint(scaled)
         return rounded.astype(np.uint8), bool(np.abs(scaled - rounded).max(initial=0) < 1e-3)
     if picture.dtype != np.uint8 and (picture.min() < 0 or picture.max() > 255):
         msg = f"a picture of {picture.dtype} beyond 255"
-        raise Uncarried(msg)
+        raise Skipped(msg)
     return picture.astype(np.uint8), True
 
 
@@ -75,19 +75,19 @@ def read_spatial_image(image: Node) -> tuple[NDArray[np.uint8], bool]:
     kind = image.classes[0] if image.classes else image.kind
     if kind == "RemoteSpatialImage":
         msg = f"at {image.attribute('url').text()}, not downloaded"
-        raise Uncarried(msg)
+        raise Skipped(msg)
     if kind == "StoredSpatialImage":
         path = Path(image.attribute("path").text() or "")
         if not path.is_file():
             msg = f"no file at {path}"
-            raise Uncarried(msg)
+            raise Skipped(msg)
         from matplotlib.image import imread
 
         return to_bytes(imread(path))[0], False
     raster = image.attribute("image")
     if raster.classes != ("raster",):
         msg = f"of class {(raster.classes or (raster.kind,))[0]}"
-        raise Uncarried(msg)
+        raise Skipped(msg)
     return _read_raster(raster)
 
 
@@ -98,7 +98,7 @@ def _read_raster(raster: Node) -> tuple[NDArray[np.uint8], bool]:
         colour.startswith("#") and len(colour) in (7, 9) for colour in colours
     ):
         msg = "colours that are not written as #RRGGBB"
-        raise Uncarried(msg)
+        raise Skipped(msg)
     has_alpha = any(len(colour) == 9 for colour in colours)
     digits = "".join(f"{colour[1:]:F<{8 if has_alpha else 6}}" for colour in colours)
     palette = np.frombuffer(bytes.fromhex(digits), dtype=np.uint8).reshape(len(colours), -1)

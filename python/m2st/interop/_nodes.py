@@ -13,7 +13,7 @@ NA_INTEGER = np.iinfo(np.int32).min
 """R's missing value in integer and logical vectors."""
 
 
-class Uncarried(Exception):
+class Skipped(Exception):
     """A part of an R object that has no place in AnnData, or the reverse; says why."""
 
 
@@ -149,7 +149,7 @@ class Null(Node):
     def as_sparse(self) -> Node:
         """NULL is no matrix."""
         msg = "is NULL"
-        raise Uncarried(msg)
+        raise Skipped(msg)
 
 
 NULL = Null()

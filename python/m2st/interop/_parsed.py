@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from m2st._checks import importing
 from m2st._trust import check_r, check_size
-from m2st.interop._nodes import NULL, Node, Uncarried
+from m2st.interop._nodes import NULL, Node, Skipped
 
 _KINDS = {"boolean": "logical", "string": "character", "vector": "list"}
 _OPENERS: dict[bytes, Callable[..., Any]] = {
@@ -98,7 +98,7 @@ class ParsedNode(Node):
     def as_sparse(self) -> Node:
         """Only R knows how."""
         msg = f"of class {self.classes[0]}, which only R can read: use method='r'"
-        raise Uncarried(msg)
+        raise Skipped(msg)
 
 
 def read_objects(path: Path) -> dict[str, Node]:

@@ -16,10 +16,10 @@ from scipy import sparse
 from m2st import _keys
 from m2st.interop import _embedded as r
 from m2st.interop import _images, _record
-from m2st.interop._nodes import NA_INTEGER, Node, Uncarried
+from m2st.interop._nodes import NA_INTEGER, Node, Skipped
 from m2st.interop._values import (
     Note,
-    carry,
+    convert,
     in_order,
     kept_dtype,
     read_columns,
@@ -36,7 +36,7 @@ from m2st.interop._values import (
 
 _RAW_ASSAYS = ("Spatial", "RNA", "Xenium", "Vizgen", "Nanostring")
 _LAYERS = ("counts", "data")
-_UNCARRIED_LISTS = ("graphs", "neighbors", "commands", "tools")
+_SKIPPED_LISTS = ("graphs", "neighbors", "commands", "tools")
 # Columns of VisiumV1's coordinates, and what Space Ranger calls them.
 _ARRAY = {"tissue": "in_tissue", "row": "array_row", "col": "array_col"}
 _FACTORS = {
@@ -82,8 +82,8 @@ def reduction_name(key: str) -> str:
     return name if name[0].isalpha() or name[0] == "." else f"X{name}"
 
 
-def read_seurat(x: Node, lost: list[str], *, assay: str | None = None) -> AnnData:
-    """Convert one assay with its cells; what could not be carried is added to `lost`."""
+def read_seurat(x: Node, skipped: list[str], *, assay: str | None = None) -> AnnData:
+    """Convert one assay with its cells; what could not be converted is added to `skipped`."""
     if x.attribute("meta.data").is_null:
         msg = (
             "Expected a Seurat object of version 3 or later, found one of version 2. In R: "
@@ -93,18 +93,20 @@ def read_seurat(x: Node, lost: list[str], *, assay: str | None = None) -> AnnDat
     meta = x.attribute("meta.data")
     cells = meta.row_names
     assays = x.attribute("assays").fields()
-    chosen = _choose_assay(assays, x.attribute("active.assay").text() or "", assay, lost)
-    found = _read_assay(assays[chosen], chosen, cells, lost)
+    chosen = _choose_assay(assays, x.attribute("active.assay").text() or "", assay, skipped)
+    found = _read_assay(assays[chosen], chosen, cells, skipped)
 
-    obs, obs_notes = read_columns(meta, where="meta.data", rows=cells, lost=lost)
-    var, var_notes = read_columns(found.columns, where="meta.features", rows=found.genes, lost=lost)
+    obs, obs_notes = read_columns(meta, where="meta.data", rows=cells, skipped=skipped)
+    var, var_notes = read_columns(
+        found.columns, where="meta.features", rows=found.genes, skipped=skipped
+    )
     ident = unique_names([*obs, "ident"])[-1]
     obs[ident] = _read_ident(x.attribute("active.ident"), cells)
     obs_frame, obs_record = _record.table(obs, cells, len(cells))
     var_frame, var_record = _record.table(var, found.genes, len(found.genes))
-    _add_variable(var_frame, found.variable, lost)
+    _add_variable(var_frame, found.variable, skipped)
     misc = x.attribute("misc")
-    uns, misc_note = ({}, {}) if misc.is_null else read_list(misc, where="misc", lost=lost)
+    uns, misc_note = ({}, {}) if misc.is_null else read_list(misc, where="misc", skipped=skipped)
     python = _record.load(uns.pop(_record.FROM_PYTHON, None))
     layers = dict(found.layers)
     if python.get("no_data") and _same(layers.get("data"), layers.get("counts")):
@@ -136,10 +138,10 @@ def read_seurat(x: Node, lost: list[str], *, assay: str | None = None) -> AnnDat
         "metadata": misc_note,
     }
     record["reductions"] = _read_reductions(
-        adata, x.attribute("reductions"), cells, python.get("obsm", {}), lost
+        adata, x.attribute("reductions"), cells, python.get("obsm", {}), skipped
     )
-    record |= _read_images(adata, x.attribute("images").fields(), cells, python, lost)
-    _list_uncarried(x, assays, chosen, lost)
+    record |= _read_images(adata, x.attribute("images").fields(), cells, python, skipped)
+    _list_skipped(x, assays, chosen, skipped)
     _restore(adata, python)
     adata.uns[_record.FROM_R] = _record.dump(record)
     return adata
@@ -166,7 +168,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _choose_assay(
-    assays: Mapping[str, Node], active: str, assay: str | None, lost: list[str]
+    assays: Mapping[str, Node], active: str, assay: str | None, skipped: list[str]
 ) -> str:
     """Choose the assay: of one that SCTransform corrected, the one that it was made from."""
     if assay is not None:
@@ -180,19 +182,19 @@ def _choose_assay(
     raw = [name for name in (origin, *_RAW_ASSAYS) if name in assays and name != active]
     if raw and raw[0] is not None:
         return raw[0]
-    lost.append(
+    skipped.append(
         f"the raw counts (assay {active} holds counts that SCTransform corrected, the assay "
         f"{origin or 'that they were made from'} is not in the object)"
     )
     return active
 
 
-def _read_assay(node: Node, name: str, cells: list[str], lost: list[str]) -> _Assay:
+def _read_assay(node: Node, name: str, cells: list[str], skipped: list[str]) -> _Assay:
     read = _read_assay3 if node.attribute("layers").is_null else _read_assay5
-    assay = read(node, name, cells, lost)
+    assay = read(node, name, cells, skipped)
     misc = node.attribute("misc")
     if not misc.is_null and misc.items():
-        lost.append(f"misc of assay {name}")
+        skipped.append(f"misc of assay {name}")
     return assay
 
 
@@ -201,7 +203,7 @@ def _matrix_names(node: Node) -> tuple[list[str] | None, list[str] | None]:
     return node.dimnames(0, slot=slot), node.dimnames(1, slot=slot)
 
 
-def _read_assay3(node: Node, name: str, cells: list[str], lost: list[str]) -> _Assay:
+def _read_assay3(node: Node, name: str, cells: list[str], skipped: list[str]) -> _Assay:
     """Read an assay as Seurat 3 and 4 keep it: counts, data and scale.data side by side."""
     genes: list[str] = []
     layers, notes = {}, {}
@@ -211,7 +213,7 @@ def _read_assay3(node: Node, name: str, cells: list[str], lost: list[str]) -> _A
         shape = matrix.attribute(slot).numbers()
         if 0 in shape[1:] or not len(shape) or (shape[0] == 0 and not cells):
             continue
-        pair = carry(f"{layer} of assay {name}", lost, read_matrix, matrix)
+        pair = convert(f"{layer} of assay {name}", skipped, read_matrix, matrix)
         if pair is None:
             continue
         rows, columns = _matrix_names(matrix)
@@ -225,13 +227,13 @@ def _read_assay3(node: Node, name: str, cells: list[str], lost: list[str]) -> _A
         if note:
             notes[layer] = note
     if (scaled := node.attribute("scale.data")).shape and min(scaled.shape) > 0:
-        lost.append(f"scale.data of assay {name}")
+        skipped.append(f"scale.data of assay {name}")
     variable = node.attribute("var.features")
     chosen = variable.strings().tolist() if variable.kind == "character" else []
     return _Assay(genes, layers, notes, node.attribute("meta.features"), chosen)
 
 
-def _read_assay5(node: Node, name: str, cells: list[str], lost: list[str]) -> _Assay:
+def _read_assay5(node: Node, name: str, cells: list[str], skipped: list[str]) -> _Assay:
     """Read an assay as Seurat 5 keeps it: layers of some genes and cells, told by two maps."""
     genes = node.attribute("features").dimnames(0) or []
     groups: dict[str, list[tuple[Node, list[str], list[str]]]] = {}
@@ -239,17 +241,17 @@ def _read_assay5(node: Node, name: str, cells: list[str], lost: list[str]) -> _A
     for layer, matrix in node.attribute("layers").fields().items():
         base = next((b for b in (*_LAYERS, "scale.data") if layer.startswith(f"{b}.")), layer)
         if base == "scale.data":
-            lost.append(f"{layer} of assay {name}")
+            skipped.append(f"{layer} of assay {name}")
             continue
         joined += [layer] if base != layer else []
         rows = _mapped(node.attribute("features"), layer)
         columns = _mapped(node.attribute("cells"), layer)
         groups.setdefault(base, []).append((matrix, rows, columns))
     if joined:
-        lost.append(f"the split of assay {name} into {', '.join(joined)} (joined)")
+        skipped.append(f"the split of assay {name} into {', '.join(joined)} (joined)")
     layers, notes = {}, {}
     for base, parts in groups.items():
-        pair = carry(f"layer {base} of assay {name}", lost, _join, parts, cells, genes)
+        pair = convert(f"layer {base} of assay {name}", skipped, _join, parts, cells, genes)
         if pair is not None:
             layers[base], note = pair
             if note:
@@ -282,8 +284,8 @@ def _join(
         values, note = read_matrix(node)
         if len(parts) == 1 and rows == genes and columns == cells:
             return values, note
-        placed = _place(values, columns, cells, rows, genes)
-        total, kept = (placed if total is None else total + placed), note
+        moved = _place(values, columns, cells, rows, genes)
+        total, kept = (moved if total is None else total + moved), note
     return total, kept
 
 
@@ -306,20 +308,20 @@ def _read_ident(node: Node, cells: list[str]) -> pd.Categorical:
     return values.take(pd.Index(names).get_indexer(pd.Index(cells)), allow_fill=True)
 
 
-def _add_variable(var: pd.DataFrame, chosen: list[str], lost: list[str]) -> None:
+def _add_variable(var: pd.DataFrame, chosen: list[str], skipped: list[str]) -> None:
     """Mark variable features, and their order, as scanpy does."""
     if not chosen:
         return
     at = var.index.get_indexer(pd.Index(chosen))
     if (at < 0).any():
-        lost.append(f"{(at < 0).sum()} variable features that the assay does not have")
+        skipped.append(f"{(at < 0).sum()} variable features that the assay does not have")
     rank = np.full(len(var), np.nan)
     rank[at[at >= 0]] = np.arange((at >= 0).sum(), dtype=np.float64)
     var[_HVG], var[_HVG_RANK] = ~np.isnan(rank), rank
 
 
 def _read_reductions(
-    adata: AnnData, listing: Node, cells: list[str], python: Mapping[str, Any], lost: list[str]
+    adata: AnnData, listing: Node, cells: list[str], python: Mapping[str, Any], skipped: list[str]
 ) -> dict[str, Note]:
     keys = {note["name"]: key for key, note in python.items()}
     notes: dict[str, Note] = {}
@@ -329,8 +331,8 @@ def _read_reductions(
         embedding = node.attribute("cell.embeddings")
         values, _ = read_matrix(embedding)
         at = pd.Index(embedding.dimnames(0) or cells).get_indexer(pd.Index(cells))
-        placed = np.where((at >= 0)[:, None], values.T[at], np.nan)
-        adata.obsm[key] = restore_dtype(placed, python.get(key, {}).get("dtype"))
+        values = np.where((at >= 0)[:, None], values.T[at], np.nan)
+        adata.obsm[key] = restore_dtype(values, python.get(key, {}).get("dtype"))
         notes[key] = {
             "name": name,
             "columns": embedding.dimnames(1),
@@ -346,7 +348,7 @@ def _read_reductions(
         ]
         extra += ["misc"] if node.attribute("misc").items() else []
         if extra:
-            lost.append(f"{', '.join(extra)} of reduction {name}")
+            skipped.append(f"{', '.join(extra)} of reduction {name}")
     return notes
 
 
@@ -358,7 +360,7 @@ def _read_images(
     images: Mapping[str, Node],
     cells: list[str],
     python: Mapping[str, Any],
-    lost: list[str],
+    skipped: list[str],
 ) -> dict[str, Any]:
     """Fill ``obsm["spatial"]``, ``uns["spatial"]`` and the columns of the array."""
     if not images:
@@ -370,16 +372,18 @@ def _read_images(
     libraries = adata.uns.setdefault("spatial", {})
     notes: dict[str, Note] = {}
     for number, (name, node) in enumerate(images.items()):
-        image = carry(f"image {name}", lost, _read_image, node, name, lost)
+        image = convert(f"image {name}", skipped, _read_image, node, name, skipped)
         if image is None:
             continue
         at = index.get_indexer(pd.Index(image.cells))
         ours = at >= 0
         if not ours.all():
-            lost.append(f"{(~ours).sum()} cells of image {name} that the object does not have")
+            skipped.append(f"{(~ours).sum()} cells of image {name} that the object does not have")
         free = ours & (section[at] < 0)
         if (ours & ~free).any():
-            lost.append(f"the place in image {name} of {(ours & ~free).sum()} cells of another one")
+            skipped.append(
+                f"the place in image {name} of {(ours & ~free).sum()} cells of another one"
+            )
         coordinates[at[free]], section[at[free]] = image.coordinates[free], number
         for key, values in image.array.items():
             array[key][at[free]] = values[free]
@@ -436,7 +440,7 @@ def _integers(values: NDArray[np.float64]) -> Any:
     return pd.arrays.IntegerArray(whole, missing) if missing.any() else whole
 
 
-def _read_image(node: Node, name: str, lost: list[str]) -> _Image:
+def _read_image(node: Node, name: str, skipped: list[str]) -> _Image:
     """Read an image of any class: by what it holds, as classes are many and change."""
     note: Note = {
         "class": node.classes[0],
@@ -460,15 +464,15 @@ def _read_image(node: Node, name: str, lost: list[str]) -> _Image:
             library["scalefactors"].pop("spot_diameter_fullres", None)
     boundaries = node.attribute("boundaries")
     if boundaries.is_null:
-        cells, coordinates, array = _read_coordinates(node, name, note, lost)
+        cells, coordinates, array = _read_coordinates(node, name, note, skipped)
     else:
-        cells, coordinates = _read_boundaries(node, name, note, lost)
+        cells, coordinates = _read_boundaries(node, name, note, skipped)
         array = {}
     return _Image(cells, coordinates, array, library, note)
 
 
 def _read_coordinates(
-    node: Node, name: str, note: Note, lost: list[str]
+    node: Node, name: str, note: Note, skipped: list[str]
 ) -> tuple[list[str], NDArray[np.float64], dict[str, NDArray[Any]]]:
     """Read the table of coordinates of VisiumV1, SlideSeq, STARmap and their like."""
     table = node.attribute("coordinates")
@@ -477,7 +481,7 @@ def _read_coordinates(
     if axes is None:
         columns = ", ".join(fields) or "none"
         msg = f"of class {note['class']}: no coordinates are known in it, columns: {columns}"
-        raise Uncarried(msg)
+        raise Skipped(msg)
     if "cells" in fields and table.attribute("row.names").kind != "character":
         cells = [str(cell) for cell in fields["cells"].strings()]
     else:
@@ -491,9 +495,9 @@ def _read_coordinates(
         note["radius"] = float(radius[0])
     others = set(fields) - {*axes, *_ARRAY, "cells"}
     if others:
-        lost.append(f"{', '.join(sorted(others))} of image {name}")
+        skipped.append(f"{', '.join(sorted(others))} of image {name}")
     if node.attribute("qhulls").items():
-        lost.append(f"qhulls of image {name}")
+        skipped.append(f"qhulls of image {name}")
     return cells, coordinates, array
 
 
@@ -505,7 +509,7 @@ def _floats(node: Node) -> NDArray[np.float64]:
 
 
 def _read_boundaries(
-    node: Node, name: str, note: Note, lost: list[str]
+    node: Node, name: str, note: Note, skipped: list[str]
 ) -> tuple[list[str], NDArray[np.float64]]:
     """Read the centres of a FOV or VisiumV2: its centroids, else the means of its outlines."""
     boundaries = node.attribute("boundaries").fields()
@@ -513,7 +517,7 @@ def _read_boundaries(
     key, boundary = next(iter((points or boundaries).items()), (None, None))
     if boundary is None:
         msg = f"of class {note['class']}: it has no boundaries"
-        raise Uncarried(msg)
+        raise Skipped(msg)
     note["boundary"] = key
     extra = [other for other in boundaries if other != key]
     extra += [f"molecules {m}" for m in node.attribute("molecules").fields()]
@@ -527,7 +531,7 @@ def _read_boundaries(
         cells, coordinates = _outline_centres(boundary)
         extra.append(f"{key} (only the means of its outlines)")
     if extra:
-        lost.append(f"{', '.join(extra)} of image {name}")
+        skipped.append(f"{', '.join(extra)} of image {name}")
     orientation = node.attribute("coords_x_orientation").text()
     note["orientation"] = orientation
     # Seurat 5.1 to 5.3 kept the row of the picture as x in VisiumV2.
@@ -551,21 +555,21 @@ def _outline_centres(boundary: Node) -> tuple[list[str], NDArray[np.float64]]:
     return cells, means.reindex(range(len(cells))).to_numpy()
 
 
-def _list_uncarried(x: Node, assays: Iterable[str], chosen: str, lost: list[str]) -> None:
+def _list_skipped(x: Node, assays: Iterable[str], chosen: str, skipped: list[str]) -> None:
     others = [name for name in assays if name != chosen]
     if others:
-        lost.append(f"the assays {', '.join(others)} (convert them with assay=)")
-    for part in _UNCARRIED_LISTS:
+        skipped.append(f"the assays {', '.join(others)} (convert them with assay=)")
+    for part in _SKIPPED_LISTS:
         node = x.attribute(part)
         if node.items() if node.kind == "list" else []:
-            lost.append(f"{part} ({', '.join(node.names or ())})")
+            skipped.append(f"{part} ({', '.join(node.names or ())})")
 
 
 # ---- to R
 
 
-def write_seurat(adata: AnnData, lost: list[str]) -> Any:
-    """Build the object in R; what could not be carried is added to `lost`."""
+def write_seurat(adata: AnnData, skipped: list[str]) -> Any:
+    """Build the object in R; what could not be converted is added to `skipped`."""
     record = _record.load(adata.uns.get(_record.FROM_R))
     record = record if record.get("class") == "Seurat" else {}
     python = _record.python_record(adata)
@@ -573,13 +577,13 @@ def write_seurat(adata: AnnData, lost: list[str]) -> Any:
     obs, _ = _record.original_names(adata.obs, {})
     var, _ = _record.original_names(adata.var, {})
     _check_unique(adata)
-    genes = _feature_names(adata, lost)
+    genes = _feature_names(adata, skipped)
     if genes != adata.var_names.tolist():
         python["genes"] = adata.var_names.tolist()
 
     ident = record.get("ident")
     idents = obs.get(ident)
-    placed = _placed(adata, record, lost)
+    positions = _positions(adata, record, skipped)
     own = {ident, *record.get("made", [])}
     obs = obs.drop(columns=[column for column in own if column in obs])
     if not record:
@@ -587,12 +591,12 @@ def write_seurat(adata: AnnData, lost: list[str]) -> Any:
         python["added"] = [
             *(name for name in made if name not in obs),
             unique_names([*obs, "ident"])[-1],
-            *placed.added,
+            *positions.added,
         ]
     variable = _variable(var) if _HVG in var else []
     var = var.drop(columns=[c for c in (_HVG, _HVG_RANK) if record and variable and c in var])
 
-    layers, main = _write_layers(adata, record, lost)
+    layers, main = _write_layers(adata, record, skipped)
     python["no_data"] = "data" not in layers
     if not record:  # assays hold sparse matrices of doubles
         matrices = {main: adata.X, **dict(adata.layers.items())}
@@ -601,27 +605,29 @@ def write_seurat(adata: AnnData, lost: list[str]) -> Any:
         python["X"] = None if adata.X is None else str(adata.X.dtype)
     if main != next(iter(layers), ""):
         python["main"] = main
-    reductions, python["obsm"] = _write_reductions(adata, record, assay, lost)
+    reductions, python["obsm"] = _write_reductions(adata, record, assay, skipped)
     # Assays, reductions and images share their names.
     taken = {assay, *(reductions.names if len(reductions) else ())}
-    images, python["images"], leftover = _write_images(adata, placed, record, assay, taken, lost)
-    if placed.coordinates is not None and placed.coordinates.dtype != np.float64:
-        python["coordinates"] = str(placed.coordinates.dtype)
+    images, python["images"], leftover = _write_images(
+        adata, positions, record, assay, taken, skipped
+    )
+    if positions.coordinates is not None and positions.coordinates.dtype != np.float64:
+        python["coordinates"] = str(positions.coordinates.dtype)
     metadata = _record.metadata(adata, leftover or None, python)
-    lost += _record.without_slot(adata)
+    skipped += _record.without_slot(adata)
     cells = r.strings(adata.obs_names)
     notes = {part: record.get(part, {}).get("columns", {}) for part in ("obs", "var")}
     parts = {
         "cells": cells,
         "genes": r.strings(genes),
         "layers": r.listing(layers),
-        "columns": write_columns(obs, notes["obs"], where="obs", rows=cells, lost=lost),
-        "features": write_columns(var, notes["var"], where="var", rows=r.null(), lost=lost),
+        "columns": write_columns(obs, notes["obs"], where="obs", rows=cells, skipped=skipped),
+        "features": write_columns(var, notes["var"], where="var", rows=r.null(), skipped=skipped),
         "variable": r.strings([genes[adata.var_names.get_loc(gene)] for gene in variable]),
         "ident": r.null() if idents is None else write_vector(idents.astype("category"), {}),
         "reductions": reductions,
         "images": images,
-        "misc": write_list(metadata, record.get("metadata", {}), where="uns", lost=lost),
+        "misc": write_list(metadata, record.get("metadata", {}), where="uns", skipped=skipped),
         "exact": r.numeric(np.array([bool(record)]), "logical"),
     }
     texts = [assay, record.get("assay_class"), record.get("key"), record.get("project")]
@@ -644,13 +650,13 @@ def _check_unique(adata: AnnData) -> None:
             raise ValueError(msg)
 
 
-def _feature_names(adata: AnnData, lost: list[str]) -> list[str]:
+def _feature_names(adata: AnnData, skipped: list[str]) -> list[str]:
     """Names of genes as Seurat allows them: with "-" in place of "_" and "|"."""
     names = adata.var_names.tolist()
     allowed = unique_names(name.replace("_", "-").replace("|", "-") for name in names)
     changed = sum(old != new for old, new in zip(names, allowed, strict=True))
     if changed:
-        lost.append(f'"_" and "|" in the names of {changed} genes (Seurat has "-" there)')
+        skipped.append(f'"_" and "|" in the names of {changed} genes (Seurat has "-" there)')
     return allowed
 
 
@@ -663,7 +669,7 @@ def _variable(var: pd.DataFrame) -> list[str]:
 
 
 def _write_layers(
-    adata: AnnData, record: Mapping[str, Any], lost: list[str]
+    adata: AnnData, record: Mapping[str, Any], skipped: list[str]
 ) -> tuple[dict[str, Any], str | None]:
     """Write counts and data; returns them, and the name that ``X`` got."""
     matrices, notes = dict(adata.layers.items()), record.get("matrices", {})
@@ -679,7 +685,9 @@ def _write_layers(
         values, where = matrices[name], "X" if name == main else f"the layer {name!r}"
         if _is_bool(values):
             values = values.astype(np.float64)  # assays have no place for others
-        if (matrix := carry(where, lost, write_matrix, values, notes.get(name, {}))) is not None:
+        if (
+            matrix := convert(where, skipped, write_matrix, values, notes.get(name, {}))
+        ) is not None:
             made[name] = matrix
     if not set(_LAYERS) & set(made):
         found = ", ".join(map(repr, made)) or "none"
@@ -696,7 +704,7 @@ def _is_bool(matrix: Any) -> bool:
 
 
 def _write_reductions(
-    adata: AnnData, record: Mapping[str, Any], assay: str, lost: list[str]
+    adata: AnnData, record: Mapping[str, Any], assay: str, skipped: list[str]
 ) -> tuple[Any, dict[str, Note]]:
     notes = record.get("reductions", {})
     keys = in_order([key for key in adata.obsm if key != _keys.COORDINATES], list(notes))
@@ -707,7 +715,7 @@ def _write_reductions(
     for key, name in zip(keys, names, strict=True):
         value, note = adata.obsm[key], notes.get(key, {})
         if isinstance(value, pd.DataFrame) or sparse.issparse(value) or value.ndim != 2:
-            lost.append(f"obsm[{key!r}] (not a dense numeric matrix)")
+            skipped.append(f"obsm[{key!r}] (not a dense numeric matrix)")
             continue
         dtype = kept_dtype(value)
         matrix = np.asarray(value, dtype=np.float64)
@@ -738,7 +746,7 @@ def _new_key(name: str, taken: set[str | None]) -> str:
     return next(key for number in numbers if (key := f"{letters}{number}_") not in taken)
 
 
-class _Placed(NamedTuple):
+class _Positions(NamedTuple):
     """Coordinates, the image that each cell is in, and the columns of the array."""
 
     coordinates: NDArray[Any] | None
@@ -747,7 +755,7 @@ class _Placed(NamedTuple):
     added: list[str]
 
 
-def _placed(adata: AnnData, record: Mapping[str, Any], lost: list[str]) -> _Placed:
+def _positions(adata: AnnData, record: Mapping[str, Any], skipped: list[str]) -> _Positions:
     coordinates = adata.obsm.get(_keys.COORDINATES)
     obs = adata.obs
     column = record.get("image")
@@ -768,10 +776,10 @@ def _placed(adata: AnnData, record: Mapping[str, Any], lost: list[str]) -> _Plac
     if coordinates is not None:
         coordinates = np.asarray(coordinates)
         if coordinates.shape[1] > 2:
-            lost.append(f"{coordinates.shape[1] - 2} of the axes of obsm['spatial']")
+            skipped.append(f"{coordinates.shape[1] - 2} of the axes of obsm['spatial']")
         taken = list(obs)
         added = [unique_names([*taken, "sample_id"])[-1]]
-    return _Placed(coordinates, section, array, added)
+    return _Positions(coordinates, section, array, added)
 
 
 def _is_small(column: pd.Series) -> bool:
@@ -786,30 +794,32 @@ def _covers(column: pd.Series, libraries: list[str]) -> bool:
 
 def _write_images(
     adata: AnnData,
-    placed: _Placed,
+    positions: _Positions,
     record: Mapping[str, Any],
     assay: str,
     taken: set[str],
-    lost: list[str],
+    skipped: list[str],
 ) -> tuple[Any, dict[str, dict[str, str]], dict[str, Any]]:
     """Describe the images; returns their types in Python, and what they cannot hold."""
     made, leftover = {}, {}
     types: dict[str, dict[str, str]] = {}
-    if placed.coordinates is None:
+    if positions.coordinates is None:
         return r.listing({}), types, dict(adata.uns.get("spatial", {}))
     notes = record.get("images", {})
     libraries = adata.uns.get("spatial", {})
-    finite = np.isfinite(placed.coordinates[:, :2]).all(axis=1)
-    homeless = int((finite & placed.section.isna().to_numpy()).sum())
+    finite = np.isfinite(positions.coordinates[:, :2]).all(axis=1)
+    homeless = int((finite & positions.section.isna().to_numpy()).sum())
     if homeless:
-        lost.append(f"obsm['spatial'] of {homeless} cells whose section is missing")
-    present = placed.section[finite]
+        skipped.append(f"obsm['spatial'] of {homeless} cells whose section is missing")
+    present = positions.section[finite]
     for name in dict.fromkeys([*notes, *present.dropna().astype(str)]):
-        rows = np.flatnonzero(finite & (placed.section.astype(str) == name).to_numpy())
+        rows = np.flatnonzero(finite & (positions.section.astype(str) == name).to_numpy())
         if not len(rows):
             continue
         library, note = libraries.get(name, {}), notes.get(name, {})
-        described, dtype = _describe_image(adata, placed, rows, name, library, note, assay, lost)
+        described, dtype = _describe_image(
+            adata, positions, rows, name, library, note, assay, skipped
+        )
         image = name or "X"
         if image in taken:
             image = unique_names([*taken, image])[-1].replace("-", ".")
@@ -825,7 +835,7 @@ def _write_images(
         if rest:
             leftover[name] = rest
     seen = set(present.dropna().astype(str))
-    lost += [
+    skipped += [
         f"uns['spatial'][{name!r}] (no cell is in it)" for name in libraries if name not in seen
     ]
     return r.listing(made), types, leftover
@@ -833,18 +843,18 @@ def _write_images(
 
 def _describe_image(
     adata: AnnData,
-    placed: _Placed,
+    positions: _Positions,
     rows: NDArray[np.int64],
     name: str,
     library: Mapping[str, Any],
     note: Note,
     assay: str,
-    lost: list[str],
+    skipped: list[str],
 ) -> tuple[Any, dict[str, str]]:
-    assert placed.coordinates is not None
+    assert positions.coordinates is not None
     pictures = dict(library.get("images", {}))
     shown = next((key for key in ("lowres", *pictures) if key in pictures), None)
-    lost += [f"image {key} of {name}" for key in pictures if key != shown]
+    skipped += [f"image {key} of {name}" for key in pictures if key != shown]
     scales = _images.own_scales(library.get("scalefactors", {}))
     factors = {key: float(scales.get(full, np.nan)) for key, full in _FACTORS.items()}
     factors |= note.get("factors", {})
@@ -855,9 +865,9 @@ def _describe_image(
         types = {shown: str(original.dtype)}
         values = original / 255 if original.dtype.kind in "iu" else original.astype(np.float64)
         picture = r.with_shape(r.numeric(values, "double"), values.shape)
-    whole = len(placed.array) == len(_ARRAY)
+    whole = len(positions.array) == len(_ARRAY)
     default = "VisiumV1" if shown is not None and whole else "FOV"
-    values = placed.coordinates[rows, :2].astype(np.float64)
+    values = positions.coordinates[rows, :2].astype(np.float64)
     described = {
         "class": r.strings([note.get("class", default)]),
         "key": r.strings([note.get("key") or _image_key(name)]),
@@ -865,7 +875,7 @@ def _describe_image(
         "cells": r.strings(adata.obs_names[rows]),
         "coordinates": r.with_shape(r.numeric(values, "double"), values.shape),
         "array": r.listing(
-            {key: write_vector(v.iloc[rows], {}) for key, v in placed.array.items()}
+            {key: write_vector(v.iloc[rows], {}) for key, v in positions.array.items()}
         ),
         "picture": picture,
         "factors": r.numeric(np.array([factors[key] for key in _FACTORS]), "double"),

@@ -17,7 +17,7 @@ from scipy import sparse
 
 from m2st._checks import check_sparse
 from m2st.interop import _embedded as r
-from m2st.interop._nodes import NA_INTEGER, Node, Uncarried
+from m2st.interop._nodes import NA_INTEGER, Node, Skipped
 
 Note = dict[str, Any]
 _T = TypeVar("_T")
@@ -48,14 +48,14 @@ def unique_names(names: Iterable[str | None]) -> list[str]:
     return made
 
 
-def carry(
-    where: str, lost: list[str], convert: Callable[..., _T], /, *arguments: Any, **named: Any
+def convert(
+    where: str, skipped: list[str], converter: Callable[..., _T], /, *arguments: Any, **named: Any
 ) -> _T | None:
-    """Convert one part; what cannot be carried is noted in `lost`, and None returned."""
+    """Convert one part; what cannot be converted is noted in `skipped`, and None returned."""
     try:
-        return convert(*arguments, **named)
-    except Uncarried as reason:
-        lost.append(f"{where} ({reason})")
+        return converter(*arguments, **named)
+    except Skipped as reason:
+        skipped.append(f"{where} ({reason})")
         return None
 
 
@@ -89,10 +89,10 @@ def read_vector(node: Node, *, categorical: bool = False) -> tuple[Any, Note]:
         return _read_factor(node, ordered=len(classes) > 1)
     if node.kind not in {"logical", "integer", "double", "character"}:
         msg = f"of type {classes[0] if classes else node.kind}"
-        raise Uncarried(msg)
+        raise Skipped(msg)
     if classes or node.shape:
         msg = f"of class {classes[0]}" if classes else f"an array of {len(node.shape)} dimensions"
-        raise Uncarried(msg)
+        raise Skipped(msg)
     if node.kind == "character":
         return _read_strings(node.strings(), categorical=categorical)
     values = node.numbers()
@@ -122,25 +122,25 @@ def _read_factor(node: Node, *, ordered: bool) -> tuple[Any, Note]:
     if not kept.all():  # made by addNA(): a level for what is missing
         if (codes < 0).any():
             msg = "missing values beside a level NA"
-            raise Uncarried(msg)
+            raise Skipped(msg)
         note["na_level"] = at = int(np.flatnonzero(~kept)[0])
         codes = np.where(codes == at, -1, codes - (codes > at))
         levels = levels[kept]
     if len(set(levels)) < len(levels):
         msg = "repeated levels"
-        raise Uncarried(msg)
+        raise Skipped(msg)
     return pd.Categorical.from_codes(codes, pd.Index(levels, dtype=object), ordered=ordered), note
 
 
 def read_columns(
-    columns: Node, *, where: str, rows: list[str] | None, lost: list[str]
+    columns: Node, *, where: str, rows: list[str] | None, skipped: list[str]
 ) -> tuple[dict[str, Any], dict[str, Note]]:
     """Read the columns of a data frame, given as a list; notes by column where there are any."""
     found, notes = {}, {}
     names = columns.names or []
     for name, original, node in zip(unique_names(names), names, columns.items(), strict=True):
         place, categorical = f"{where}${original}", name == "sample_id"
-        if (pair := carry(place, lost, read_vector, node, categorical=categorical)) is None:
+        if (pair := convert(place, skipped, read_vector, node, categorical=categorical)) is None:
             continue
         found[name], note = pair
         if name != original:
@@ -149,8 +149,8 @@ def read_columns(
             if own == rows:
                 note["named"] = True
             else:
-                lost.append(f"{place} (its names)")
-        lost += _other_attributes(node, place)
+                skipped.append(f"{place} (its names)")
+        skipped += _other_attributes(node, place)
         if note:
             notes[name] = note
     return found, notes
@@ -177,7 +177,7 @@ def read_matrix(node: Node) -> tuple[Any, Note]:
         return _read_sparse(node, classes[0]), note
     if node.kind == "list" or len(node.shape) != 2 or node.kind == "character":
         msg = f"of class {classes[0]}" if classes else f"of type {node.kind}, not a matrix"
-        raise Uncarried(msg)
+        raise Skipped(msg)
     values = node.numbers().reshape(node.shape, order="F").T
     if node.kind == "double":
         return values, {}
@@ -220,7 +220,7 @@ def check_length(n: int, *, held: int = 0, what: str) -> None:
         raise ValueError(msg)
 
 
-def read_value(node: Node, *, where: str, lost: list[str]) -> tuple[Any, Note]:
+def read_value(node: Node, *, where: str, skipped: list[str]) -> tuple[Any, Note]:
     """Read metadata: NULL, vectors, arrays, sparse matrices, data frames, and lists of these.
 
     A vector of length one is a scalar; an R array of one dimension and length one is an array.
@@ -229,13 +229,13 @@ def read_value(node: Node, *, where: str, lost: list[str]) -> tuple[Any, Note]:
     if node.is_null:
         return None, {}
     if classes and classes[0] in _FRAMES:
-        return read_frame(node, where=where, lost=lost)
+        return read_frame(node, where=where, skipped=skipped)
     if node.kind == "list" and not classes:
-        return read_list(node, where=where, lost=lost)
+        return read_list(node, where=where, skipped=skipped)
     if node.kind == "S4" and classes and _SPARSE.fullmatch(classes[0]):
         matrix, note = read_matrix(node)
         return sparse.csc_matrix(matrix.T), {**note, **_dimnames(node, "Dimnames")}
-    lost += _other_attributes(node, where)
+    skipped += _other_attributes(node, where)
     if node.shape and not classes and node.kind in {"logical", "integer", "double"}:
         return _read_array(node)
     values, note = read_vector(node)
@@ -267,7 +267,7 @@ def _dimnames(node: Node, slot: str = "dimnames") -> Note:
     return {"dimnames": names} if any(names) else {}
 
 
-def read_list(node: Node, *, where: str, lost: list[str]) -> tuple[dict[str, Any], Note]:
+def read_list(node: Node, *, where: str, skipped: list[str]) -> tuple[dict[str, Any], Note]:
     """Read a list as a dictionary; elements without a name get their number."""
     originals, items = node.names, node.items()
     names = originals if originals is not None else [str(i) for i in range(len(items))]
@@ -275,7 +275,9 @@ def read_list(node: Node, *, where: str, lost: list[str]) -> tuple[dict[str, Any
     keys = unique_names(name or str(i) for i, name in enumerate(names))
     for key, item in zip(keys, items, strict=True):
         place = f"{where}${key}"
-        if (pair := carry(place, lost, read_value, item, where=place, lost=lost)) is None:
+        if (
+            pair := convert(place, skipped, read_value, item, where=place, skipped=skipped)
+        ) is None:
             continue
         found[key], note = pair
         if note:
@@ -291,7 +293,7 @@ def read_list(node: Node, *, where: str, lost: list[str]) -> tuple[dict[str, Any
     return found, note
 
 
-def read_frame(node: Node, *, where: str, lost: list[str]) -> tuple[pd.DataFrame, Note]:
+def read_frame(node: Node, *, where: str, skipped: list[str]) -> tuple[pd.DataFrame, Note]:
     """Read a data.frame, or Bioconductor's DataFrame."""
     note: Note = {"bioconductor": node.kind == "S4"}
     if node.kind == "S4":
@@ -304,7 +306,7 @@ def read_frame(node: Node, *, where: str, lost: list[str]) -> tuple[pd.DataFrame
         n = len(names)
         if node.attribute("row.names").kind != "character":
             names = None
-    found, notes = read_columns(columns, where=where, rows=names, lost=lost)
+    found, notes = read_columns(columns, where=where, rows=names, skipped=skipped)
     index = pd.RangeIndex(n).astype(str) if names is None else pd.Index(names, dtype=object)
     if names is not None:
         note["rows"] = True
@@ -342,7 +344,7 @@ def _write_categorical(values: pd.Categorical, note: Note) -> Any:
         return r.strings(levels, codes)
     if len(set(levels)) < len(levels):
         msg = "categories that read the same as text"
-        raise Uncarried(msg)
+        raise Skipped(msg)
     at = note.get("na_level")
     if at is not None and at <= len(levels):
         codes = np.where(codes < 0, at, codes + (codes >= at))
@@ -361,7 +363,7 @@ def _write_extension(values: Any) -> Any:
     if isinstance(values.dtype, pd.StringDtype):
         return _write_array(np.asarray(values.astype(object)))
     msg = f"of type {values.dtype}"
-    raise Uncarried(msg)
+    raise Skipped(msg)
 
 
 def _write_array(values: NDArray[Any]) -> Any:
@@ -377,9 +379,9 @@ def _write_array(values: NDArray[Any]) -> Any:
         if all(isinstance(value, bool | np.bool_) for value in present):
             return r.numeric(np.where(missing, 0, values).astype(bool), "logical", missing)
         msg = "of mixed types"
-        raise Uncarried(msg)
+        raise Skipped(msg)
     msg = f"of type {values.dtype}"
-    raise Uncarried(msg)
+    raise Skipped(msg)
 
 
 def number_kind(values: NDArray[Any]) -> str:
@@ -391,18 +393,18 @@ def number_kind(values: NDArray[Any]) -> str:
         return "double"
     if kind not in "iu":
         msg = f"of type {values.dtype}"
-        raise Uncarried(msg)
+        raise Skipped(msg)
     low, high = (int(values.min()), int(values.max())) if values.size else (0, 0)
     if low > NA_INTEGER and high < 2**31:
         return "integer"
     if low < -_EXACT or high > _EXACT:
         msg = "whole numbers beyond 2^53, which R cannot hold"
-        raise Uncarried(msg)
+        raise Skipped(msg)
     return "double"
 
 
 def write_columns(
-    frame: pd.DataFrame, notes: Mapping[str, Note], *, where: str, rows: Any, lost: list[str]
+    frame: pd.DataFrame, notes: Mapping[str, Note], *, where: str, rows: Any, skipped: list[str]
 ) -> Any:
     """Write the columns of a data frame as a list; `rows` are the names of the rows in R."""
     made = {}
@@ -410,7 +412,7 @@ def write_columns(
     for position, name in enumerate(frame.columns):
         note = notes.get(str(name), {})
         column = frame.iloc[:, position]
-        vector = carry(f"{where}[{name!r}]", lost, write_vector, column, note)
+        vector = convert(f"{where}[{name!r}]", skipped, write_vector, column, note)
         if vector is None:
             continue
         if note.get("named") and rows is not None:
@@ -434,7 +436,7 @@ def _write_sparse(matrix: Any, wanted: str) -> Any:
         matrix.sum_duplicates()
     if matrix.nnz >= 2**31:
         msg = "more than 2^31 values, which R's sparse matrices cannot hold"
-        raise Uncarried(msg)
+        raise Skipped(msg)
     data = matrix.data
     kind = "logical" if number_kind(data) == "logical" else "double"
     missing = None
@@ -466,16 +468,16 @@ def _write_dense(values: NDArray[Any], note: Note) -> Any:
     return r.with_shape(r.numeric(values, kind, missing), values.shape)
 
 
-def write_value(value: Any, note: Note, *, where: str, lost: list[str]) -> Any:
+def write_value(value: Any, note: Note, *, where: str, skipped: list[str]) -> Any:
     """Write what `read_value` reads, and lists and tuples of numbers or of strings."""
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
     if value is None:
         return r.null()
     if isinstance(value, Mapping):
-        return write_list(value, note, where=where, lost=lost)
+        return write_list(value, note, where=where, skipped=skipped)
     if isinstance(value, pd.DataFrame):
-        return write_frame(value, note, where=where, lost=lost)
+        return write_frame(value, note, where=where, skipped=skipped)
     if sparse.issparse(value):
         made = _write_sparse(value.T.tocsr(), note.get("class", "dgCMatrix"))
         return _with_dimnames(made, note, value.shape, slot="Dimnames")
@@ -513,14 +515,14 @@ def _with_dimnames(made: Any, note: Note, shape: Sequence[int], *, slot: str = "
     return made
 
 
-def write_list(value: Mapping[str, Any], note: Note, *, where: str, lost: list[str]) -> Any:
+def write_list(value: Mapping[str, Any], note: Note, *, where: str, skipped: list[str]) -> Any:
     """Write a dictionary as a list."""
     notes, renamed = note.get("items", {}), note.get("renamed", {})
     made, names = [], []
     for key in in_order(value, note.get("order", [])):
         item = value[key]
         place, own = f"{where}[{key!r}]", notes.get(str(key), {})
-        vector = carry(place, lost, write_value, item, own, where=place, lost=lost)
+        vector = convert(place, skipped, write_value, item, own, where=place, skipped=skipped)
         if vector is not None:
             made.append(vector)
             names.append(renamed.get(str(key), str(key)))
@@ -528,12 +530,12 @@ def write_list(value: Mapping[str, Any], note: Note, *, where: str, lost: list[s
     return r.listing(made, None if plain else names)
 
 
-def write_frame(frame: pd.DataFrame, note: Note, *, where: str, lost: list[str]) -> Any:
+def write_frame(frame: pd.DataFrame, note: Note, *, where: str, skipped: list[str]) -> Any:
     """Write a data frame as a data.frame, or as Bioconductor's where it was one."""
     names = frame.index.astype(str)
     own = note.get("rows") or not (names == pd.RangeIndex(len(frame)).astype(str)).all()
     rows = r.strings(names) if own else r.null()
-    columns = write_columns(frame, note.get("columns", {}), where=where, rows=rows, lost=lost)
+    columns = write_columns(frame, note.get("columns", {}), where=where, rows=rows, skipped=skipped)
     n = r.numeric(np.array([len(frame)]), "integer")
     kind = "dataFrame" if note.get("bioconductor") else "baseFrame"
     return r.call(kind, columns, n, rows)

@@ -219,7 +219,7 @@ test_that("a process that ends is a row too", {
 })
 
 test_that("the table has a row for each run, and agreement is at the same seed", {
-    input <- list(placed = c(TRUE, TRUE, FALSE, TRUE, TRUE), names = letters[1:5])
+    input <- list(valid = c(TRUE, TRUE, FALSE, TRUE, TRUE), names = letters[1:5])
     kept <- list(coords = cbind(1:4, c(1, 2, 1, 2)))
     runs <- expand.grid(method = c("m2ST", "Seurat"), seed = 0:1, stringsAsFactors = FALSE)
     results <- list(

@@ -61,7 +61,7 @@ test_that("spots without coordinates stay, with NA and one message", {
     expect_true(all(is.na(result$scales$scale1[c(3, 50), ])))
     expect_false(anyNA(result$scales$scale1[-c(3, 50), ]))
     expect_identical(fake$request$shape, c(118L, 60L))
-    expect_identical(result$record$r$n_unplaced, 2L)
+    expect_identical(result$record$r$n_invalid, 2L)
 })
 
 test_that("shuffled spots get shuffled domains", {
@@ -97,7 +97,7 @@ test_that("embeddings can be clustered for one or several numbers", {
     expect_identical(rownames(several$domains), colnames(toyCounts()))
 })
 
-test_that("clustering sends members, coordinates and sections of the placed spots", {
+test_that("clustering sends members, coordinates and sections of the valid spots", {
     coords <- toyCoords()
     coords[c(3, 50), 1] <- NA
     sample <- rep(c("b", "a"), each = 60)
