@@ -210,14 +210,21 @@ def _slot(adata: ad.AnnData, slot: str) -> Any:
     return value
 
 
-if __name__ == "__main__":
-    first, last = map(int, sys.argv[1:])
+def main(first: int, last: int) -> int:
+    """Check objects and print what is wrong; how many are."""
+    from tests.interop_r import start
+
     n_wrong = 0
-    with tempfile.TemporaryDirectory() as made:
+    with tempfile.TemporaryDirectory() as library, tempfile.TemporaryDirectory() as made:
+        start(Path(library))
         for number in range(first, last):
             for fault in (wrong := faults(number, Path(made))):
                 sys.stdout.write(f"{number}: {fault}\n")
                 sys.stdout.flush()
             n_wrong += bool(wrong)
     sys.stdout.write(f"{last - first} objects, {n_wrong} wrong\n")
-    sys.exit(min(n_wrong, 1))
+    return n_wrong
+
+
+if __name__ == "__main__":
+    sys.exit(min(main(*map(int, sys.argv[1:3])), 1))
