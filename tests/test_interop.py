@@ -286,8 +286,9 @@ IMAGE = np.arange(4)[:, None, None] * 5 + np.arange(5)[None, :, None] + np.arang
 COUNTS = np.outer(np.arange(1, 13), np.arange(1, 6)) % 4
 
 
-# Of `python -m tests.fuzz_interop`: X beside a layer of that name, None, bool; one cell; ident; [].
-@pytest.mark.parametrize("seed", [*range(12), 148])
+# Of `python -m tests.fuzz_interop`: X beside a layer of that name, None, bool; one cell;
+# ident; []; samples that have an order.
+@pytest.mark.parametrize("seed", [*range(12), 148, 532])
 @pytest.mark.usefixtures("r")
 def test_generated_objects_come_back(seed: int, tmp_path: Path) -> None:
     assert fuzz_interop.faults(seed, tmp_path) == []

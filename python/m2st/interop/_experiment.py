@@ -338,7 +338,7 @@ def _sample_note(sample: pd.Series) -> Note:
     if not isinstance(sample.dtype, pd.CategoricalDtype):
         return {}
     as_found = sample.dropna().unique().tolist() == sample.cat.categories.tolist()
-    return {"text": True} if as_found else {}
+    return {"text": True} if as_found and not sample.cat.ordered else {}
 
 
 def _write_assays(
