@@ -408,6 +408,8 @@ def test_no_structure_is_said(adata: anndata.AnnData, kind: str) -> None:
 def test_candidates_are_checked(embedded: anndata.AnnData) -> None:
     with pytest.raises(ValueError, match=r"of at least 2 domains, found \[1, 2\]"):
         m2st.tl.choose_n_domains(embedded, [1, 2])
+    with pytest.raises(TypeError, match="several numbers of domains as `candidates`, found 5"):
+        m2st.tl.choose_n_domains(embedded, 5)
     with pytest.raises(ValueError, match="of at least 2 domains, found none"):
         m2st.tl.choose_n_domains(embedded, [])
     with pytest.raises(ValueError, match="than observations, 200, found 201"):
@@ -588,6 +590,11 @@ def test_saved_models_embed_the_same_section_alike(
     assert "m2st_confidence" not in other.obs
     with pytest.raises(ValueError, match="Expected at least one trained model, found none"):
         m2st.tl.transform(other, [])
+    for wrong in (["a"], loaded[0]):
+        with pytest.raises(TypeError, match="`models` to be a list of MaskedGraphAutoencoder"):
+            m2st.tl.transform(other, wrong)
+    with pytest.raises(TypeError, match="`clusterings` to be a list of MultiScaleClustering"):
+        m2st.tl.transform(other, loaded, [None] * len(loaded))
 
 
 def test_interrupted_run_keeps_the_members_so_far(adata: anndata.AnnData) -> None:

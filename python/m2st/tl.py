@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -43,8 +44,6 @@ from m2st._ensemble import (
 from m2st._params import AutoencoderParams, ClusteringParams
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from anndata import AnnData
 
     from m2st._clustering import Factors, MultiScaleClustering
@@ -219,10 +218,22 @@ def transform(
     ------
     KeyError
         If features or graph are missing.
+    TypeError
+        If `models` or `clusterings` hold anything else.
     ValueError
         If there is no model, the numbers of models and clusterings differ, or features or graph do
         not fit; if `m2st.pp` built the graph from other coordinates.
     """
+    from m2st._clustering import MultiScaleClustering
+    from m2st._nn._autoencoder import MaskedGraphAutoencoder
+
+    checked: list[tuple[str, object, type]] = [("models", models, MaskedGraphAutoencoder)]
+    if clusterings is not None:
+        checked.append(("clusterings", clusterings, MultiScaleClustering))
+    for name, given, kind in checked:
+        if not isinstance(given, Sequence) or not all(isinstance(one, kind) for one in given):
+            msg = f"Expected `{name}` to be a list of {kind.__name__}, found {given!r}."
+            raise TypeError(msg)
     if not models:
         msg = "Expected at least one trained model, found none."
         raise ValueError(msg)
@@ -389,6 +400,8 @@ def choose_n_domains(
     ------
     KeyError
         If embeddings, features or graph are missing.
+    TypeError
+        If the candidates are not several whole numbers.
     ValueError
         If there are no candidates, or some are out of range; if `m2st.pp` built the graph from
         other coordinates.
@@ -409,6 +422,9 @@ def choose_n_domains(
     from m2st._clustering import number_of_domains
     from m2st._graph import spatial_structure
 
+    if not isinstance(cast("object", candidates), Iterable):
+        msg = f"Expected several numbers of domains as `candidates`, found {candidates!r}."
+        raise TypeError(msg)
     for number in candidates:
         check_int("candidates", number, minimum=0)
     numbers = sorted({int(number) for number in candidates})
