@@ -3,31 +3,34 @@
 #' BayesSpace on the same object
 #'
 #' Runs BayesSpace as its vignette does, on the counts that [runM2ST()] would take: 2,000 variable
-#' genes, 15 principal components, 50,000 iterations. It looks at the places of the spots on their
-#' lattice only, and wrong places change its result without a word. Therefore
+#' genes, 15 principal components, 50,000 iterations.
 #'
-#' * they are written under both names, `array_row`, `array_col` (BayesSpace 1.15 and later) and
-#'   `row`, `col` (earlier versions), so that every version reads the same ones;
-#' * sections are moved apart, so that no spot of one is a neighbour of a spot of another;
-#' * no spot may have more than six neighbours (Visium) or four (ST), and most must have some.
+#' BayesSpace sees only the places of spots on their lattice. It does not check them, and wrong
+#' places change its result. `runBayesSpaceFor()` therefore does this:
 #'
-#' Spots outside the tissue, without a place or without counts take no part and get `NA`.
+#' * It writes places under both names, `array_row`, `array_col` (BayesSpace 1.15 and later) and
+#'   `row`, `col` (earlier versions). Every version then reads the same ones.
+#' * It moves sections apart, so that no two of them have neighbouring spots.
+#' * It refuses a lattice with more than six neighbours of a spot (Visium), or four (ST). Most spots
+#'   must have a neighbour.
+#'
+#' Spots off the tissue, without a place or without counts take no part and get `NA`.
 #'
 #' @param x A SummarizedExperiment or an object of a class that extends it, or a Seurat object.
 #' @param k Number of domains.
 #' @param array The places on the lattice: names of two columns, rows first, or a matrix of them.
-#'   `NULL` takes `array_row` and `array_col`, or `row` and `col`, or those in a Seurat image.
-#' @param platform `"Visium"`, `"VisiumHD"` or `"ST"`; `NULL` takes `"Visium"` for a lattice of
-#'   which every other place is empty, like a chessboard's black squares, and `"ST"` otherwise.
+#'   `NULL` takes `array_row` and `array_col`, or `row` and `col`, or the places in a Seurat image.
+#' @param platform `"Visium"`, `"VisiumHD"` or `"ST"`. `NULL` takes `"Visium"` if every other place
+#'   of the lattice is empty, like the black squares of a chessboard, and `"ST"` otherwise.
 #' @param name Name of the result: the column of domains is called `<name>_domain`.
 #' @param assay.type,assay,layer,sample_id Where the counts and the sections are, as in [runM2ST()].
 #' @param seed Seed; the random numbers of the session are left as they were.
 #' @param nrep,burn.in Iterations, and how many of the first are left out.
 #' @param ... Further arguments of `BayesSpace::spatialCluster()`.
 #' @return The object with the column `<name>_domain`, a factor with levels `1` to `k`. BayesSpace
-#'   may lose domains: those have no spot, and a warning says so. The record, in
-#'   `metadata(x)[[name]]` or `Misc(x, name)`, has the version, the settings, and the neighbours
-#'   counted.
+#'   may lose domains: then a level has no spot, and a warning says so. The record is in
+#'   `metadata(x)[[name]]` or `Misc(x, name)`. It has the version, the settings, and the number of
+#'   neighbours.
 #' @references
 #' Zhao E et al. (2021). Spatial transcriptomics at subspot resolution with BayesSpace. *Nature
 #' Biotechnology* 39, 1375-1384.

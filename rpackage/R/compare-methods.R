@@ -2,39 +2,41 @@
 
 #' Methods side by side on the same object
 #'
-#' Finds domains by m2ST, BayesSpace, Seurat and BANKSY from the same spots, counts and number of
-#' domains, each in an R process of its own and on one thread, and scores them alike. A method that
-#' fails, or is not installed, is a row of the table that says why.
+#' Finds domains by m2ST, BayesSpace, Seurat and BANKSY. All have the same spots, counts, number of
+#' domains and scores. Each runs in a separate R process on one thread. If a method fails or is not
+#' installed, its row of the table says why.
 #'
-#' Each method runs by its own documentation:
+#' Each method follows its own documentation:
 #'
 #' * `m2ST`: [runM2ST()] with its defaults.
-#' * `BayesSpace`: [runBayesSpaceFor()] with its defaults; for spots on a lattice only.
-#' * `Seurat`: its vignette on spatial data, which does not look at places: `SCTransform()`, 30
-#'   principal components, `FindClusters()` at the resolution, found by bisection, that gives `k`.
-#' * `BANKSY`: the Python package `pybanksy`, to be installed beside `m2st`
-#'   (`pip install pybanksy`), by its notebooks: on lattices 6 neighbours and a weight of 0.2
-#'   ("DLPFC"), otherwise 15 neighbours with gradients and 0.8 ("STARmap"); its own search of the
-#'   resolution that gives `k`.
+#' * `BayesSpace`: [runBayesSpaceFor()] with its defaults, for spots on a lattice only.
+#' * `Seurat`: its vignette on spatial data, which ignores coordinates. It calls `SCTransform()`,
+#'   takes 30 principal components, and searches the resolution of `FindClusters()` that gives `k`.
+#' * `BANKSY`: the Python package `pybanksy`, installed beside `m2st` (`pip install pybanksy`). It
+#'   follows its notebooks. On lattices it takes 6 neighbours and a weight of 0.2 ("DLPFC"),
+#'   otherwise 15 neighbours with gradients and 0.8 ("STARmap"). It searches the resolution that
+#'   gives `k`.
 #'
-#' The annotation is read by the scores only. `ARI`, `NMI` and `purity` are those of
-#' [compareDomains()], over the spots with an annotation. `CHAOS` and `PAS` look at places instead:
-#' the mean length of edges to the nearest spot of the same domain, in standardised coordinates, and
-#' the share of spots of which most of the ten nearest have another domain; the lower, the smoother,
-#' which is not the same as the better. They are computed by the Python package.
+#' Only the scores read the annotation. `ARI`, `NMI` and `purity` are computed as in
+#' [compareDomains()], over spots with an annotation. `CHAOS` and `PAS` use coordinates. `CHAOS` is
+#' the mean distance to the nearest spot of the same domain, in standardised coordinates. `PAS` is
+#' the share of spots whose ten nearest spots mostly have another domain. The lower, the smoother,
+#' which is not the same as better. The Python package computes both.
 #'
 #' @param x A SummarizedExperiment or an object of a class that extends it, a Seurat object, or a
 #'   matrix of counts with genes in rows.
 #' @param k Number of domains, the same for all.
-#' @param truth Annotation: name of a column, or of a matrix a label for each spot. `NULL` for none.
+#' @param truth Annotation: the name of a column or, for a matrix, a label for each spot. `NULL` for
+#'   none.
 #' @param methods Which methods to run, in this order.
 #' @param seed Seeds; each method runs once with each.
-#' @param options Further arguments, a list for each method that has some, such as
-#'   `list(m2ST = list(n_members = 3), BayesSpace = list(nrep = 10000))`: of [m2stParams()], of
-#'   [runBayesSpaceFor()], `dims` for Seurat, `n_neighbors`, `share` and `max_m` for BANKSY.
-#' @param further Methods of your own: a named list of functions of `counts` (genes x spots),
-#'   `coords`, `k` and `seed`, which return a label for each spot. Like the others each runs in a
-#'   new R process, so that it names packages as `package::function()`.
+#' @param options A list of arguments for each method, such as
+#'   `list(m2ST = list(n_members = 3), BayesSpace = list(nrep = 10000))`. m2ST takes the arguments
+#'   of [m2stParams()], BayesSpace takes the arguments of [runBayesSpaceFor()]. Seurat takes `dims`.
+#'   BANKSY takes `n_neighbors`, `share` and `max_m`.
+#' @param further Other methods: a named list of functions of `counts` (genes x spots), `coords`,
+#'   `k` and `seed`. Each returns a label for each spot. Each runs in a new R process, and must name
+#'   packages as `package::function()`.
 #' @param coords,array Coordinates as in [runM2ST()], and places on the lattice as in
 #'   [runBayesSpaceFor()].
 #' @param sample_id,assay.type,assay,layer,image Where sections and counts are, as in [runM2ST()].
@@ -42,17 +44,18 @@
 #' @param ... Arguments of the methods for classes.
 #' @return A list of class `m2stComparison`:
 #'
-#'   * `table`: a data frame with a row for each method and seed: `method`, `version`, `seed`, `k`,
-#'     `n_domains` found, `n_spots` that took part, `n_scored` of them with an annotation; the
-#'     scores; `ARI_m2ST`, `ARI_BayesSpace`, ...: agreement with the other methods at the same seed;
-#'     `seconds` from counts to domains and `cpu_seconds` of them at work; `peak_mb`, most memory
-#'     of the process at any time with R and the data (Linux only); `note`: domains lost, or why the
-#'     method failed.
-#'   * `domains`: a data frame with a row for each spot and a factor for each method and seed,
-#'     named after those of the first that ran by [matchDomains()].
+#'   * `table`: a data frame with a row for each method and seed, and these columns. `method`,
+#'     `version`, `seed` and `k` describe the run. `n_domains` were found. `n_spots` took part, and
+#'     `n_scored` of them have an annotation. The scores follow. `ARI_m2ST`, `ARI_BayesSpace` and so
+#'     on are the agreement with the other methods at the same seed. `seconds` is the time from
+#'     counts to domains, `cpu_seconds` the time at work. `peak_mb` is the largest memory of the
+#'     process, with R and the data (Linux only). `note` names lost domains, or says why the method
+#'     failed.
+#'   * `domains`: a data frame with a row for each spot and a factor for each method and seed.
+#'     [matchDomains()] named the domains after the ones of the first method.
 #'   * `machine`: cores, memory, threads of each method, R and operating system.
 #'
-#'   Spots outside the tissue, without coordinates or without counts get `NA` from all.
+#'   Spots off the tissue, without coordinates or without counts get `NA` from all methods.
 #' @seealso [compareDomains()] for columns of labels that an object has already.
 #' @examples
 #' coords <- as.matrix(expand.grid(row = 1:10, col = 1:10))

@@ -2,32 +2,33 @@
 
 #' Agreement of domains with a reference
 #'
-#' Compares columns of labels with a column of reference labels, spot by spot. Spots without a
-#' label in either of the two columns are left out of that comparison, and counted.
+#' Compares columns of labels with a column of reference labels, spot by spot. A spot that lacks one
+#' of the two labels is left out of that comparison, and counted.
 #'
 #' * `ARI`: adjusted Rand index, 1 for equal partitions and 0 on average for random ones.
-#' * `NMI`: normalised mutual information, the information divided by the *arithmetic mean* of
-#'   the two entropies, as scikit-learn does it. Divisions by the larger entropy or by the
-#'   geometric mean give other numbers, which must not stand in one table with these.
-#' * `purity`: share of the spots that belong to the commonest class of their domain. It grows
-#'   with the number of domains: compare it at an equal number only.
+#' * `NMI`: normalised mutual information. It is divided by the *arithmetic mean* of the two
+#'   entropies, as in scikit-learn. Division by the larger entropy or by the geometric mean gives
+#'   other numbers. Do not mix them in one table.
+#' * `purity`: share of the spots that belong to the commonest class of their domain. It grows with
+#'   the number of domains. Compare it at equal numbers only.
 #'
 #' The Python package computes the same numbers.
 #'
-#' @param x A data frame with a row for each spot, a Seurat object, a SummarizedExperiment or
-#'   an object of a class that extends it, or what [runM2ST()] returns of a matrix.
-#' @param truth Name of the column with the reference labels; for the result of a matrix a label for
-#'   each spot.
+#' @param x A Seurat object, a SummarizedExperiment or a class that extends it, a data frame with a
+#'   row for each spot, or the result of [runM2ST()] on a matrix.
+#' @param truth Name of the column with the reference labels. For the result of a matrix, a label
+#'   for each spot.
 #' @param name Names of the results to compare, whose domains are in the columns `<name>_domain`, or
-#'   names of any columns of labels. `NULL` takes all columns of domains: those whose names end in
-#'   `_domain`, or in `_domain_k` and a number.
+#'   names of any columns of labels. `NULL` takes all columns whose names end in `_domain`, or in
+#'   `_domain_k` and a number.
 #' @param metrics Which of the three to compute.
-#' @param by Name of a column of groups, such as sections, to compare one by one; in the result of a
-#'   matrix the sections are called `"sample_id"`.
+#' @param by Name of a column of groups, such as sections, to compare one by one. In the result of a
+#'   matrix, the sections are called `"sample_id"`.
 #' @param ... Nothing.
-#' @return A data frame with a row for each column of labels and each group: `label`, `group`
-#'   (with `by`), `n` spots compared, `n_missing` left out, `n_domains` among those compared, and
-#'   the metrics, which are `NA` where there was nothing to compare.
+#' @return A data frame with a row for each column of labels and each group. Its columns are `label`
+#'   and, with `by`, `group`, then `n`, `n_missing`, `n_domains` and the metrics. `n` spots and
+#'   `n_domains` domains were compared, and `n_missing` spots were left out. A metric is `NA` if
+#'   there was nothing to compare.
 #' @references
 #' Hubert L, Arabie P (1985). Comparing partitions. *Journal of Classification* 2, 193-218.
 #' @seealso [matchDomains()], [plotDomains()]
@@ -92,17 +93,17 @@ compareDomains.SummarizedExperiment <- function(
     compareColumns(columns, "colData(x)", truth, name, metrics, by)
 }
 
-#' Name domains after those of another result
+#' Name domains after the domains of another result
 #'
-#' Gives each domain of `a` the name of the domain of `b` that it stands for, by the assignment,
-#' one to one, that makes the overlap of all pairs together as large as possible. Pictures of the
-#' two then share their colours. Domains are renamed, never merged or split.
+#' Pairs each domain of `a` with one domain of `b`, so that the overlap of all pairs together is as
+#' large as possible. A domain of `a` then takes the name of its partner. Pictures of the two share
+#' their colours. Domains are never merged or split.
 #'
 #' @param a Labels to rename.
-#' @param b Labels of the same spots in the same order, whose names are taken over.
-#' @return A factor with the labels of `a`, missing where `a` is. Its levels are those of `b`,
-#'   followed by new ones for the domains of `a` that are left over or overlap nothing: the next
-#'   whole numbers if the levels of `b` are whole numbers, else the names that they had.
+#' @param b Labels of the same spots in the same order, whose names `a` takes.
+#' @return A factor with the labels of `a`, missing where `a` is. Its levels are the levels of `b`,
+#'   then new levels for domains of `a` that have no partner or no overlap. The new levels are the
+#'   next whole numbers if the levels of `b` are whole numbers, else the names in `a`.
 #' @seealso [compareDomains()], [plotDomains()]
 #' @examples
 #' matchDomains(c("x", "x", "y", "y", "z"), c(1, 1, 2, 2, 2))

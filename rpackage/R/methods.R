@@ -1,76 +1,79 @@
 #' Find spatial domains
 #'
-#' Prepares the counts, builds the spatial graph from the coordinates, learns embeddings with an
-#' ensemble of multi-scale masked graph autoencoders and finds domains from them: the consensus of
-#' its members. `embedM2ST()` stops before the domains: follow it with [clusterM2ST()].
+#' Prepares the counts and builds the spatial graph from the coordinates. Several multi-scale masked
+#' graph autoencoders learn embeddings. The domains are the consensus of their clusterings.
+#' `embedM2ST()` stops before the domains: follow it with [clusterM2ST()].
 #'
-#' `RunM2ST()` is `runM2ST()` under a name like those of Seurat's functions: it takes the same
-#' objects, the first argument being called `object`, and the same arguments, and gives the same
-#' result. It takes four spellings of Seurat's besides,
-#' `reduction.name`, `cluster.name`, `seed.use` and `sample.by`. Whoever gives both spellings of an
-#' argument must give the same value.
+#' `RunM2ST()` is `runM2ST()` under a name in Seurat's style. It takes the same objects and
+#' arguments and gives the same result. Its first argument is called `object`. It also accepts four
+#' of Seurat's spellings: `reduction.name`, `cluster.name`, `seed.use` and `sample.by`. If you give
+#' both spellings of an argument, their values must be equal.
 #'
-#' All that is written starts with `name`. Results with different names live side by side in one
-#' object, each with its record.
+#' Everything that is written starts with `name`. Results with different names live side by side in
+#' one object, each with its record.
 #'
 #' The confidence of a spot estimates the probability that a run with another seed puts it into the
-#' same domain, from how far the members agree. It does not tell whether the domain is right: a
-#' domain may be confidently misplaced. With a single member it is less: the membership that this
-#' one found.
+#' same domain. It comes from the agreement of the models. It does not say that the domain is right:
+#' a domain may be misplaced with a high confidence. With a single model, it is the probability that
+#' this model gives, which is too high.
 #'
-#' Spots are never reordered or dropped. Those without coordinates, outside the tissue
-#' (`in_tissue`) or without counts get `NA`, and one message or warning states how many.
+#' Spots are never reordered or dropped. Spots without coordinates, off the tissue (`in_tissue`) or
+#' without counts get `NA`, and one message or warning says how many.
 #'
-#' Several tissue sections in one object are told apart by `sample_id`, or by the images of a Seurat
-#' object; no edge of the graph joins two sections. Coordinates need not be shifted by hand.
+#' `sample_id`, or the images of a Seurat object, tell tissue sections apart. No edge of the graph
+#' joins two sections. Coordinates of sections may overlap.
 #'
-#' What Bioconductor and Seurat call by words of their own keeps these here: `assay.type` is an
-#' assay of a SummarizedExperiment, `assay` and `layer` are those of a Seurat object; `dimred` is
-#' one of the `reducedDims`, `reduction` a reduction; `subset.row` and `features` choose genes.
+#' Some arguments have the names that Bioconductor and Seurat use. `assay.type` is an assay of a
+#' SummarizedExperiment, `assay` and `layer` belong to a Seurat object. `dimred` is one of the
+#' `reducedDims`, `reduction` is a reduction. `subset.row` and `features` choose genes.
 #'
-#' Where coordinates come from, unless `coords` is given: of a SpatialExperiment
-#' `spatialCoords(x)`; of a Seurat object its images, else columns of `meta.data`; of other
-#' objects columns of `colData(x)`. Before columns an embedding named after coordinates counts, such
-#' as the reducedDim or reduction `spatial` of converted objects. Columns are looked for by their
-#' usual names, such as `imagerow` and `imagecol`, `x_centroid` and `y_centroid` (Xenium),
-#' `center_x` and `center_y` (MERSCOPE), `CenterX_global_px` and `CenterY_global_px` (CosMx),
-#' `sdimx` and `sdimy` (Giotto), `array_row` and `array_col`, `x` and `y`.
+#' Without `coords`, coordinates come from these places:
 #'
-#' With an `SCTAssay` as default assay, Seurat's corrected counts are passed over for the assay
-#' that they were made from; a sketch is passed over for the assay that holds more of the cells.
-#' Where rows are of several types by 10x's names, those of type "Gene Expression" are used.
+#' * SpatialExperiment: `spatialCoords(x)`
+#' * Seurat: the images, else columns of `meta.data`
+#' * other objects: columns of `colData(x)`
 #'
-#' What will be written is tried before the work, so that no result is lost for the sake of a name.
+#' A reducedDim or reduction named after coordinates, such as `spatial` in converted objects, comes
+#' before columns. Columns have their usual names: `imagerow` and `imagecol`, `x_centroid` and
+#' `y_centroid` (Xenium), `center_x` and `center_y` (MERSCOPE), `CenterX_global_px` and
+#' `CenterY_global_px` (CosMx), `sdimx` and `sdimy` (Giotto), `array_row` and `array_col`, `x` and
+#' `y`, and others.
+#'
+#' If the default assay is an `SCTAssay`, the assay that it was made from is used. If it is a
+#' sketch, the assay with more of the cells is used. If 10x's names give rows of several types, only
+#' rows of the type "Gene Expression" are used.
+#'
+#' Writing is tried before the work, so that no result is lost because of a name.
 #'
 #' The same `seed` gives the same labels and embeddings as in Python, to the bit, on a CPU.
 #'
-#' @param x,object A matrix or sparse matrix of counts (genes in rows, spots in columns), a
-#'   SummarizedExperiment, SingleCellExperiment or SpatialExperiment, or a Seurat object of
-#'   version 3 to 5.
-#' @param coords Coordinates: a matrix or data frame with a row for each spot and 2 or 3 columns, or
-#'   the names of such columns of `colData(x)` or `meta.data`. Any unit. Give array indices as (row,
-#'   column). Rows are matched by their names, or by a column of names such as `cell`, as of
+#' @param x,object A Seurat object of version 3 to 5, a SpatialExperiment, SingleCellExperiment or
+#'   SummarizedExperiment, or a matrix of counts. A matrix has genes in rows and spots in columns,
+#'   and may be sparse.
+#' @param coords Coordinates in any unit: a table with a row for each spot and 2 or 3 columns, or
+#'   names of columns of `colData(x)` or `meta.data`. Give array indices as (row, column). Rows are
+#'   matched by their names, or by a column of names such as `cell` in the result of
 #'   `GetTissueCoordinates()`.
 #' @param k Number of domains; `NULL` for embeddings only.
 #' @param normalized The values are already normalised and on a log scale.
-#' @param n_pcs Number of components of the expression or of ready features; `NULL` takes 15, or as
-#'   many as domains if these are more.
+#' @param n_pcs Number of components, of the expression or ready features. `NULL` takes 15, or the
+#'   number of domains if that is more.
 #' @param params Settings made by [m2stParams()].
 #' @param seed Seed of all stages. R's own random numbers are left alone.
 #' @param device `"auto"`, `"cpu"`, `"cuda"`, or another name that torch knows.
-#' @param verbose `TRUE` reports by messages what was chosen, and progress; `FALSE` says nothing,
-#'   but still warns. `NULL` leaves progress out where R is not used interactively.
+#' @param verbose `TRUE` shows messages about choices and progress. `FALSE` shows only warnings.
+#'   `NULL` shows progress only in an interactive session.
 #' @param assay.type Name of the assay with counts.
-#' @param dimred,reduction Name of ready features to use in place of the counts, such as `"PCA"`. Of
-#'   more than `n_pcs` columns it takes so many components of spots and of their surroundings
-#'   together, as of counts, after spots far from all others were moved closer.
-#'   Differences between sections are taken to be out of them already.
-#' @param sample_id Section of each spot: the name of a column of `colData(x)` or `meta.data`, or of
-#'   a matrix a vector. `NULL` takes the column `sample_id` of `colData(x)` if there is one, the
-#'   images of a Seurat object, and else one section.
+#' @param dimred,reduction Name of ready features to use in place of the counts, such as `"PCA"`. If
+#'   they have more than `n_pcs` columns, m2ST takes their first `n_pcs` components, of spots and
+#'   their neighbours together. Outliers are moved closer first. Differences between sections must
+#'   already be removed.
+#' @param sample_id Section of each spot: the name of a column of `colData(x)` or `meta.data`, or
+#'   for a matrix a vector. `NULL` takes the column `sample_id` of `colData(x)`, or the images of a
+#'   Seurat object. If there are none, all spots are one section.
 #' @param subset.row,features Rows (genes) to use, by name or number.
-#' @param name Name of the result. The columns are called `<name>_domain` and `<name>_confidence`,
-#'   the embeddings after `name` too; see below.
+#' @param name Name of the result. The columns are called `<name>_domain` and `<name>_confidence`.
+#'   The embeddings have names with `name` too, see below.
 #' @param assay,layer Assay and layer (slot, before Seurat 5) with counts. Split layers are joined.
 #' @param image Images to use; `NULL` takes all, one section each.
 #' @param set.ident Make the domains the active identities.
@@ -84,19 +87,19 @@
 #'   * the domain of each spot, a factor with levels `"1"` to `k` in this order: the column
 #'     `m2st_domain` of `colData` or `meta.data`, and `Idents`;
 #'   * its confidence, from 0 to 1: the column `m2st_confidence`;
-#'   * the representation that all scales and members share: `reducedDim(x, "M2ST")` or the
-#'     reduction `m2st`;
-#'   * the embedding of each scale: `reducedDim(x, "M2ST_scale1")` or the reduction
-#'     `m2st.scale1`, and so on, with the members of the ensemble side by side;
+#'   * the representation common to all scales and models: `reducedDim(x, "M2ST")` or the reduction
+#'     `m2st`;
+#'   * the embedding of each scale: `reducedDim(x, "M2ST_scale1")` or the reduction `m2st.scale1`,
+#'     and so on, with the models side by side;
 #'   * the record of the run, a plain list: `metadata(x)$m2st` or `Misc(x, "m2st")`.
 #'
-#'   With `name = "zone"` these are `zone_domain`, `zone_confidence`, `"ZONE"` and `"ZONE_scale1"`
-#'   or `zone` and `zone.scale1`, and `metadata(x)$zone` or `Misc(x, "zone")`. Keys of reductions
-#'   are `name` in capitals, without what is no letter or digit.
+#'   With `name = "zone"` the columns are `zone_domain` and `zone_confidence`. The embeddings are
+#'   `"ZONE"` and `"ZONE_scale1"`, or `zone` and `zone.scale1`. The record is `metadata(x)$zone` or
+#'   `Misc(x, "zone")`. The key of a reduction is `name` in capitals, letters and digits only.
 #'
-#'   Of a matrix, a list of class `m2st` with these elements, and with the coordinates and sections
-#'   that [clusterM2ST()] needs. A SummarizedExperiment, which cannot hold embeddings, comes back
-#'   as a SingleCellExperiment.
+#'   For a matrix, the result is a list of class `m2st` with these elements. It also has the
+#'   coordinates and sections, which [clusterM2ST()] needs. A SummarizedExperiment cannot hold
+#'   embeddings, and comes back as a SingleCellExperiment.
 #' @seealso [clusterM2ST()], [m2stParams()], [m2stInfo()]
 #' @examples
 #' set.seed(1)
@@ -231,20 +234,22 @@ runM2ST.Seurat <- function(
     })
 }
 
-#' Domains for other numbers, from the embeddings at hand
+#' Other numbers of domains, from the same embeddings
 #'
-#' Takes seconds: nothing is trained again. The spatial graph is built again, as domains are smooth
-#' over it: pass the coordinates and sections that [runM2ST()] was given, if any. A warning tells
-#' when the graph is another than before. The list of class `m2st` of a matrix holds its own.
+#' Clusters again and takes seconds: nothing is trained. The spatial graph is built again, because
+#' domains are smooth over it. If you gave [runM2ST()] coordinates or sections, give them here too.
+#' A warning says when the graph differs from before. The result of a matrix holds its coordinates
+#' and sections.
 #'
 #' @param x An object that [runM2ST()] or [embedM2ST()] returned.
-#' @param k Number of domains; several at once are possible.
-#' @param name Name of the result whose embeddings are taken, and of what is written.
+#' @param k Number of domains, or several.
+#' @param name Name of the result: of the embeddings that are read, and of everything that is
+#'   written.
 #' @inheritParams runM2ST
-#' @return The object with the domains in the column `<name>_domain`, their confidence beside it,
-#'   and the common representation for one `k`; in `m2st_domain_k5`, `m2st_confidence_k5`, `M2ST_k5`
-#'   (`m2st.k5`) and so on for several. The list of class `m2st` of a matrix gets a data frame
-#'   `domains` for several. `clusterM2ST(k = )` gives the same as `runM2ST(k = )`.
+#' @return The object with new results. For one `k`, the domains are in the column `<name>_domain`,
+#'   with their confidence and the common representation beside them. For several, they are in
+#'   `m2st_domain_k5`, `m2st_confidence_k5`, `M2ST_k5` (`m2st.k5`) and so on. The result of a matrix
+#'   gets a data frame `domains` for several. `clusterM2ST(k = )` gives the same as `runM2ST(k = )`.
 #' @examples
 #' coords <- as.matrix(expand.grid(row = 1:10, col = 1:10))
 #' counts <- outer(1:30, 1:100, function(gene, spot) (gene * spot) %% 7 + gene %% (1 + spot %/% 34))

@@ -1,10 +1,10 @@
 #' Settings of the method
 #'
-#' Only the settings given here are sent to Python; all others, `NULL` here, keep the defaults that
-#' are named below. The names are the same on both sides.
+#' Only the settings given here are sent to Python. All others, `NULL` here, keep the defaults named
+#' below. Python has the same names.
 #'
-#' @param n_members Models of the ensemble, trained alike from different seeds; by default 5, and up
-#'   to 20 where there are few spots.
+#' @param n_members Models of the ensemble, which differ in their seed; by default 5, and up to 20
+#'   if there are few spots.
 #' @param scale_dims Width of each of the scales, multiples of `n_heads`; `r helpOf("scale_dims")`.
 #' @param hidden_dim Width of the shared encoder, a multiple of `n_heads`; `r helpOf("hidden_dim")`.
 #' @param n_layers Attention layers of each scale's encoder, after the shared one;
@@ -21,31 +21,31 @@
 #' @param loss_exponent Exponent of the scaled cosine error; `r helpOf("loss_exponent")`. `NA` takes
 #'   the mean squared error.
 #' @param n_epochs Most epochs to train; `r helpOf("n_epochs")`.
-#' @param batch_size Spots to train on at a time: with more of them an epoch works on pieces of the
+#' @param batch_size Spots to train on at a time. With more spots, an epoch works on pieces of the
 #'   tissue, and memory does not grow; `r helpOf("batch_size")`.
 #' @param learning_rate Step size of the optimiser; `r helpOf("learning_rate")`.
 #' @param weight_decay L2 penalty of the optimiser; `r helpOf("weight_decay")`.
-#' @param patience Training ends early once the mean loss over so many epochs falls by less
-#'   than the share `min_delta`; `r helpOf("patience")`.
-#' @param min_delta See `patience`; `r helpOf("min_delta")`. 0 trains all epochs.
-#' @param common_dim Width of the representation common to all scales; by default 10, or as many as
-#'   there are domains if that is more.
+#' @param patience Number of epochs. Training ends early if the mean loss over this many epochs is
+#'   not lower than over as many epochs before, by the share `min_delta`; `r helpOf("patience")`.
+#' @param min_delta See `patience`; `r helpOf("min_delta")`. With 0, all epochs are trained.
+#' @param common_dim Width of the representation common to all scales; by default 10, or the number
+#'   of domains if that is more.
 #' @param specific_dim Width of the representation specific to each scale;
 #'   `r helpOf("specific_dim")`.
-#' @param weight_entropy Weight of the entropy of the scale weights: small trusts one scale, large
-#'   all alike; `r helpOf("weight_entropy")`.
-#' @param degrees_of_freedom Degrees of freedom of the t distribution around the centre of a domain:
-#'   the smaller, the less outlying spots count; `r helpOf("degrees_of_freedom")`.
-#' @param smoothness Weight of the agreement of a spot with those within four steps on the spatial
-#'   graph; `r helpOf("smoothness")`. 0 looks at the embeddings alone.
+#' @param weight_entropy Weight of the entropy of the scale weights. A small one trusts one scale, a
+#'   large one trusts all equally; `r helpOf("weight_entropy")`.
+#' @param degrees_of_freedom Degrees of freedom of the t distribution around a centre. The smaller
+#'   they are, the less outlying spots count; `r helpOf("degrees_of_freedom")`.
+#' @param smoothness Weight of the agreement of a spot with spots within four steps on the spatial
+#'   graph; `r helpOf("smoothness")`. With 0, only the embeddings count.
 #' @param n_init Number of starts of the clustering; `r helpOf("n_init")`.
 #' @param short_iter Iterations by which the starts are compared; `r helpOf("short_iter")`.
 #' @param max_iter Most iterations of the clustering, without and again with the smoothness;
 #'   `r helpOf("max_iter")`.
-#' @param tol Decrease of the objective, per iteration and spot, under which the clustering has
-#'   converged; `r helpOf("tol")`.
+#' @param tol The clustering has converged if its objective, per spot, falls by less in one
+#'   iteration; `r helpOf("tol")`.
 #' @return A list of class `m2stParams` with two lists, `autoencoder` and `clustering`: the settings
-#'   that were given. Printed, it shows them among all defaults.
+#'   that were given. Printing shows them among all defaults.
 #' @examples
 #' m2stParams(n_epochs = 50, mask_rate = 0.3)
 #' @export

@@ -2,33 +2,34 @@
 
 #' Draw domains in space
 #'
-#' Draws every spot at its place, in its size and shape, one panel for each section, with the
-#' first axis of an image pointing right and the second one down. Images of class `FOV` are
-#' drawn as Seurat draws them.
+#' Draws every spot at its place, in its size and shape, with one panel for each section. The first
+#' axis points right and the second one down, as in an image. Images of class `FOV` are drawn as
+#' Seurat draws them.
 #'
-#' Spots of an array are circles of 0.55 of its pitch, the proportion of Visium; on a square
-#' array squares that fill it, as bins do; cells that lie anywhere are circles as wide as the
-#' median distance to the second nearest neighbour, so that tissue looks filled. Indices of a
-#' hexagonal array (row + column always even, or always odd) are drawn as the array they mean.
+#' Spots of a hexagonal array are circles of 0.55 of its pitch, the proportion of Visium. Spots of a
+#' square array are squares that fill it. Other cells are circles as wide as the median distance to
+#' the second nearest neighbour, so that tissue looks filled. Indices of a hexagonal array (row +
+#' column always even, or always odd) are drawn as a hexagonal array.
 #'
-#' With `truth` a second panel stands beside each, in which classes have the colours of the
-#' domains that they overlap most, see [matchDomains()]: equal colours mean agreement.
+#' With `truth`, a second panel stands beside each. A class has the colour of the domain that it
+#' overlaps most, see [matchDomains()]. Equal colours mean agreement.
 #'
-#' One section keeps its coordinates, so that layers can be added; several are each shifted and
-#' scaled to a panel.
+#' A single section keeps its coordinates, so that you can add layers. Several sections are each
+#' shifted and scaled to a panel.
 #'
-#' @param x A SummarizedExperiment or an object of a class that extends it, a Seurat object, a
-#'   data frame with columns of labels and of coordinates, or what [runM2ST()] returns of a matrix.
+#' @param x A Seurat object, a SummarizedExperiment or a class that extends it, a data frame with
+#'   labels and coordinates, or the result of [runM2ST()] on a matrix.
 #' @param name Name of the result, whose domains are in the column `<name>_domain`; or the name of
 #'   any column of labels, such as `"m2st_domain_k5"`.
-#' @param truth Name of a column with a reference to draw as well; for the result of a matrix a
-#'   label for each spot.
+#' @param truth Name of a column with a reference to draw too. For the result of a matrix, a label
+#'   for each spot.
 #' @param confidence Name of a column of numbers from 0 to 1, such as `"m2st_confidence"`: the
 #'   lower, the paler a spot is drawn.
-#' @param sample_id Name of the column that names the section; `NULL` takes what [runM2ST()] takes.
+#' @param sample_id Name of the column that names the section. `NULL` takes the sections of
+#'   [runM2ST()].
 #' @param coords,image As in [runM2ST()].
 #' @param ... Nothing.
-#' @return A ggplot object. Missing domains are light grey; whole numbers stand in numeric order.
+#' @return A ggplot object. Missing domains are light grey. Whole numbers stand in numeric order.
 #' @seealso [compareDomains()]
 #' @examples
 #' spots <- expand.grid(x = 1:20, y = 1:10)

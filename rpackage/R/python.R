@@ -1,23 +1,30 @@
 # Finding Python and saying what is wrong with it.
 
-#' The Python side: is it there, which one, and what is missing
+#' The Python that m2ST uses, and what it lacks
 #'
-#' Python is looked for by reticulate's usual rules: the variable `RETICULATE_PYTHON`, a call of
-#' `reticulate::use_python()` or `use_virtualenv()`, what the package declares with
-#' `py_require()` (reticulate 1.41 and later), the environment `r-m2st` that `m2stSetup()` makes.
-#' Nothing is started until one of these functions or `runM2ST()` is called.
+#' `m2stInfo()` says which Python is used and what it lacks. `m2stSetup()` makes an environment for
+#' it.
+#'
+#' reticulate looks for Python by its usual rules:
+#'
+#' * the variable `RETICULATE_PYTHON`
+#' * a call of `reticulate::use_python()` or `use_virtualenv()`
+#' * the packages that m2st declares with `py_require()` (reticulate 1.41 and later)
+#' * the environment `r-m2st`, which `m2stSetup()` makes
+#'
+#' Python starts when one of these functions or `runM2ST()` is called, not before.
 #'
 #' @param envname Name or path of the virtual environment.
-#' @param packages What to install there, as pip understands it.
-#' @param python Path of the Python to make the environment from, 3.11 or newer. `NULL` takes the
-#'   first on the PATH that will do. An environment that exists keeps its own.
+#' @param packages Packages to install there, as pip names them.
+#' @param python Path of a Python, 3.11 or newer, to make the environment from. `NULL` takes the
+#'   first one on the PATH that is new enough. An existing environment keeps its Python.
 #' @param x Object of class `m2stInfo`.
 #' @param ... Nothing.
 #' @return `m2stAvailable()` returns `TRUE` or `FALSE`. `m2stInfo()` returns a list of class
-#'   `m2stInfo`: `available`, `python`, `chosen_by`, `versions` (`NA` where missing), `missing`,
-#'   and `fix`, the command that mends it. `m2stSetup()` makes a virtual environment, installs the
-#'   Python package there and returns the path of its Python, invisibly; nothing else in this
-#'   package installs anything. On Linux without a GPU of NVIDIA's it takes PyTorch's build for the
+#'   `m2stInfo`: `available`, `python`, `chosen_by`, `versions` (`NA` where missing), `missing`, and
+#'   `fix`, the command that installs what is missing. `m2stSetup()` makes a virtual environment,
+#'   installs the Python package there and returns the path of its Python, invisibly. No other
+#'   function installs anything. On Linux without an NVIDIA GPU, it takes PyTorch's build for the
 #'   CPU.
 #' @examples
 #' m2stAvailable()

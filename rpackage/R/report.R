@@ -1,27 +1,35 @@
 # A result as one page. R takes out what is shown, Python writes the page (m2st.report).
 
-#' A result as one page to look at
+#' A result as one HTML page
 #'
-#' Writes a single HTML file that opens in any browser and needs neither a network nor R: domains
-#' and confidence in space, over the tissue image where the object holds one, with a panel for each
-#' section; sizes, stability and markers of the domains; training and scale weights; the record of
-#' the run; and, in words, what in it deserves a second look. It is the page that `m2st report`
-#' writes in Python. Nothing of the object is changed, and no annotation is needed.
+#' Writes a single HTML file that opens in any browser and needs neither a network nor R.
+#'
+#' The page shows:
+#'
+#' * domains and confidence in space, with a panel for each section, over the tissue image if there
+#'   is one
+#' * sizes, stability and markers of the domains
+#' * training and scale weights
+#' * the record of the run
+#' * in words, what deserves a second look
+#'
+#' It is the page that `m2st report` writes in Python. The object is not changed, and no annotation
+#' is needed.
 #'
 #' Markers are genes that are higher inside a domain than outside, on normalised counts. The page
-#' shows no p-values: the same expression found the domains, so they would be small in data without
-#' any (double dipping).
+#' shows no p-values. The same expression found the domains, so p-values would be small even without
+#' any domains (double dipping).
 #'
 #' @param x An object that [runM2ST()] returned.
 #' @param path File to write; its name ends in `.html`.
-#' @param name Name of the result, whose domains are in the column `<name>_domain`; or the name of a
+#' @param name Name of the result, whose domains are in the column `<name>_domain`, or name of a
 #'   column of domains, such as `"m2st_domain_k5"`.
-#' @param columns Names of further columns to switch to on the map, at most 1000 categories each:
-#'   other numbers of domains, an annotation. They are shown, and compared with nothing.
-#' @param markers Most genes to list for each domain; 0 for none, without looking at the counts.
+#' @param columns Names of further columns to show on the map, such as an annotation or other
+#'   numbers of domains, with at most 1000 categories each. They are compared with nothing.
+#' @param markers Most genes to list for each domain. With 0, the counts are not read.
 #' @param title Heading of the page.
-#' @param overwrite Whether a file that is there may be replaced.
-#' @param counts Of a matrix: the counts that [runM2ST()] was given, for the markers.
+#' @param overwrite Whether an existing file may be replaced.
+#' @param counts For the result of a matrix: the counts that [runM2ST()] was given, for the markers.
 #' @param coords,sample_id,assay.type,assay,layer,image As in [runM2ST()].
 #' @param ... Arguments of the methods.
 #' @return The path of the file, invisibly.
