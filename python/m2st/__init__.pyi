@@ -6,6 +6,8 @@ from . import pl as pl
 from . import pp as pp
 from . import tl as tl
 from ._clustering import MultiScaleClustering as MultiScaleClustering
+from ._model import Model as Model
+from ._model import load as load
 from ._nn._autoencoder import MaskedGraphAutoencoder as MaskedGraphAutoencoder
 from ._params import AutoencoderParams as AutoencoderParams
 from ._params import ClusteringParams as ClusteringParams

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -20,15 +21,22 @@ from m2st._checks import (
     check_target,
 )
 from m2st._ensemble import processes
+from m2st._model import Member, Model
 from m2st._params import AutoencoderParams, ClusteringParams
+from m2st._plotting._palette import palette
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from m2st._features import ExpressionProjection, ReadyProjection
+    from m2st._nn._autoencoder import MaskedGraphAutoencoder
     from m2st._nn._training import Callback
+    from m2st.tl import Found
 
 logger = logging.getLogger(__name__)
 
+# Entries of the record that tell how a model was made.
+_OF_RUN = ("n_members", "prepare", "graph", "embed", "n_domains", "cluster")
 # Up to twelve domains are tried, each against one more.
 _LEAST_FOR_AUTO = 13
 
@@ -51,7 +59,7 @@ def run(
     progress: bool = True,
     callback: Callback | None = None,
     checkpoint: str | Path | None = None,
-) -> None:
+) -> Model:
     """Prepare, build the spatial graph, embed and cluster, in place.
 
     Parameters
@@ -101,6 +109,10 @@ def run(
     checkpoint
         File from which an interrupted training resumes; each member has its own, numbered.
 
+    Returns
+    -------
+    The fitted model, to apply to other sections and to save.
+
     Writes
     ------
     What `m2st.pp.prepare` or `m2st.pp.prepare_rep`, `m2st.pp.spatial_graph` (unless there is a
@@ -132,7 +144,7 @@ def run(
     --------
     >>> import m2st
     >>> adata = m2st.datasets.simulate_cortex(n_obs=300, n_genes=200)
-    >>> m2st.run(adata, n_domains=7, progress=False)
+    >>> model = m2st.run(adata, n_domains=7, progress=False)
     >>> adata.obs["m2st_domain"].cat.categories.tolist()
     ['1', '2', '3', '4', '5', '6', '7']
     """
@@ -176,8 +188,9 @@ def run(
     place = pp.find_place(adata, spatial_key, sample_key)
     sample_key = place.sample_key
     pp.ensure_graph(adata, place.spatial_key, sample_key)
+    projection: ExpressionProjection | ReadyProjection | None = None
     if use_rep is None:
-        pp.prepare(
+        projection = pp.project_counts(
             adata,
             layer=layer,
             normalized=normalized,
@@ -186,10 +199,10 @@ def run(
             random_state=random_state,
         )
     elif use_rep != _keys.FEATURES:
-        pp.prepare_rep(adata, use_rep, n_pcs=n_pcs, random_state=random_state)
+        projection = pp.project_rep(adata, use_rep, n_pcs=n_pcs, random_state=random_state)
     features = check_numbers(adata.obsm[_keys.FEATURES], name=_keys.FEATURES)
     _check_enough(n_domains, n_obs=int((place.valid & ~np.isnan(features).all(axis=1)).sum()))
-    tl.embed(
+    networks = tl.embed(
         adata,
         autoencoder,
         random_state=random_state,
@@ -199,14 +212,43 @@ def run(
         callback=callback,
         checkpoint=checkpoint,
     )
-    if n_domains is None:
-        return
+    found = None
     if auto:
         n_domains = tl.choose_n_domains(
             adata, params=clustering, random_state=random_state, n_jobs=n_jobs
         )
         logger.info("Chosen: %d domains", n_domains)
-    tl.cluster(adata, int(n_domains), clustering, random_state=random_state, n_jobs=n_jobs)
+    if n_domains is not None:
+        found = tl.find_domains(
+            adata, int(n_domains), clustering, random_state=random_state, n_jobs=n_jobs
+        )
+    return _model_of(adata, use_rep, projection, networks, found)
+
+
+def _model_of(
+    adata: AnnData,
+    use_rep: str | None,
+    projection: ExpressionProjection | ReadyProjection | None,
+    networks: list[MaskedGraphAutoencoder],
+    found: Found | None,
+) -> Model:
+    """Keep of a run what treats another section the same."""
+    fits = [None] * len(networks) if found is None else [fit.to_domains() for fit in found.fits]
+    names = () if found is None else tuple(adata.obs[_keys.DOMAIN].cat.categories)
+    record = adata.uns[_keys.RECORD]
+    return Model(
+        members=tuple(
+            Member(network.cpu(), domains) for network, domains in zip(networks, fits, strict=True)
+        ),
+        domains=names,
+        colors=tuple(palette(len(names))),
+        use_rep=use_rep,
+        normalized=bool(record.get("prepare", {}).get("normalized", False)),
+        genes=tuple(map(str, adata.var_names)) if use_rep in (None, "X") else (),
+        projection=projection,
+        common=None if found is None else found.common,
+        record=deepcopy({name: record[name] for name in _OF_RUN if name in record}),
+    )
 
 
 def _check_enough(n_domains: int | str | None, *, n_obs: int) -> None:

@@ -24,11 +24,16 @@ def write_tensors(
     path: Path, tensors: Mapping[str, NDArray[Any]], header: Mapping[str, Any]
 ) -> None:
     """Write arrays with a JSON header as safetensors, with a checksum, whole or not at all."""
+    write_whole(path, pack_tensors(tensors, header))
+
+
+def pack_tensors(tensors: Mapping[str, NDArray[Any]], header: Mapping[str, Any]) -> bytes:
+    """Content of the file that `write_tensors` writes: the same for the same arrays."""
     by_row = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
     text = json.dumps({"format": _FORMAT, "version": version("m2st"), **header})
     # One entry: safetensors writes several in an order of its own, another one each time.
     entry = json.dumps({"header": text, "checksum": checksum(by_row, text)})
-    write_whole(path, save(by_row, metadata={"m2st": entry}))
+    return bytes(save(by_row, metadata={"m2st": entry}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:

@@ -984,7 +984,7 @@ def _write_features(
     parameters: dict[str, Any],
 ) -> None:
     """Write scores in the order of `adata`, and the record; warn of empty observations."""
-    n_empty = int((~filled & valid_observations(adata)).sum())
+    valid = valid_observations(adata)
     adata.obsm[FEATURES] = _with_all_rows(scores, filled)
     adata.obsm.pop(SINGLE, None)
     _record(
@@ -996,13 +996,18 @@ def _write_features(
             **parameters,
             "n_pcs": scores.shape[1],
             "random_state": random_state,
-            "n_empty": n_empty,
+            "n_empty": int((~filled & valid).sum()),
         },
     )
+    warn_of_empty(filled, valid, "values" if "use_rep" in parameters else "counts")
+
+
+def warn_of_empty(filled: NDArray[np.bool_], valid: NDArray[np.bool_], lacking: str) -> None:
+    """Warn of valid observations that are not filled."""
+    n_empty = int((~filled & valid).sum())
     if n_empty:
-        lacking = "values" if "use_rep" in parameters else "counts"
         msg = (
-            f"{n_empty} of {adata.n_obs} observations have no {lacking}: their features are NaN "
+            f"{n_empty} of {len(filled)} observations have no {lacking}: their features are NaN "
             "and they will have no domain."
         )
         warn(msg)

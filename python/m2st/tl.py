@@ -584,13 +584,18 @@ def write_domains(
     labels: NDArray[np.intp],
     responsibilities: NDArray[np.float64],
     valid: NDArray[np.bool_],
+    names: Sequence[str] | None = None,
 ) -> None:
-    """Write domains, and responsibilities in them, of the valid observations; missing elsewhere."""
+    """Write domains, and responsibilities in them, of the valid observations; missing elsewhere.
+
+    Without names they are numbered from 1.
+    """
     codes = np.full(adata.n_obs, -1)
     codes[valid] = labels
     sure = np.full(adata.n_obs, np.nan)
     sure[valid] = np.minimum(responsibilities[np.arange(len(labels)), labels], 1)
-    names = [str(number) for number in range(1, responsibilities.shape[1] + 1)]
+    if names is None:
+        names = [str(number) for number in range(1, responsibilities.shape[1] + 1)]
     adata.obs[_keys.DOMAIN] = pd.Categorical.from_codes(codes, categories=names)
     adata.obs[_keys.CONFIDENCE] = sure
 

@@ -29,7 +29,8 @@ class Factors:
 
     def project(self, scales: list[NDArray[Any]]) -> list[Array]:
         """Representations of observations."""
-        together = np.concatenate(self.loadings, axis=1)
+        # In one order, whether they come from a decomposition or a file: products keep their bits.
+        together = np.ascontiguousarray(np.concatenate(self.loadings, axis=1))
         n_obs = len(scales[0])
         found = np.empty((n_obs, together.shape[1]))
         with threadpool_limits(1):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
@@ -45,6 +45,20 @@ class ExpressionProjection:
     gene_means: Scores
     shares: NDArray[np.float64]
     library_size: Scores
+
+    def __post_init__(self) -> None:
+        _by_row(self)
+        n_used, n_pcs = self.axes.shape
+        _require(self, genes=(n_used,), mean=(n_pcs,), deviations=(n_pcs,), gene_means=(n_used,))
+        _require(self, shares=(len(self.shares),), library_size=())
+        if not 0 <= self.genes.min() <= self.genes.max() < len(self.shares):
+            msg = "some genes are none of all"
+            raise ValueError(msg)
+
+    @property
+    def n_features(self) -> int:
+        """Number of genes that the components are made of."""
+        return len(self.genes)
 
     def apply(
         self,
@@ -127,6 +141,19 @@ class ReadyProjection:
     axes: Scores
     mean: Scores
 
+    def __post_init__(self) -> None:
+        _by_row(self)
+        n_first, n_pcs = self.axes.shape
+        n_features = len(self.first_axes)
+        first = (n_features, n_first if n_features else 0)
+        _require(self, first_mean=(n_features,), first_axes=first, middle=(n_first,))
+        _require(self, farthest=(), mean=(n_pcs,))
+
+    @property
+    def n_features(self) -> int:
+        """Number of ready features."""
+        return len(self.first_axes) or len(self.axes)
+
     def apply(self, features: Scores) -> Scores:
         """Scores of other observations, with the same features: shape (n_obs, n_features).
 
@@ -139,6 +166,22 @@ class ReadyProjection:
             scores = shrink_outliers(features, self.middle, self.farthest) @ self.axes
             scores -= self.mean
         return np.asarray(scores, dtype=np.float32)
+
+
+def _by_row(projection: ExpressionProjection | ReadyProjection) -> None:
+    """Bring all arrays into C order: products are then the same bits, also after a file."""
+    for one in fields(projection):
+        array = np.asarray(getattr(projection, one.name), order="C")
+        object.__setattr__(projection, one.name, array)
+
+
+def _require(projection: ExpressionProjection | ReadyProjection, **shapes: tuple[int, ...]) -> None:
+    """Require arrays whose shapes fit each other."""
+    for name, shape in shapes.items():
+        found = getattr(projection, name).shape
+        if found != shape:
+            msg = f"{name} has the shape {found}, and {shape} would fit the others"
+            raise ValueError(msg)
 
 
 def _totals(matrix: Any, columns: NDArray[np.intp], *, linear: bool) -> Scores:

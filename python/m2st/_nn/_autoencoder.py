@@ -15,11 +15,12 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from m2st._checks import check_adjacency, check_features, check_int, check_numbers
+from m2st._files import write_whole
 from m2st._nn._attention import GraphAttention, attend, loops
 from m2st._nn._edges import Edges
 from m2st._nn._partition import Partition
 from m2st._params import AutoencoderParams
-from m2st._tensors import read_tensors, write_tensors
+from m2st._tensors import pack_tensors, read_tensors
 
 
 @contextlib.contextmanager
@@ -295,8 +296,12 @@ class MaskedGraphAutoencoder(nn.Module):
         path
             File to write; an existing one is replaced.
         """
+        write_whole(Path(path), self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """Content of the file that `save` writes: the same for the same weights and settings."""
         header = {"n_features": self.n_features, "params": self.params.to_dict()}
-        write_tensors(Path(path), to_arrays(self.state_dict()), header)
+        return pack_tensors(to_arrays(self.state_dict()), header)
 
     @classmethod
     @own_torch()

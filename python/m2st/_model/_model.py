@@ -1,0 +1,384 @@
+"""A fitted model: all that is needed to treat another section the same."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from m2st import _keys
+from m2st._checks import (
+    check_adata,
+    check_features,
+    check_graph,
+    check_rep,
+    check_several,
+    check_unique_names,
+    warn,
+    warn_invalid,
+)
+from m2st._ensemble import apply_members, processes
+from m2st._features import ExpressionProjection, ReadyProjection
+from m2st._model._names import explain_missing, positions
+
+if TYPE_CHECKING:
+    import os
+
+    from anndata import AnnData
+
+    from m2st._clustering import Domains, Factors
+    from m2st._nn._autoencoder import MaskedGraphAutoencoder
+    from m2st.pp import Place
+
+# Share of the model's genes that a section has to have, and below which a warning says so.
+_LEAST_SHARED, _MOSTLY_SHARED = 0.5, 0.9
+
+
+@dataclass(frozen=True)
+class Member:
+    """A trained network, and the domains among its embeddings; None if there are none."""
+
+    network: MaskedGraphAutoencoder
+    domains: Domains | None = None
+
+
+class _Scores(NamedTuple):
+    """Features of the observations that have any, which these are, and what to record."""
+
+    scores: NDArray[np.float32]
+    filled: NDArray[np.bool_]
+    entry: dict[str, Any]
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class Model:
+    """A fitted model: what `m2st.run` returns, and `m2st.load` reads.
+
+    It holds all that is needed to treat another section the same: genes by name, how counts become
+    features, trained networks, domains, their names and colours. No observation is in it.
+
+    Parameters
+    ----------
+    members
+        Trained networks, and the domains of each.
+    domains
+        Names of the domains, in order; empty where the model embeds only.
+    colors
+        A colour for each domain, as ``#rrggbb``.
+    use_rep
+        Key of ready features in ``obsm``, or ``"X"``; None where features are made from expression.
+    normalized
+        Whether the model was fitted on values on a log scale.
+    genes
+        Names of all genes of the section that the model was fitted on; empty for ready features.
+    projection
+        From expression or ready features to those of the networks; None takes them as they are.
+    common
+        Loadings of the representation that all members have in common; None where there are no
+        domains.
+    record
+        ``uns["m2st"]`` of the run: settings, seed, versions.
+
+    Raises
+    ------
+    ValueError
+        If these do not fit each other.
+    """
+
+    members: tuple[Member, ...]
+    domains: tuple[str, ...]
+    colors: tuple[str, ...]
+    use_rep: str | None
+    normalized: bool
+    genes: tuple[str, ...]
+    projection: ExpressionProjection | ReadyProjection | None
+    common: Factors | None
+    record: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        numbers = {m.domains.n_domains if m.domains else 0 for m in self.members}
+        widths = {m.network.n_features for m in self.members}
+        unfit = {
+            "members of different features or domains": len(numbers) != 1 or len(widths) != 1,
+            "domains without a name of their own": {len(set(self.domains))} != numbers
+            or len(self.domains) not in numbers,
+            "domains without a colour": len(self.colors) != len(self.domains)
+            or not all(re.fullmatch("#[0-9a-fA-F]{6}", color) for color in self.colors),
+            "expression without a recipe": self.use_rep is None
+            and not isinstance(self.projection, ExpressionProjection),
+            "other features than the networks take": self.projection is not None
+            and widths != {self.projection.axes.shape[1]},
+            "other genes than the recipe's": isinstance(self.projection, ExpressionProjection)
+            and len(self.projection.shares) != len(self.genes),
+            "a common representation of other embeddings": self.common is not None
+            and len(self.common.loadings[0]) != sum(map(len, self.common.means)),
+        }
+        found = [what for what, is_so in unfit.items() if is_so]
+        if found:
+            msg = f"Expected parts of one model, found {found[0]}."
+            raise ValueError(msg)
+
+    def __repr__(self) -> str:
+        found = f"{len(self.domains)} domains" if self.domains else "embeddings only"
+        used = f"{self.n_features} genes"
+        if self.use_rep is not None:
+            used = f"{self.n_features} columns of {self.use_rep}"
+        return f"<m2st.Model: {found}, {len(self.members)} members, {used}>"
+
+    @property
+    def n_features(self) -> int:
+        """Number of genes or of ready features that an observation is judged by."""
+        if self.projection is None:
+            return self.members[0].network.n_features
+        return self.projection.n_features
+
+    @property
+    def genes_used(self) -> list[str]:
+        """Names of the genes that an observation is judged by; empty for ready features."""
+        if not isinstance(self.projection, ExpressionProjection):
+            return []
+        return [self.genes[gene] for gene in self.projection.genes]
+
+    def apply(
+        self,
+        adata: AnnData,
+        *,
+        layer: str | None = None,
+        normalized: bool = False,
+        spatial_key: str | None = None,
+        sample_key: str | None = None,
+        n_jobs: int | None = None,
+    ) -> None:
+        """Embed the observations of another section, and place them among the domains.
+
+        Parameters
+        ----------
+        adata
+            n_obs observations with coordinates in any unit, on any lattice or on none, and the
+            genes of the model by name, in any order. Observations take part as in `m2st.run`, and a
+            graph that is there is used as there.
+        layer
+            Layer that holds the expression; None takes ``X``.
+        normalized
+            The expression is already normalised and on a log scale. If the model was fitted on
+            counts, natural logarithms are taken back first, as scanpy and Seurat write them.
+        spatial_key
+            Coordinates in ``obsm``; None takes those of the graph that is there, else
+            ``"spatial"``.
+        sample_key
+            Column of ``obs`` that names the tissue section. None takes that of the graph that is
+            there, if any.
+        n_jobs
+            Members to work on at a time, as in `m2st.tl.embed`; the result is the same.
+
+        Writes
+        ------
+        ``obs["m2st_domain"]``
+            Categorical, the model's domains by name; some may be empty.
+        ``obs["m2st_confidence"]``, ``obsm["X_m2st"]``, ``obsm["X_m2st_scale<m>"]``
+            As `m2st.tl.cluster` and `m2st.tl.embed` write them.
+        ``obsm["X_m2st_pca"]``
+            float32, (n_obs, n_pcs): scores on the components of the model.
+        ``uns["m2st_domain_colors"]``
+            The model's colours.
+        ``uns["m2st"]``
+            The graph, how features were made, and in ``"apply"`` which model it was. Entries of a
+            run that was there are removed.
+        The graph as `m2st.pp.spatial_graph` writes it, unless there is one that fits.
+
+        Raises
+        ------
+        ValueError, TypeError, KeyError
+            If fewer than half of the genes are there, with the likely cause; if the section is
+            unfit, as in `m2st.run`. Nothing is written then.
+
+        Warns
+        -----
+        UserWarning
+            If more than a tenth of the genes are missing; what `m2st.pp.spatial_graph` and
+            `m2st.pp.prepare` warn of.
+
+        Notes
+        -----
+        A gene that is missing counts as having its mean in the section that the model was fitted
+        on. Library sizes are then those of the genes that both have. Genes that the model does not
+        know are not looked at.
+
+        Depth and technology differ between sections. So each component gets the mean and the
+        deviation, in each section, that it had where the model was fitted. If a section holds only
+        part of the tissue, this takes away part of what sets it apart.
+        """
+        from m2st import pp, tl
+
+        check_adata(adata)
+        check_several(adata)
+        processes(n_jobs)
+        place = pp.find_place(adata, spatial_key, sample_key)
+        if self.use_rep is None:
+            found = self._from_expression(adata, place, layer, normalized=normalized)
+        else:
+            if layer is not None or normalized:
+                msg = (
+                    f"Expected neither `layer` nor `normalized`, as this model was fitted on ready "
+                    f"features, {self.use_rep}. Leave them out."
+                )
+                raise ValueError(msg)
+            found = self._from_ready(adata, self.use_rep, place)
+        pp.ensure_graph(adata, place.spatial_key, place.sample_key)
+        graph = tl.induced_subgraph(check_graph(adata), found.filled)
+        members, probabilities = apply_members(
+            [member.network for member in self.members],
+            [member.domains for member in self.members if member.domains is not None],
+            found.scores,
+            graph,
+            n_jobs,
+        )
+        tl.forget_clustering(adata)
+        tl.write_scales(adata, members, found.filled)
+        adata.obsm.pop(_keys.SINGLE, None)
+        adata.obsm[_keys.FEATURES] = tl.side_by_side([found.scores], found.filled)
+        if self.common is not None:
+            together = [scale for scales in members for scale in scales]
+            common = self.common.project(together)
+            adata.obsm[_keys.EMBEDDING] = tl.side_by_side(common, found.filled)
+        if probabilities:
+            mean = np.mean(probabilities, axis=0)
+            tl.write_domains(adata, mean.argmax(axis=1), mean, found.filled, self.domains)
+            adata.uns[_keys.colors(_keys.DOMAIN)] = list(self.colors)
+        record = adata.uns[_keys.RECORD]
+        record.pop("embed", None)
+        record["prepare"] = found.entry
+        record["apply"] = self._origin() | {"n_invalid": int((~found.filled).sum())}
+
+    def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write everything to a folder of safetensors and JSON files, whole or not at all.
+
+        Parameters
+        ----------
+        folder
+            Where to; the folder above it exists.
+        overwrite
+            Whether a model that is there may be replaced. A folder of other files never is.
+
+        Raises
+        ------
+        FileExistsError
+            If there is a model already, and `overwrite` is not set.
+        ValueError
+            If there is something else.
+        OSError
+            If it cannot be written; what was there is unchanged.
+        """
+        from m2st._model import _folder
+
+        _folder.save(self, folder, overwrite=overwrite)
+
+    def _origin(self) -> dict[str, Any]:
+        """What a section's record tells of the model that was applied to it."""
+        from m2st._model import _folder
+
+        return {
+            "model": _folder.digest(self),
+            "n_domains": len(self.domains),
+            "fitted": dict(self.record.get("embed", {}).get("versions", {})),
+            "applied": {name: version(name) for name in ("m2st", "torch", "numpy", "scanpy")},
+        }
+
+    def _from_expression(
+        self, adata: AnnData, place: Place, layer: str | None, *, normalized: bool
+    ) -> _Scores:
+        """Features from counts or their logarithms; nothing is written."""
+        from m2st import pp
+
+        if self.normalized and not normalized:
+            msg = (
+                "Expected values on a log scale, as the model was fitted on, found "
+                "`normalized=False`. Normalise the section in the same way and pass "
+                "`normalized=True`, or fit a model on counts."
+            )
+            raise ValueError(msg)
+        projection = cast("ExpressionProjection", self.projection)
+        columns = self._columns(adata, self.genes_used, least=_LEAST_SHARED)
+        matrix, name, *_ = pp.survey(adata, layer, place.valid, normalized=normalized)
+        scores, filled = projection.apply(
+            matrix,
+            place.valid,
+            columns,
+            place.sections,
+            counts=not self.normalized,
+            logged=normalized,
+        )
+        if not filled.any():
+            msg = (
+                f"Expected observations with counts of the model's genes in `{name}`, found none "
+                f"among {adata.n_obs}. Check that this is the right matrix."
+            )
+            raise ValueError(msg)
+        n_there = int((columns[projection.genes] >= 0).sum())
+        if n_there < _MOSTLY_SHARED * self.n_features:
+            msg = (
+                f"Expected the {self.n_features} genes of the model, found {n_there} of them. The "
+                "others count as having their mean: domains that differ by them may be mistaken."
+            )
+            warn(msg)
+        pp.warn_of_empty(filled, place.valid, "counts of the model's genes")
+        warn_invalid(int((~place.valid).sum()), n_obs=adata.n_obs)
+        entry = {
+            "recipe": projection.recipe,
+            **({} if layer is None else {"layer": layer}),
+            "normalized": normalized,
+            "n_genes": n_there,
+            "n_missing": self.n_features - n_there,
+            "n_pcs": scores.shape[1],
+            "n_empty": int((~filled & place.valid).sum()),
+        }
+        return _Scores(scores, filled, entry)
+
+    def _from_ready(self, adata: AnnData, use_rep: str, place: Place) -> _Scores:
+        """Features from ready ones; nothing is written."""
+        from m2st import pp
+
+        if use_rep == _keys.FEATURES:
+            msg = (
+                "Expected a model that knows how its features are made, found one that was fitted "
+                f"on `obsm[{use_rep!r}]`, made before. Fit it without `use_rep`, or with ready "
+                "features that both sections have."
+            )
+            raise ValueError(msg)
+        if use_rep == "X":
+            adata = adata[:, self._columns(adata, self.genes, least=1)]
+        features = check_rep(adata, use_rep)
+        if features.shape[1] != self.n_features:
+            msg = (
+                f"Expected {self.n_features} columns in `{use_rep}`, as the model was fitted on, "
+                f"found {features.shape[1]}. Make the same features of both sections."
+            )
+            raise ValueError(msg)
+        filled = place.valid & ~np.isnan(features).all(axis=1)
+        scores = features[filled]
+        check_features(scores, name=use_rep)
+        if isinstance(self.projection, ReadyProjection):
+            scores = self.projection.apply(scores)
+        pp.warn_of_empty(filled, place.valid, "values")
+        entry = {
+            "recipe": ReadyProjection.recipe,
+            "use_rep": use_rep,
+            "n_features": self.n_features,
+            "n_pcs": scores.shape[1],
+            "n_empty": int((~filled & place.valid).sum()),
+        }
+        return _Scores(scores, filled, entry)
+
+    def _columns(self, adata: AnnData, needed: Sequence[str], *, least: float) -> NDArray[np.intp]:
+        """Column of each gene of the model, -1 where there is none; those needed have to be."""
+        fix = "adata.var_names_make_unique()"
+        check_unique_names(adata.var_names, name="var_names", fix=fix)
+        n_there = int((positions(needed, adata.var_names) >= 0).sum())
+        if n_there < least * len(needed):
+            raise ValueError(explain_missing(needed, adata.var_names, adata.var, least=least))
+        return positions(self.genes, adata.var_names)

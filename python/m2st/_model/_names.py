@@ -1,0 +1,101 @@
+"""Genes by name: where they are, and why they are not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+# Ids of Ensembl: of a species (none for human), of a gene, with a version or without.
+_ENSEMBL = re.compile(r"ENS([A-Z]{0,6})G\d{6,}(\.\d+)?")
+# Names that are looked at to tell what kind they are.
+_N_ASKED = 200
+
+
+def positions(genes: Sequence[str], names: pd.Index) -> NDArray[np.intp]:
+    """Position of each gene among unique names, -1 where it is none of them."""
+    known = pd.Index(names.astype(str))
+    return np.asarray(known.get_indexer(pd.Index(list(genes), dtype=object)), dtype=np.intp)
+
+
+def explain_missing(
+    genes: Sequence[str], names: pd.Index, var: pd.DataFrame, *, least: float
+) -> str:
+    """Say that too few genes of a model are among the names of a section, and the likely cause.
+
+    Parameters
+    ----------
+    genes
+        Genes of the model.
+    names
+        Genes of the section.
+    var
+        Its table of genes, with further names that it may have.
+    least
+        Share of the genes that has to be there.
+    """
+    found = [str(name) for name in names]
+    wanted = set(genes)
+    n_there = len(wanted & set(found))
+    share = "all" if least == 1 else f"at least {least:.0%} of the"
+    text = (
+        f"Expected {share} {len(wanted)} genes that the model was fitted on in `adata.var_names`, "
+        f"found {n_there}. "
+    )
+    if 2 * n_there > len(wanted):
+        lacking = sorted(wanted - set(found))
+        return f"{text}Not there: {', '.join(lacking[:3])}. Fit a model on the genes of both."
+    kinds = _kind(genes), _kind(found)
+    if kinds[0] != kinds[1]:
+        text += f"The model has {kinds[0]}, and this section has {kinds[1]}. "
+    column = _fitting_column(wanted, var)
+    if column:
+        return (
+            f"{text}`adata.var[{column!r}]` fits: call "
+            f"`adata.var_names = adata.var[{column!r}].astype(str)`, and "
+            "`adata.var_names_make_unique()` if some occur twice."
+        )
+    if _enough(wanted, map(_without_version, found), _without_version):
+        return f"{text}They differ in the version after the dot: remove it from the names."
+    if _enough(wanted, (name.upper() for name in found), str.upper):
+        return (
+            f"{text}They differ in upper and lower case only: genes of mouse are written Gapdh, of "
+            "human GAPDH. Fit a model on the same species. If it is the same, rename the genes."
+        )
+    return (
+        f"{text}The model has names such as {', '.join(list(genes)[:3])}, this section "
+        f"{', '.join(found[:3])}. Use the same names for both, or fit a model on these genes."
+    )
+
+
+def _kind(names: Iterable[str]) -> str:
+    """What most of some names are."""
+    asked = list(names)[:_N_ASKED]
+    ids = [match for name in asked if (match := _ENSEMBL.fullmatch(name))]
+    if 2 * len(ids) <= len(asked):
+        return "gene symbols"
+    species = {"": "human", "MUS": "mouse", "RNO": "rat", "DAR": "zebrafish"}
+    prefix = max({one[1] for one in ids}, key=[one[1] for one in ids].count)
+    return f"Ensembl ids ({species.get(prefix, f'ENS{prefix}G')})"
+
+
+def _fitting_column(wanted: set[str], var: pd.DataFrame) -> str | None:
+    """Column of a table of genes with at least half of those wanted; the one with most."""
+    counts = {
+        str(column): len(wanted & set(var[column].dropna().astype(str)))
+        for column in var.columns
+        if var[column].ndim == 1 and not pd.api.types.is_numeric_dtype(var[column])
+    }
+    best = max(counts, key=lambda column: counts[column], default=None)
+    return best if best is not None and 2 * counts[best] >= len(wanted) else None
+
+
+def _enough(wanted: set[str], found: Iterable[str], change: Callable[[str], str]) -> bool:
+    return 2 * len({change(name) for name in wanted} & set(found)) >= len(wanted)
+
+
+def _without_version(name: str) -> str:
+    return re.sub(r"\.\d+$", "", name)
