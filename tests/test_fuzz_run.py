@@ -9,7 +9,7 @@ from tests import fuzz_run
 
 
 @pytest.mark.filterwarnings("ignore")  # they are judged one by one
-@pytest.mark.parametrize("number", [*range(30), 1707, 1724, 6702])
+@pytest.mark.parametrize("number", [*range(30), 1707, 1724, 3617, 6702])
 def test_objects_of_all_kinds(number: int, tmp_path: Path) -> None:
     outcome, wrong, kinds = fuzz_run.check(number, tmp_path)
     assert not wrong, f"{outcome}, {kinds}"

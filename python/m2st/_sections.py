@@ -229,12 +229,18 @@ def _plain(name: str) -> str:
 
 
 def _points(values: Any) -> NDArray[np.float64] | None:
-    """Coordinates in two or three columns; None for anything else."""
+    """Coordinates in two or three columns, the largest about 1; None for anything else."""
     try:
         array = check_numbers(values, name="coordinates")
     except (TypeError, ValueError):
         return None
-    return array.astype(np.float64) if array.ndim == 2 and array.shape[1] in (2, 3) else None
+    if array.ndim != 2 or array.shape[1] not in (2, 3):
+        return None
+    points = array.astype(np.float64)
+    # Squares of very large ones overflow. A power of two leaves every digit as it is.
+    largest = np.max(np.abs(points), initial=0, where=np.isfinite(points))
+    scaled: NDArray[np.float64] = np.ldexp(points, -np.frexp(largest)[1])
+    return scaled
 
 
 def _is_solid(points: NDArray[np.float64]) -> bool:
