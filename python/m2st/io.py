@@ -83,7 +83,7 @@ def read(
     backed: _Backed = False,
     trust: bool = False,
 ) -> AnnData:
-    """Read a spatial data set; the format is found from what is there.
+    """Read a spatial data set of any supported format.
 
     Parameters
     ----------
@@ -92,34 +92,37 @@ def read(
 
         * an ``.h5ad`` file;
         * an R object, SpatialExperiment, SingleCellExperiment or Seurat, in an ``.rds``, ``.rda``
-          or ``.RData`` file; where it holds several, see :func:`m2st.interop.read_r`;
+          or ``.RData`` file; for a file with several objects, see :func:`m2st.interop.read_r`;
         * a zarr folder written by SpatialData (needs ``m2st[spatialdata]``) or by AnnData;
-        * the output of Space Ranger: ``outs``, the folder that holds it, one
-          ``binned_outputs/square_*um`` or the ``segmented_outputs`` of Visium HD, or a folder with
-          the files of one sample, which may carry a prefix as in
-          ``GSM1_filtered_feature_bc_matrix.h5``, and positions packed by gzip.
+        * the output of Space Ranger: ``outs``, the folder that holds it, or for Visium HD one
+          ``binned_outputs/square_*um`` or the ``segmented_outputs``;
+        * a folder with Space Ranger's files of one sample. Their names may have a prefix, as in
+          ``GSM1_filtered_feature_bc_matrix.h5``, and positions may be packed by gzip.
     table
-        Name of the table to take from a SpatialData store; needed only where it holds several, and
-        refused with any other format.
+        Name of the table to take from a SpatialData store. It is needed only if the store has
+        several, and refused with any other format.
     backed
         Leave ``X``, ``layers`` and the expression in ``raw`` in the file, which must stay where it
-        is; `m2st.run` reads of them what it needs, in blocks. ``"auto"`` does so if they would take
-        more than 2 GB of memory, and logs it. For h5ad and zarr; any other format is refused, or
-        read with ``"auto"``.
+        is. `m2st.run` reads what it needs in blocks. ``"auto"`` does so if they would take more
+        than 2 GB of memory, and logs it. Only h5ad and zarr can stay in the file. Other formats are
+        refused, or read whole with ``"auto"``.
     trust
-        Whether the file comes from someone who is trusted. Otherwise it is looked at first, as
-        *Notes* say, and an R object is read without R. If so, an R object is read by R.
+        Whether you trust the source of the file. If not, the file is checked first, as *Notes* say,
+        and an R object is read without R. If you do, R reads an R object.
 
     Returns
     -------
     AnnData
         Observations in the order of the file. Coordinates are in ``obsm["spatial"]``, (n_obs, 2),
-        where the source has them. From Space Ranger, as scanpy lays it out:
-        ``X`` CSR counts; ``var["gene_ids"]``, names made unique; ``obs["in_tissue"]``,
-        ``obs["array_row"]``, ``obs["array_col"]`` int64; ``obsm["spatial"]`` float64, column and
-        row of the pixel in the full-resolution image (of segmented cells the centroids, and no
-        ``obs["in_tissue"]`` and array); ``uns["spatial"][library_id]`` with
-        ``images`` (those of hires and lowres that are there) and ``scalefactors``.
+        if the source has them. The output of Space Ranger is laid out as in scanpy:
+
+        * ``X``: CSR counts; ``var["gene_ids"]``; names made unique.
+        * ``obs["in_tissue"]``, ``obs["array_row"]``, ``obs["array_col"]``: int64; not for segmented
+          cells.
+        * ``obsm["spatial"]``: float64, column and row of the pixel in the full-resolution image;
+          for segmented cells, the centroid.
+        * ``uns["spatial"][library_id]``: ``images``, hires and lowres if present, and
+          ``scalefactors``.
 
     Raises
     ------
@@ -127,12 +130,12 @@ def read(
         There is nothing at `path`, or a Space Ranger folder has no positions.
     ValueError
         The file or folder is empty, damaged or of another format; barcodes have no position;
-        `table` does not say which table to take; `backed` with a format that has to be loaded;
-        what *Notes* list, without `trust`.
+        `table` does not say which table to take; `backed` is True for a format that cannot stay in
+        the file; without `trust`, the file has something that *Notes* list.
     ImportError
         The package that the format needs is not installed.
     MemoryError
-        The data take more memory than there is.
+        The data do not fit into memory.
 
     Warns
     -----
@@ -143,17 +146,21 @@ def read(
     Notes
     -----
     A SpatialData table without ``obsm["spatial"]`` gets the centroids of the shapes that it
-    annotates, in the shapes' own coordinates: no transformation is applied.
+    annotates, in the coordinates of the shapes. No transformation is applied.
 
-    A file may be damaged, or made to do harm. Without `trust`, HDF5 is read once in a process of
-    its own, which takes 0.3 s and as long again as reading, so that a file that would end the
-    process gives an error. Refused are links and values in other files, references and plugins of
-    HDF5; pickles in a zarr store; what unpacks to more than 150 times its size and 0.5 GB. Sparse
-    matrices whose indices lead out of them are always refused.
+    A file may be damaged, or made to do harm. Without `trust`, a separate process reads an HDF5
+    file first, so that a file that would end the process gives an error. This takes about as long
+    as reading. These are refused:
 
-    What was left in a file is a :class:`anndata.abc.CSRDataset`, :class:`anndata.abc.CSCDataset` or
-    a data set of h5py or zarr. Indexing reads, ``adata.X[:100]``, ``adata.to_memory()`` reads all,
-    and nothing is ever written to the file. `write` carries it over to another one.
+    * in HDF5: links to other files, values in other files, references and plugins
+    * in zarr: pickles
+    * data that unpack to more than 150 times their size and to more than 0.5 GB
+
+    Sparse matrices with indices out of range are always refused.
+
+    Expression in a file is a :class:`anndata.abc.CSRDataset`, a :class:`anndata.abc.CSCDataset`, or
+    a data set of h5py or zarr. Indexing reads a part, as ``adata.X[:100]``. ``adata.to_memory()``
+    reads all. Nothing is ever written to the file. `write` copies the expression into another file.
 
     Examples
     --------
@@ -219,24 +226,24 @@ def write(
     Parameters
     ----------
     adata
-        What to write; nothing of it is changed. In the file, text columns with repeated or missing
+        Object to write. It is not changed. In the file, text columns with repeated or missing
         values are categorical, as :meth:`anndata.AnnData.write_h5ad` has them.
     path
-        Where to, in a folder that exists; ends in ``.h5ad``, or in ``.zarr`` for a SpatialData
-        store (needs ``m2st[spatialdata]``). For R, see :func:`m2st.interop.write_r`.
+        File in a folder that exists. It ends in ``.h5ad``, or in ``.zarr`` for a SpatialData store
+        (needs ``m2st[spatialdata]``). For R, see :func:`m2st.interop.write_r`.
     table
-        Name of the table in a SpatialData store; None takes the only one there, or ``"table"``
-        where there is none.
+        Name of the table in a SpatialData store. None takes the only one there, or ``"table"`` if
+        there is none.
     overwrite
-        Whether what is there may be replaced: an h5ad file, or a table in a SpatialData store, of
-        which everything else stays. An AnnData zarr store is replaced by one.
+        Whether an existing h5ad file, AnnData zarr store, or table in a SpatialData store may be
+        replaced. Everything else in a SpatialData store stays.
 
     Raises
     ------
     ValueError
-        `path` does not end in ``.h5ad`` or ``.zarr``, or what is there is something else; the
-        format cannot hold a name or a value, which the message names; `table` does not say which
-        table to replace; expression was left in a file, and `path` ends in ``.zarr``.
+        `path` does not end in ``.h5ad`` or ``.zarr``, or another kind of file or folder is there;
+        the format cannot hold a name or a value, which the message names; `table` does not say
+        which table to replace; expression was left in a file, and `path` ends in ``.zarr``.
     ImportError
         spatialdata is not installed.
     FileNotFoundError
@@ -248,15 +255,14 @@ def write(
 
     Notes
     -----
-    Everything is written beside `path` under another name, synced to disk and renamed: readers see
-    the old file or the new one, never a part. h5ad is put together in memory first, compressed,
-    because HDF5 cannot let go of a file on a full disk, and ends the process with a segmentation
-    fault. Expression that `read` has left in a file is copied from there piece by piece, once there
-    is room for it. In an existing SpatialData store, all but the table are the same files under a
-    second name, not copied.
+    Everything is written beside `path` under another name, synced to disk and renamed. Readers see
+    the old file or the new one, never a part. h5ad is first built in memory, compressed, because
+    HDF5 ends the process with a segmentation fault on a full disk. Expression that `read` has left
+    in a file is copied from there in pieces, if there is room for it. In a SpatialData store,
+    everything but the table is not copied: it gets a second name.
 
-    What is written is read by anndata 0.11 to 0.13. Text of pandas' own types is Python's in the
-    file, tuples are lists, and columns of Python objects become numbers where they are.
+    anndata 0.11 to 0.13 read the file. In it, text of pandas' types is Python text, and tuples are
+    lists. Columns of Python objects become numbers if they hold numbers.
 
     Examples
     --------
@@ -292,15 +298,14 @@ def check_writable(
     Parameters
     ----------
     adata
-        What will be written, with what is added to it in the meantime.
+        Object that will be written; results will be added to it before.
     path, table
-        As of `write`.
+        As for `write`.
 
     Raises
     ------
     ValueError, ImportError, FileNotFoundError, OSError
-        As `write`, which does the same with what is in `adata` now; OSError also where the disk has
-        clearly no room for it.
+        As `write` with what is in `adata` now. OSError also if the disk clearly has no room for it.
     """
     path = Path(path)
     target = check_target(path, (".h5ad", ".zarr"), overwrite=True)

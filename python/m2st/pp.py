@@ -78,7 +78,7 @@ _N_PCS, _N_TOP_GENES = 15, 3000
 
 
 def components_for(n_domains: int | None) -> int:
-    """Components that so many domains get: fifteen, or one for each if that is more."""
+    """Number of components for a number of domains: fifteen, or the domains if they are more."""
     return max(_N_PCS, n_domains or 0)
 
 
@@ -92,23 +92,23 @@ def prepare(
     sample_key: str | None = None,
     random_state: int = 0,
 ) -> None:
-    r"""Make features from counts and their surroundings: normalise, log, select genes, PCA.
+    r"""Make features from counts: components of observations and neighbours together.
 
-    The most variable genes are kept (by the variance of their counts that their mean does not
-    explain, as Seurat 3 does; all genes if there are no more than `n_top_genes`), library sizes are
-    brought to their median and :math:`\ln(1 + x)` is taken, as scanpy does it. The principal
-    components are those of single observations and of surroundings together: of the sum of both
-    covariances, each divided by its trace, where a surrounding has the mean counts of an
-    observation and its neighbours on the spatial graph, treated alike. The features are the scores
-    of the single observations. Of more than 100,000 observations a random sample of that many
-    chooses genes and components.
+    The `n_top_genes` most variable genes are kept, by the variance of their counts that their mean
+    does not explain, as in Seurat 3. Library sizes are brought to their median and
+    :math:`\ln(1 + x)` is taken, as in scanpy.
+
+    The mean counts of an observation and its neighbours on the spatial graph are treated in the
+    same way. The principal components belong to the sum of two covariances, each divided by its
+    trace: the one of single observations and the one of these means. The features are the scores of
+    single observations. Above 100,000 observations, a random sample of 100,000 chooses genes and
+    components.
 
     Parameters
     ----------
     adata
-        n_obs × n_vars with a spatial graph, raw counts in ``X`` or a layer, in memory or in a
-        file (see `m2st.io.read`): they are read in blocks, and of the values only those of the kept
-        genes stay in memory.
+        n_obs × n_vars with a spatial graph, and raw counts in ``X`` or a layer, in memory or in a
+        file (see `m2st.io.read`). They are read in blocks, and only the kept genes stay in memory.
     layer
         Layer that holds the counts; ``X`` if not given.
     normalized
@@ -116,10 +116,10 @@ def prepare(
     n_top_genes
         Number of highly variable genes.
     n_pcs
-        Number of components; fewer if the observations or genes do not allow as many. Take as many
-        as domains where more than fifteen are expected; `m2st.run` does.
+        Number of components; fewer if there are too few observations or genes. If you expect more
+        than fifteen domains, take as many components as domains, as `m2st.run` does.
     sample_key
-        Column of ``obs`` that names the section of each observation; scores then have the same mean
+        Column of ``obs`` that names the section of each observation. Scores then have the same mean
         and variance in each section.
     random_state
         Seed of the iterative eigensolver's first vector, and of the sample of the observations.
@@ -127,28 +127,28 @@ def prepare(
     Writes
     ------
     ``obsm["X_m2st_pca"]``
-        float32, (n_obs, n_pcs): component scores. Rows of observations without counts are NaN, as
-        are those off the tissue or without coordinates (see `spatial_graph`).
+        float32, (n_obs, n_pcs): component scores. Rows of observations without counts, off the
+        tissue or without coordinates are NaN (see `spatial_graph`).
     ``obsm["X_m2st_pca_single"]``
-        The same for the components of single observations alone. No neighbour has gone into them,
-        so that `m2st.tl.choose_n_domains` can ask them whether there is structure in space.
+        The same for the components of single observations alone. No neighbour has a part in them,
+        so that `m2st.tl.choose_n_domains` can test them for structure in space.
     ``uns["m2st"]["prepare"]``
         Parameters, and the numbers of genes, components and empty observations.
 
     Raises
     ------
     ValueError
-        If there is no matrix or fewer than two observations or (varying) genes with counts; if
-        values are negative, not finite or (unless `normalized`) on a log scale; if names are not
-        unique; if counts are too thin to choose genes by.
+        If there is no matrix; if fewer than two observations, or two varying genes, have counts; if
+        values are negative, not finite or, unless `normalized`, on a log scale; if names are not
+        unique; if counts are too thin to choose genes.
     KeyError
         If the spatial graph, the layer or the sample column is missing.
 
     Warns
     -----
     UserWarning
-        If observations have no counts, or lie off the tissue or nowhere; if counts are fractional;
-        if values that are `normalized` are whole numbers, or larger than a logarithm can be.
+        If observations have no counts, lie off the tissue or have no coordinates; if counts are
+        fractional; if `normalized` values are whole numbers, or larger than a logarithm can be.
 
     Notes
     -----
@@ -164,8 +164,8 @@ def prepare(
     The bits of the result do not depend on the number of threads. Each component points the way in
     which its largest loading is positive.
 
-    With `sample_key` the shift and the scale of a whole section are taken for an effect of the
-    batch. If sections hold different tissue, part of that difference goes with it.
+    With `sample_key`, the shift and the scale of a whole section count as an effect of the batch.
+    If sections hold different tissue, part of that difference goes with it.
 
     Examples
     --------
@@ -237,14 +237,13 @@ def project_counts(
 def prepare_rep(
     adata: AnnData, use_rep: str, *, n_pcs: int = _N_PCS, random_state: int = 0
 ) -> None:
-    r"""Make features from ready ones: components of observations and of their surroundings.
+    r"""Make features from ready ones: components of observations and neighbours together.
 
-    Features of more than `n_pcs` columns are brought to their first 50 principal components, if
-    there are more, and outliers are brought in: with :math:`r_i` the distance of observation
-    :math:`i` from the medians of all, those with :math:`r_i > 2 \operatorname{median}(r)` move
-    towards the medians up to that distance. The components are those of single observations and of
-    surroundings together, as for `prepare`, where a surrounding has the mean features of an
-    observation and its neighbours on the spatial graph.
+    Features with more than 50 columns are first brought to their first 50 principal components.
+    Outliers are then moved closer. Let :math:`r_i` be the distance of observation :math:`i` from
+    the medians of all. An observation with :math:`r_i > 2 \operatorname{median}(r)` moves towards
+    the medians, up to that distance. The components are found from single observations and the
+    means over their neighbours together, as in `prepare`.
 
     Parameters
     ----------
@@ -252,36 +251,36 @@ def prepare_rep(
         n_obs observations with a spatial graph.
     use_rep
         Ready features, such as a PCA from elsewhere: a key of ``obsm``, or ``"X"``. Observations
-        that took no part in them are all NaN.
+        that took no part in them have rows of NaN.
     n_pcs
-        Number of components, as for `prepare`. Features with no more columns are taken as they
-        are, outliers included.
+        Number of components, as for `prepare`. Features with no more columns are taken as they are,
+        with their outliers.
     random_state
         Seed of the iterative eigensolver's first vector.
 
     Writes
     ------
     ``obsm["X_m2st_pca"]``
-        float32, (n_obs, at most n_pcs). Rows of observations without values are NaN, as are those
-        off the tissue or without coordinates (see `spatial_graph`).
+        float32, (n_obs, at most n_pcs). Rows of observations without values, off the tissue or
+        without coordinates are NaN (see `spatial_graph`).
     ``obsm["X_m2st_pca_single"]``
-        The first principal components of the ready features, outliers where they are, for
-        `m2st.tl.choose_n_domains`; only where the features have more columns.
+        The first principal components of the ready features, with outliers as they are, for
+        `m2st.tl.choose_n_domains`; only if the features have more than `n_pcs` columns.
     ``uns["m2st"]["prepare"]``
         Parameters, and the numbers of features, components and empty observations.
 
     Raises
     ------
     KeyError
-        If the features or, where they have more columns, the spatial graph are missing.
+        If the features are missing, or the spatial graph if they have more than `n_pcs` columns.
     ValueError
-        If there are fewer than two observations, or values are neither finite nor missing for the
-        whole observation, or all alike.
+        If there are fewer than two observations; if a value is not finite and its row is not all
+        NaN; if all rows are equal.
 
     Warns
     -----
     UserWarning
-        If observations have no values, or lie off the tissue or nowhere.
+        If observations have no values, lie off the tissue or have no coordinates.
 
     Notes
     -----
@@ -349,8 +348,9 @@ def prepare_paper(
 ) -> None:
     """Make features by the recipe of the published m2ST runs, to reproduce published numbers.
 
-    Genes present in at least `min_cells` observations; library sizes brought to 1 without the
-    genes that hold over 5 % of any observation; each gene to variance 1; principal components.
+    Genes present in at least `min_cells` observations are kept. Library sizes are brought to 1,
+    without genes that hold over 5 % of the counts of any observation. Each gene is scaled to
+    variance 1. The features are the principal components.
 
     Parameters
     ----------
@@ -359,7 +359,7 @@ def prepare_paper(
     layer
         Layer that holds the counts; ``X`` if not given.
     n_pcs
-        Number of components; fewer if the observations or genes do not allow as many.
+        Number of components; fewer if there are too few observations or genes.
     min_cells
         Least number of observations in which a gene must be present.
     random_state
@@ -368,15 +368,15 @@ def prepare_paper(
     Writes
     ------
     ``obsm["X_m2st_pca"]``
-        float32, (n_obs, n_pcs): component scores. Rows of observations without counts are NaN, as
-        are those off the tissue or without coordinates (see `spatial_graph`).
+        float32, (n_obs, n_pcs): component scores. Rows of observations without counts, off the
+        tissue or without coordinates are NaN (see `spatial_graph`).
     ``uns["m2st"]["prepare"]``
         Parameters, and the numbers of genes, components and empty observations.
 
     Raises
     ------
     ValueError
-        If there is no matrix or fewer than two observations or (varying) genes with counts; if
+        If there is no matrix; if fewer than two observations, or two varying genes, have counts; if
         values are negative, not finite or on a log scale; if names are not unique.
     KeyError
         If the layer is missing.
@@ -384,8 +384,8 @@ def prepare_paper(
     Warns
     -----
     UserWarning
-        If counts are fractional; if observations have no counts, lie off the tissue or nowhere, or
-        have no counts outside the genes left out of the library size.
+        If counts are fractional; if observations have no counts, lie off the tissue or have no
+        coordinates; if observations only have counts of genes left out of the library size.
 
     Notes
     -----
@@ -434,11 +434,12 @@ def prepare_paper(
 def spatial_graph(
     adata: AnnData, *, spatial_key: str = COORDINATES, sample_key: str | None = None
 ) -> None:
-    """Look at the coordinates, choose a graph, and say which and why.
+    """Choose a graph by looking at the coordinates, and say which and why.
 
-    The first ring of the array where the observations lie on a hexagonal or square one, else
-    Delaunay neighbours without long edges in a plane, or nearest neighbours in space. The unit of
-    the coordinates does not matter. With `sample_key` each section has its own choice.
+    On a hexagonal or square array, each observation is linked to the first ring around it. In a
+    plane without an array, Delaunay neighbours are linked, without long edges. In space, nearest
+    neighbours are linked. The unit of the coordinates does not matter. With `sample_key`, each
+    section has its own choice.
 
     Parameters
     ----------
@@ -456,7 +457,7 @@ def spatial_graph(
     ``obsp["spatial_distances"]``
         CSR float64, same pattern: length of each edge.
     ``uns["spatial_neighbors"]``
-        Where these are and how they were made, in squidpy's layout.
+        Keys and parameters of the graph, in squidpy's layout.
     ``uns["m2st"]["graph"]``
         ``method``, ``reason``, parameters, numbers of edges, isolated observations, components.
 
@@ -465,13 +466,13 @@ def spatial_graph(
     KeyError
         If the coordinates or the sample column are missing.
     ValueError
-        If no observation has finite coordinates, or all have the same, or sample names are missing.
+        If no observation has finite coordinates; if all have the same; if sample names are missing.
 
     Warns
     -----
     UserWarning
-        If observations are isolated, or share their coordinates within a section; if sections lie
-        on top of each other without being told apart.
+        If observations are isolated; if observations of a section share their coordinates; if
+        sections lie on top of each other and are not told apart.
 
     Notes
     -----
@@ -527,7 +528,7 @@ def spatial_graph_lattice(
         n_obs × n_vars.
     spatial_key
         Coordinates in ``obsm``, (n_obs, 2) or (n_obs, 3), any unit. Visium array indices (row,
-        column) are recognised; lengths are then in columns, of which neighbours are 2 apart.
+        column) are recognised. Lengths are then in columns, and neighbours are 2 apart.
     sample_key
         Column of ``obs`` that names the section of each observation; no edge joins two sections.
 
@@ -541,13 +542,13 @@ def spatial_graph_lattice(
         If the coordinates or the sample column are missing.
     ValueError
         If the observations of a section do not lie on an array; if no observation has finite
-        coordinates, or all have the same, or sample names are missing.
+        coordinates; if all have the same; if sample names are missing.
 
     Warns
     -----
     UserWarning
-        If observations are isolated, or share their coordinates within a section; if sections lie
-        on top of each other without being told apart.
+        If observations are isolated; if observations of a section share their coordinates; if
+        sections lie on top of each other and are not told apart.
 
     Examples
     --------
@@ -592,15 +593,14 @@ def spatial_graph_radius(
     KeyError
         If the coordinates or the sample column are missing.
     ValueError
-        If the radius is not positive, or so large that observations have over 1000 neighbours on
-        average; if no observation has finite coordinates, or all have the same, or sample names are
-        missing.
+        If the radius is not positive; if observations have over 1000 neighbours on average; if no
+        observation has finite coordinates; if all have the same; if sample names are missing.
 
     Warns
     -----
     UserWarning
-        If observations are isolated, or share their coordinates within a section; if sections lie
-        on top of each other without being told apart.
+        If observations are isolated; if observations of a section share their coordinates; if
+        sections lie on top of each other and are not told apart.
 
     Examples
     --------
@@ -629,7 +629,7 @@ def spatial_graph_knn(
     spatial_key: str = COORDINATES,
     sample_key: str | None = None,
 ) -> None:
-    """Link each observation to its nearest neighbours, and to those it is a nearest neighbour of.
+    """Link two observations if one is among the nearest neighbours of the other.
 
     Parameters
     ----------
@@ -652,14 +652,14 @@ def spatial_graph_knn(
     KeyError
         If the coordinates or the sample column are missing.
     ValueError
-        If there are not as many other observations; if no observation has finite
-        coordinates, or all have the same, or sample names are missing.
+        If there are not as many other observations; if no observation has finite coordinates; if
+        all have the same; if sample names are missing.
 
     Warns
     -----
     UserWarning
-        If observations are isolated, or share their coordinates within a section; if sections lie
-        on top of each other without being told apart.
+        If observations are isolated; if observations of a section share their coordinates; if
+        sections lie on top of each other and are not told apart.
 
     Examples
     --------
@@ -697,9 +697,10 @@ def spatial_graph_delaunay(
 ) -> None:
     """Link neighbours in the Delaunay triangulation, without its long edges.
 
-    An edge is removed when it is longer than `max_length_ratio` times the usual length around both
-    of its ends (the lower median over the edges there): slivers along the outline, and bridges over
-    gaps, at any unit and density. No observation loses more than half of its edges.
+    An edge is removed if it is longer than `max_length_ratio` times the usual length around both of
+    its ends. The usual length is the lower median over the edges of an observation. This removes
+    slivers along the outline and bridges over gaps, at any unit and density. No observation loses
+    more than half of its edges.
 
     Parameters
     ----------
@@ -721,14 +722,14 @@ def spatial_graph_delaunay(
     KeyError
         If the coordinates or the sample column are missing.
     ValueError
-        If the ratio is less than 1; if no observation has finite coordinates, or all have the same,
-        or sample names are missing.
+        If the ratio is less than 1; if no observation has finite coordinates; if all have the same;
+        if sample names are missing.
 
     Warns
     -----
     UserWarning
-        If observations are isolated, or share their coordinates within a section; if sections lie
-        on top of each other without being told apart.
+        If observations are isolated; if observations of a section share their coordinates; if
+        sections lie on top of each other and are not told apart.
 
     Examples
     --------
