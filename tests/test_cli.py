@@ -58,6 +58,47 @@ def test_run_saves_result_and_pictures(data: Path, tmp_path: Path) -> None:
     assert data.read_bytes() == before
 
 
+def test_a_saved_model_is_applied_to_another_section(data: Path, tmp_path: Path) -> None:
+    folder, output = tmp_path / "model", tmp_path / "out.h5ad"
+    found = call(
+        "run", data, "-k", "4", "-o", tmp_path / "first.h5ad", "--save-model", folder,
+        "--epochs", "5", "--members", "2",
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.endswith(f"Saved {tmp_path / 'first.h5ad'} and {folder}\n")
+    other = m2st.datasets.simulate_cortex(n_obs=240, n_genes=120, random_state=1)
+    m2st.io.write(other, tmp_path / "other.h5ad")
+    words = ["apply", folder, tmp_path / "other.h5ad", "-o", output, "--plots", tmp_path / "plots"]
+    found = call(*words)
+    assert found.returncode == 0, found.stderr
+    assert "4 domains in 240 observations" in found.stdout
+    assert [path.name for path in (tmp_path / "plots").iterdir()] == ["domains.png"]
+    m2st.load(folder).apply(other)
+    written = m2st.io.read(output)
+    assert written.obs["m2st_domain"].equals(other.obs["m2st_domain"])
+    np.testing.assert_array_equal(written.obsm["X_m2st"], other.obsm["X_m2st"])
+    assert f"{output} exists" in call(*words).stderr
+
+
+def test_models_are_refused_in_one_line(data: Path, tmp_path: Path) -> None:
+    def said(*words: str | Path) -> str:
+        found = call(*words)
+        assert found.returncode == 1
+        assert found.stderr.count("\n") == 1
+        return found.stderr
+
+    output, full = tmp_path / "out.h5ad", tmp_path / "full"
+    start = ("run", data, "-k", "4", "-o", output, "--save-model")
+    assert "Expected result and model in two places" in said(*start, output)
+    full.mkdir()
+    (full / "notes.txt").touch()
+    assert "a folder with notes.txt, which is never replaced" in said(*start, full)
+    assert "that `m2st.Model.save` wrote, found one without" in said(
+        "apply", full, data, "-o", output
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["full"]
+
+
 @pytest.mark.dist
 def test_processes_of_torchrun_find_what_one_does(data: Path, tmp_path: Path) -> None:
     options = ["-k", "3", "--epochs", "10", "--members", "2", "--batch-size", "64"]

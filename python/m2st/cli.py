@@ -35,7 +35,9 @@ INTERRUPTED = 130
 _DASK_TIMEOUT = 10  # seconds
 _SETTINGS = ", ".join([*AutoencoderParams.ranges, *ClusteringParams.ranges])
 _PICTURES = ("domains.png", "training.png", "scale_weights.png")
-_ARGUMENT = re.compile(r"`(layer|normalized|sample_key|spatial_key|table|use_rep)=([^`]*)`")
+_ARGUMENT = re.compile(
+    r"`(layer|normalized|overwrite|sample_key|spatial_key|table|use_rep)=([^`]*)`"
+)
 _CONVERTED = (".h5ad", ".zarr", ".rds", ".rda", ".rdata")
 
 app = typer.Typer(
@@ -50,9 +52,13 @@ Input = Annotated[
 ]
 Layer = Annotated[str | None, typer.Option(help="Layer that holds the counts.")]
 SampleKey = Annotated[str | None, typer.Option(help="Column of obs that names the tissue section.")]
+Normalized = Annotated[
+    bool, typer.Option("--normalized", help="Expression is normalised and on a log scale.")
+]
 OutputTable = Annotated[
     str | None, typer.Option(help="Table to write into a SpatialData store that has several.")
 ]
+Plots = Annotated[Path | None, typer.Option(help="Folder for pictures (PNG).")]
 SpatialKey = Annotated[
     str | None, typer.Option(help='Coordinates: a key of obsm, "spatial" by default.')
 ]
@@ -90,7 +96,10 @@ def run_command(
         Path, typer.Option("--output", "-o", help="h5ad file to write, or SpatialData zarr.")
     ],
     table: Table = None,
-    plots: Annotated[Path | None, typer.Option(help="Folder for pictures (PNG).")] = None,
+    plots: Plots = None,
+    save_model: Annotated[
+        Path | None, typer.Option(help="Folder for the fitted model, for `m2st apply`.")
+    ] = None,
     layer: Layer = None,
     use_rep: Annotated[
         str | None, typer.Option(help="Ready features to use for counts: a key of obsm, or X.")
@@ -98,9 +107,7 @@ def run_command(
     n_pcs: Annotated[
         int | None, typer.Option(min=1, help="Components of the expression or ready features.")
     ] = None,
-    normalized: Annotated[
-        bool, typer.Option("--normalized", help="Expression is normalised and on a log scale.")
-    ] = False,
+    normalized: Normalized = False,
     spatial_key: SpatialKey = None,
     sample_key: SampleKey = None,
     members: Annotated[int | None, typer.Option(min=1, help="Models of the ensemble.")] = None,
@@ -140,11 +147,17 @@ def run_command(
     quiet = quiet or not first
     with _one_line_errors(debug=debug, quiet=quiet) as saved:
         import m2st
+        from m2st._model import check_folder
         from m2st._nn._training import among_processes
 
         _check_output(input_path, output, overwrite=overwrite, suffixes=(".h5ad", ".zarr"))
         if plots is not None:
             _check_folder(plots, _PICTURES, overwrite=overwrite)
+        if save_model is not None:
+            if _same(save_model, output):
+                msg = f"Expected result and model in two places, found {output} for both."
+                raise ValueError(msg)
+            check_folder(save_model, overwrite=overwrite)
         if checkpoint is not None:
             check_target(Path(f"{checkpoint}.1"), (), overwrite=True)
         options = {
@@ -164,7 +177,7 @@ def run_command(
             backed: Literal["auto", False] = False if whole else "auto"
             adata = m2st.io.read(input_path, table=table, backed=backed, trust=trust)
             m2st.io.check_writable(adata, output, table=output_table)
-            m2st.run(
+            model = m2st.run(
                 adata,
                 _n_domains(domains),
                 use_rep=use_rep,
@@ -185,11 +198,64 @@ def run_command(
             return
         m2st.io.write(adata, output, table=output_table, overwrite=overwrite)
         saved.append(output)
-        _say(f"{_summary(adata)}\nSaved {output}", quiet=quiet)
+        if save_model is not None:
+            model.save(save_model, overwrite=overwrite)
+            saved.append(save_model)
+        _say(f"{_summary(adata)}\nSaved {' and '.join(map(str, saved))}", quiet=quiet)
         if plots is not None:
             _save_plots(adata, plots)
         if adata.uns["m2st"]["embed"]["stopped"] == "interrupted":
             raise typer.Exit(INTERRUPTED)
+
+
+@app.command("apply")
+def apply_command(
+    model_path: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="Folder that `m2st run --save-model` wrote.")
+    ],
+    input_path: Input,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="h5ad file to write, or SpatialData zarr.")
+    ],
+    table: Table = None,
+    plots: Plots = None,
+    layer: Layer = None,
+    normalized: Normalized = False,
+    spatial_key: SpatialKey = None,
+    sample_key: SampleKey = None,
+    jobs: Jobs = 1,
+    output_table: OutputTable = None,
+    trust: Trust = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Place the observations of another section among the domains of a saved model."""
+    with _one_line_errors(debug=debug, quiet=quiet) as saved:
+        import m2st
+
+        _check_output(input_path, output, overwrite=overwrite, suffixes=(".h5ad", ".zarr"))
+        if plots is not None:
+            _check_folder(plots, _PICTURES[:1], overwrite=overwrite)
+        model = m2st.load(model_path)
+        whole = model.use_rep == "X" or output.suffix.lower() == ".zarr"
+        backed: Literal["auto", False] = False if whole else "auto"
+        adata = m2st.io.read(input_path, table=table, backed=backed, trust=trust)
+        m2st.io.check_writable(adata, output, table=output_table)
+        model.apply(
+            adata,
+            layer=layer,
+            normalized=normalized,
+            spatial_key=spatial_key,
+            sample_key=sample_key,
+            n_jobs=jobs,
+        )
+        m2st.io.write(adata, output, table=output_table, overwrite=overwrite)
+        saved.append(output)
+        found = _domains_in_words(adata) if model.domains else [f"Embedded by {model}"]
+        _say("\n".join([*found, f"Saved {output}"]), quiet=quiet)
+        if plots is not None and model.domains:
+            _save_plots(adata, plots, names=_PICTURES[:1])
 
 
 @app.command()
@@ -543,7 +609,13 @@ def _n_domains(text: str) -> int | Literal["auto"]:
         raise ValueError(msg) from error
 
 
-def _save_plots(adata: AnnData, folder: Path, *, truth: str | None = None) -> None:
+def _save_plots(
+    adata: AnnData,
+    folder: Path,
+    *,
+    truth: str | None = None,
+    names: Sequence[str] = _PICTURES,
+) -> None:
     """Write the pictures of a run, after its result; one that fails is a warning."""
     import m2st
 
@@ -552,7 +624,7 @@ def _save_plots(adata: AnnData, folder: Path, *, truth: str | None = None) -> No
         "training.png": lambda: m2st.pl.training(adata),
         "scale_weights.png": lambda: m2st.pl.scale_weights(adata),
     }
-    for name in _PICTURES:
+    for name in names:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             image = BytesIO()
@@ -567,27 +639,36 @@ def _summary(adata: AnnData) -> str:
     """Say in words what was found and how."""
     record = adata.uns["m2st"]
     embedding, clustering = record["embed"], record["cluster"]
-    sizes = adata.obs["m2st_domain"].value_counts(sort=False)
     weights = ", ".join(f"{weight:.2f}" for weight in clustering["scale_weights"].mean(axis=0))
     loss = embedding["loss"]
     last = [row[~np.isnan(row)] for row in loss]
     fewest, most = min(map(len, last)), max(map(len, last))
     epochs = str(most) if fewest == most else f"{fewest} to {most}"
-    confident = (adata.obs["m2st_confidence"].dropna() >= 0.9).mean()
     lines = [
-        f"{clustering['n_domains']} domains in {adata.n_obs} observations: "
-        + ", ".join(f"{name} ({size})" for name, size in sizes.items()),
-        f"Graph: {record['graph'].get('reason', record['graph']['method'])}",
-        f"Confidence of at least 0.9: {confident:.0%} of the observations",
+        *_domains_in_words(adata),
         f"Training: {len(loss)} members, {embedding['stopped']} after "
         f"{epochs} epochs on {embedding['device']}, loss "
         f"{np.mean([row[-1] for row in last if len(row)] or np.nan):.4f}",
         f"Weights of the scales and of what they share: {weights}",
     ]
-    if clustering["n_invalid"]:
-        n_invalid = clustering["n_invalid"]
-        lines.append(f"{n_invalid} observations without counts or place have no domain")
     return "\n".join(lines)
+
+
+def _domains_in_words(adata: AnnData) -> list[str]:
+    """Sizes of the domains, the graph, and how sure; of a run or of a model that was applied."""
+    domains, graph = adata.obs["m2st_domain"], adata.uns["m2st"]["graph"]
+    sizes = domains.value_counts(sort=False)
+    confident = (adata.obs["m2st_confidence"].dropna() >= 0.9).mean()
+    lines = [
+        f"{len(sizes)} domains in {adata.n_obs} observations: "
+        + ", ".join(f"{name} ({size})" for name, size in sizes.items()),
+        f"Graph: {graph.get('reason', graph['method'])}",
+        f"Confidence of at least 0.9: {confident:.0%} of the observations",
+    ]
+    n_invalid = int(domains.isna().sum())
+    if n_invalid:
+        lines.append(f"{n_invalid} observations without counts or place have no domain")
+    return lines
 
 
 def _say(text: str, *, quiet: bool) -> None:
