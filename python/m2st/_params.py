@@ -13,7 +13,7 @@ from m2st._checks import check_int, check_interval
 
 @dataclass(frozen=True)
 class Range:
-    """What a setting may be: a whole number or a real one between two ends, or yes and no."""
+    """Kind and range of a setting: a whole or real number between two ends, or yes and no."""
 
     kind: Literal["whole", "real", "flag"]
     low: float = 1
@@ -119,15 +119,15 @@ class AutoencoderParams(_Params):
     Parameters
     ----------
     n_members
-        Models of the ensemble, trained alike from different seeds. None takes 5, and up to 20 where
-        there are few observations: they cost little then, and differ more.
+        Models of the ensemble, which differ in their seed. None takes 5, and up to 20 if there are
+        few observations: models cost little then, and differ more.
     scale_dims
         Width d_m of each of the M ≥ 1 scales, equations (6) and (7). A multiple of `n_heads` each.
     hidden_dim
         Width of the shared encoder, equations (2) to (5). A multiple of `n_heads`.
     n_layers
-        Attention layers of each scale's encoder, after the shared one: an embedding sees as many
-        steps around an observation, and one more.
+        Attention layers of the encoder of each scale, after the shared one. An embedding sees one
+        step more than this around an observation.
     n_heads
         Attention heads of the encoders; their outputs are concatenated. Decoders have one head.
     use_prelu
@@ -140,26 +140,28 @@ class AutoencoderParams(_Params):
         Probability with which an attention weight is zeroed in training, in [0, 1).
     mask_rate
         Share of the observations that is masked in each epoch, equation (1), in [0, 1). With 0
-        nothing is masked and the error is taken over all observations (ablations m2ST1, m2ST2).
+        nothing is masked, and the error is taken over all observations (ablations m2ST1, m2ST2).
     loss_exponent
         Exponent γ ≥ 1 of the scaled cosine error, equation (10). None replaces that error by the
         mean squared error (ablation m2ST4).
     n_epochs
-        Most epochs to train. An epoch is one step of Adam, on all observations or, if there are
-        more than `batch_size`, on pieces of the tissue, each of which comes up before any returns.
+        Most epochs to train. An epoch is one step of Adam on all observations. With more than
+        `batch_size` observations, it is a step on eight pieces of the tissue. Every piece has its
+        turn before any has a second one.
     batch_size
-        Observations to train on and to embed at a time, beyond which memory does not grow: larger
-        graphs are divided into pieces. Each is worked on with its surroundings as deep as there are
-        layers, so that its results are those on the whole graph.
+        Observations to train on and to embed at a time. Larger graphs are divided into pieces, and
+        memory does not grow. A piece comes with neighbours as deep as there are layers, so that
+        results are the same as on the whole graph.
     learning_rate
         Step size of Adam.
     weight_decay
         L2 penalty of Adam.
     patience
-        Training ends early once the mean loss over this many epochs is no longer lower, by the
-        share `min_delta`, than over as many epochs before.
+        Training ends early if the mean loss over this many epochs is not lower, by the share
+        `min_delta`, than over as many epochs before.
     min_delta
-        Relative decrease of the loss under which training has converged; 0 trains all `n_epochs`.
+        Relative decrease of the loss under which training has converged. With 0, all `n_epochs` are
+        trained.
 
     Raises
     ------
@@ -244,27 +246,28 @@ class ClusteringParams(_Params):
     Parameters
     ----------
     common_dim
-        Width d_c of the representation common to all scales. None takes 10, or as many as there are
-        domains, the paper's width, if that is more: fewer cannot hold them apart.
+        Width d_c of the representation common to all scales. None takes 10, or the number of
+        domains if that is more, which is the paper's width. Fewer dimensions cannot separate the
+        domains.
     specific_dim
         Width d_s of the representation specific to each scale; at most the scale's own width.
     weight_entropy
-        δ > 0, weight of the entropy of the scale weights: small trusts one scale, large all alike.
+        δ > 0, weight of the entropy of the scale weights. A small one trusts one scale, a large one
+        trusts all equally.
     degrees_of_freedom
-        ν > 0, degrees of freedom of the t distribution around a centre: the smaller, the less
-        outlying observations count; a normal distribution is the limit of large ones.
+        ν > 0, degrees of freedom of the t distribution around a centre. The smaller they are, the
+        less outlying observations count. Large ones give a normal distribution.
     smoothness
-        η ≥ 0, weight of the agreement of an observation with those within four steps on the spatial
-        graph; 0 looks at the embeddings alone.
+        η ≥ 0, weight of the agreement of an observation with others within four steps on the
+        spatial graph. With 0, only the embeddings count.
     n_init
-        Number of starts. Each takes `short_iter` iterations; the best then runs to its end.
+        Number of starts. Each runs for `short_iter` iterations, and the best one runs to its end.
     short_iter
         Iterations by which the starts are compared.
     max_iter
         Most iterations, without and again with the smoothness.
     tol
-        Decrease of the objective, per iteration and observation, under which the descent has
-        converged.
+        The descent has converged if the objective, per observation, falls by less in one iteration.
 
     Raises
     ------
@@ -299,7 +302,7 @@ class ClusteringParams(_Params):
         self._to_plain()
 
     def for_domains(self, n_domains: int) -> Self:
-        """These settings with the width of the common representation that so many domains get."""
+        """Return these settings with the width of the common representation for `n_domains`."""
         return replace(self, common_dim=self.common_dim or max(10, n_domains))
 
 

@@ -1,8 +1,8 @@
 """Scores of a partition: against a truth, on an embedding, and in space without any truth.
 
-Everything takes arrays and returns a float. Labels may be strings, numbers or categories; only
-which observations share a label matters. Observations whose label is missing (None, NaN, NA) are
-left out, in pairs where two labellings are compared; rows are matched by position, never by index.
+Everything takes arrays and returns a float. Labels may be strings, numbers or categories. Only
+their equality counts. Observations with a missing label (None, NaN, NA) are left out; with two
+labellings, both labels are needed. Rows are matched by position, never by index.
 """
 
 from __future__ import annotations
@@ -187,8 +187,8 @@ def silhouette(
     labels
         (n_obs,) partition to score.
     max_obs
-        Number of observations above which a random subset of this size is scored: time and
-        memory grow with the square of it, and not with ``n_obs``.
+        Number of observations above which a random subset of this size is scored. Time and memory
+        grow with its square, not with ``n_obs``.
     random_state
         Seed of that subset.
 
@@ -259,9 +259,9 @@ def davies_bouldin(embedding: ArrayLike, labels: ArrayLike) -> float:
 def chaos(coordinates: ArrayLike, labels: ArrayLike, *, samples: ArrayLike | None = None) -> float:
     """Spatial chaos (CHAOS): mean length of the nearest-neighbour edges within domains.
 
-    The coordinates of each section are standardised, axis by axis, to mean 0 and (sample)
-    standard deviation 1. Each observation is joined to the nearest one of its own domain, and the
-    lengths of these edges are summed and divided by the number of observations.
+    The coordinates of each section are standardised, axis by axis, to mean 0 and (sample) standard
+    deviation 1. Each observation is joined to the nearest one of its domain. The score is the sum
+    of these lengths, divided by the number of observations.
 
     Parameters
     ----------
@@ -285,8 +285,8 @@ def chaos(coordinates: ArrayLike, labels: ArrayLike, *, samples: ArrayLike | Non
 
     Notes
     -----
-    As published, an observation that is alone in its domain adds no edge but is counted, so that
-    very many domains lower the score: compare only at an equal number of domains.
+    As published, an observation that is alone in its domain adds no edge but is counted. Very many
+    domains therefore lower the score. Compare only at an equal number of domains.
 
     References
     ----------
@@ -321,8 +321,8 @@ def pas(
 ) -> float:
     """Percentage of abnormal spots (PAS), as a proportion.
 
-    An observation is abnormal if its label differs from more than half of its nearest neighbours:
-    from at least 6 of the 10 of the published definition.
+    An observation is abnormal if its label differs from the labels of more than half of its nearest
+    neighbours. In the published definition these are at least 6 of 10.
 
     Parameters
     ----------
@@ -349,8 +349,8 @@ def pas(
     Notes
     -----
     On a lattice the tenth neighbour is one of several at an equal distance. The published code
-    takes the one that comes first in the table; here the choice depends on places only, not on
-    the order of the observations (unless several share one place).
+    takes the one that comes first in the table. Here only coordinates decide, not the order of the
+    observations, unless several have the same coordinates.
 
     References
     ----------

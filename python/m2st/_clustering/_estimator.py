@@ -39,9 +39,9 @@ _START_SAMPLE = 20_000
 class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     r"""Cluster several embeddings of the same observations together.
 
-    The embeddings are split into a representation that is common to all scales and one that is
-    specific to each, :math:`H^m = H_c W^m + H_s^m P^m` with orthonormal loadings, by principal
-    components: the least squares of the first term of the paper's objective (12). With these blocks
+    The embeddings are split into a representation common to all scales and a specific one for each,
+    :math:`H^m = H_c W^m + H_s^m P^m` with orthonormal loadings. Both are principal components: the
+    least squares of the first term of objective (12) of the paper. With these blocks
     :math:`X^1, \dots, X^M = H_s^1, \dots, H_s^M` and :math:`X^{M+1} = H_c`, and responsibilities
     :math:`u_{ik} \ge 0`, :math:`\sum_k u_{ik} = 1`, it minimises
 
@@ -56,8 +56,8 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         \rho_m(r) = \tfrac{\nu + d_m}{2} \ln\!\big(1 + r^\top (\Sigma^m)^{-1} r / \nu\big)
         + \tfrac12 \ln \lvert \Sigma^m \rvert,
 
-    by updates of one block of unknowns after the other, none of which raises it. :math:`\rho_m^0`
-    is the same for a single domain, so that a scale counts by how much the domains explain of it;
+    by updates of one block of unknowns after the other. No update raises it. :math:`\rho_m^0` is
+    the cost of a single domain, so that a scale counts by how much the domains explain of it.
     :math:`S` is the fourth power of the normalised adjacency of the spatial graph with self-loops.
 
     It assumes domains that differ in their centres and share the shape of the scatter around them.
@@ -268,8 +268,8 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         init_labels
-            Labels 0 to C - 1 of shape (n_obs,) each, such as those of clusterings of other
-            embeddings of the same observations: an optimum that they found and this one missed.
+            Labels 0 to C - 1 of shape (n_obs,) each, such as the labels that a clustering of other
+            embeddings has found: an optimum that this one may have missed.
         connectivities
             The spatial graph, as in `fit`.
 
@@ -309,7 +309,7 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     def predict(
         self, X: Embeddings, *, connectivities: sparse.spmatrix | None = None
     ) -> NDArray[np.intp]:
-        """Domains of other observations, among those that were found.
+        """Domains of other observations, among the domains that were found.
 
         Parameters
         ----------
@@ -327,7 +327,7 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         NotFittedError
             If `fit` has not run.
         ValueError
-            If the embeddings do not fit those of `fit`.
+            If the embeddings do not fit the embeddings of `fit`.
         """
         labels: NDArray[np.intp] = self.predict_proba(X, connectivities=connectivities).argmax(
             axis=1
@@ -355,7 +355,7 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         NotFittedError
             If `fit` has not run.
         ValueError
-            If the embeddings do not fit those of `fit`.
+            If the embeddings do not fit the embeddings of `fit`.
         """
         check_is_fitted(self)
         scales = self._scales(X, reset=False)

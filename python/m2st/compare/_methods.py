@@ -65,7 +65,7 @@ def compare_methods(
     options: Mapping[str, Mapping[str, Any]] | None = None,
     further: Mapping[str, Method] | None = None,
 ) -> Comparison:
-    """Find domains by several methods from the same counts, and score them alike.
+    """Find domains by several methods from the same counts, with the same scores.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def compare_methods(
     layer
         Layer that holds the counts.
     spatial_key
-        Coordinates in ``obsm``; None takes those of the spatial graph that is there, else
+        Coordinates in ``obsm``. None takes the coordinates of the spatial graph in the object, else
         ``"spatial"``.
     sample_key
         Column of ``obs`` that names the tissue section.
@@ -92,17 +92,17 @@ def compare_methods(
         Further arguments of a method, by its name, as R's ``compareMethods`` has them:
         ``{"BayesSpace": {"nrep": 10_000}}``.
     further
-        Methods of one's own, by name: functions that take counts (CSR, n_obs × n_vars), coordinates
-        (n_obs × 2 or 3), the number of domains and a seed, and return a label for each observation.
-        They are given the observations that have counts and coordinates, and run in this process,
-        which they may change; their memory is not measured.
+        Other methods, by name: functions of counts (CSR, n_obs × n_vars), coordinates (n_obs × 2 or
+        3), the number of domains and a seed. Each returns a label for each observation. They get
+        the observations with counts and coordinates. They run in this process, and their memory is
+        not measured.
 
     Returns
     -------
-    `Comparison`: ``table``, a row for each method and seed, and ``domains``, a row for each
-    observation and a column for each method (and seed), missing where an observation took no part.
-    The columns of the table are those of R's ``compareMethods``, and the machine. A method that
-    failed, or that is not installed, has its reason in ``note`` and no scores.
+    `Comparison`: ``table`` has a row for each method and seed. ``domains`` has a row for each
+    observation and a column for each method and seed, with missing values for observations that
+    took no part. The table has the columns of R's ``compareMethods``, and the machine. A method
+    that failed or is not installed has no scores, and its reason in ``note``.
 
     Raises
     ------
