@@ -23,13 +23,14 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "python" / "m2st"
 
 # A module may import those of its own layer's list only, at the top or inside a function.
-BASE = {"_keys", "_checks", "_files", "_params", "_record", "_tensors"}
+BASE = {"_keys", "_checks", "_files", "_params", "_record", "_tensors", "_gene_names"}
 CORE = {"_nn", "_clustering", "_ensemble", "_features", "_graph", "_sections"}
 SHELL = {"pp", "tl", "pl", "io", "datasets", "metrics"}
 MAY_IMPORT = {
     "_keys": set(),
     "_checks": {"_keys", "_files"},
     "_files": set(),
+    "_gene_names": set(),
     "_params": {"_checks"},
     "_trust": set(),
     "_trial": set(),

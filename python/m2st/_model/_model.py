@@ -24,7 +24,7 @@ from m2st._checks import (
 )
 from m2st._ensemble import apply_members, processes
 from m2st._features import ExpressionProjection, ReadyProjection
-from m2st._model._names import explain_missing, positions
+from m2st._gene_names import explain_missing, positions
 
 if TYPE_CHECKING:
     import os
@@ -380,5 +380,14 @@ class Model:
         check_unique_names(adata.var_names, name="var_names", fix=fix)
         n_there = int((positions(needed, adata.var_names) >= 0).sum())
         if n_there < least * len(needed):
-            raise ValueError(explain_missing(needed, adata.var_names, adata.var, least=least))
+            share = "all" if least == 1 else f"at least {least:.0%} of the"
+            msg = explain_missing(
+                needed,
+                adata.var_names,
+                adata.var,
+                expected=f"{share} {len(needed)} genes that the model was fitted on",
+                owner="model",
+                another="fit a model on",
+            )
+            raise ValueError(msg)
         return positions(self.genes, adata.var_names)

@@ -22,35 +22,42 @@ def positions(genes: Sequence[str], names: pd.Index) -> NDArray[np.intp]:
 
 
 def explain_missing(
-    genes: Sequence[str], names: pd.Index, var: pd.DataFrame, *, least: float
+    genes: Sequence[str],
+    names: pd.Index,
+    var: pd.DataFrame,
+    *,
+    expected: str,
+    owner: str,
+    another: str,
 ) -> str:
-    """Say that too few genes of a model are among the names of a section, and the likely cause.
+    """Say that too few genes are among the names of a section, and the likely cause.
 
     Parameters
     ----------
     genes
-        Genes of the model.
+        Genes that are wanted.
     names
         Genes of the section.
     var
         Its table of genes, with further names that it may have.
-    least
-        Share of the genes that has to be there.
+    expected
+        How many of which genes are expected, as the object of a sentence.
+    owner
+        Whose genes they are, such as "model".
+    another
+        What else may help, such as "fit a model on": "these genes" comes after it.
     """
     found = [str(name) for name in names]
     wanted = set(genes)
     n_there = len(wanted & set(found))
-    share = "all" if least == 1 else f"at least {least:.0%} of the"
-    text = (
-        f"Expected {share} {len(wanted)} genes that the model was fitted on in `adata.var_names`, "
-        f"found {n_there}. "
-    )
+    text = f"Expected {expected} in `adata.var_names`, found {n_there}. "
+    other = another[0].upper() + another[1:]
     if 2 * n_there > len(wanted):
         lacking = sorted(wanted - set(found))
-        return f"{text}Not there: {', '.join(lacking[:3])}. Fit a model on the genes of both."
+        return f"{text}Not there: {', '.join(lacking[:3])}. {other} the genes of both."
     kinds = _kind(genes), _kind(found)
     if kinds[0] != kinds[1]:
-        text += f"The model has {kinds[0]}, and this section has {kinds[1]}. "
+        text += f"The {owner} has {kinds[0]}, and this section has {kinds[1]}. "
     column = _fitting_column(wanted, var)
     if column:
         return (
@@ -63,11 +70,11 @@ def explain_missing(
     if _enough(wanted, (name.upper() for name in found), str.upper):
         return (
             f"{text}They differ in upper and lower case only: genes of mouse are written Gapdh, of "
-            "human GAPDH. Fit a model on the same species. If it is the same, rename the genes."
+            f"human GAPDH. {other} the same species. If it is the same, rename the genes."
         )
     return (
-        f"{text}The model has names such as {', '.join(list(genes)[:3])}, this section "
-        f"{', '.join(found[:3])}. Use the same names for both, or fit a model on these genes."
+        f"{text}The {owner} has names such as {', '.join(list(genes)[:3])}, this section "
+        f"{', '.join(found[:3])}. Use the same names for both, or {another} these genes."
     )
 
 
@@ -83,18 +90,19 @@ def _kind(names: Iterable[str]) -> str:
 
 
 def _fitting_column(wanted: set[str], var: pd.DataFrame) -> str | None:
-    """Column of a table of genes with at least half of those wanted; the one with most."""
+    """Column of a table of genes with at least half of those possible; the one with most."""
     counts = {
         str(column): len(wanted & set(var[column].dropna().astype(str)))
         for column in var.columns
         if var[column].ndim == 1 and not pd.api.types.is_numeric_dtype(var[column])
     }
     best = max(counts, key=lambda column: counts[column], default=None)
-    return best if best is not None and 2 * counts[best] >= len(wanted) else None
+    return best if best is not None and 2 * counts[best] >= min(len(wanted), max(len(var), 1)) else None
 
 
-def _enough(wanted: set[str], found: Iterable[str], change: Callable[[str], str]) -> bool:
-    return 2 * len({change(name) for name in wanted} & set(found)) >= len(wanted)
+def _enough(wanted: set[str], names: Iterable[str], change: Callable[[str], str]) -> bool:
+    ours, theirs = {change(name) for name in wanted}, set(names)
+    return 2 * len(ours & theirs) >= max(min(len(ours), len(theirs)), 1)
 
 
 def _without_version(name: str) -> str:
