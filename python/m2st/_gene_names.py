@@ -97,7 +97,9 @@ def _fitting_column(wanted: set[str], var: pd.DataFrame) -> str | None:
         if var[column].ndim == 1 and not pd.api.types.is_numeric_dtype(var[column])
     }
     best = max(counts, key=lambda column: counts[column], default=None)
-    return best if best is not None and 2 * counts[best] >= min(len(wanted), max(len(var), 1)) else None
+    if best is None or 2 * counts[best] < max(min(len(wanted), len(var)), 1):
+        return None
+    return best
 
 
 def _enough(wanted: set[str], names: Iterable[str], change: Callable[[str], str]) -> bool:
