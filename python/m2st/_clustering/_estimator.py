@@ -66,9 +66,10 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     ----------
     n_domains
         Number of domains C; exactly as many come out.
-    common_dim, specific_dim, weight_entropy, degrees_of_freedom, smoothness,
+    common_dim, specific_dim, weight_entropy, degrees_of_freedom, smoothness
+        Widths of the representations and weights of the terms: see `ClusteringParams`.
     n_init, short_iter, max_iter, tol
-        Weights of the terms and control of the optimisation: see `ClusteringParams`.
+        Control of the optimisation: see `ClusteringParams`.
     random_state
         Seed of the starts.
 

@@ -189,6 +189,7 @@ class Model:
         ``uns["m2st"]``
             The graph, how features were made, and in ``"apply"`` which model it was. Entries of a
             run that was there are removed.
+
         The graph as `m2st.pp.spatial_graph` writes it, unless there is one that fits.
 
         Raises
