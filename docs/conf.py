@@ -63,4 +63,4 @@ def setup(app: Sphinx) -> None:
 
 def _add_title(app: Sphinx, page: str, source: list[str]) -> None:
     if page.startswith("benchmarks/") and not source[0].startswith("# "):
-        source[0] = f"# {PurePath(page).name.capitalize()}\n\n{source[0]}"
+        source[0] = f"# {PurePath(page).name.capitalize().replace("_", " ")}\n\n{source[0]}"
