@@ -63,4 +63,5 @@ def setup(app: Sphinx) -> None:
 
 def _add_title(app: Sphinx, page: str, source: list[str]) -> None:
     if page.startswith("benchmarks/") and not source[0].startswith("# "):
-        source[0] = f"# {PurePath(page).name.capitalize().replace("_", " ")}\n\n{source[0]}"
+        title = PurePath(page).name.capitalize().replace("_", " ")
+        source[0] = f"# {title}\n\n{source[0]}"
