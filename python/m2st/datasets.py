@@ -123,8 +123,8 @@ def simulate_cortex(
     :math:`\theta_g`           6 · lognormal(0, 0.4²)
     =========================  =====================================================================
 
-    Of the genes 15 % mark layers, 5 % respond to depth, 5 % to the field, 8 % mark the common cell
-    types and 10 % belong to the programs; the others have their baseline only.
+    15 % of the genes mark layers, 5 % respond to depth, 5 % to the field. 8 % mark the common cell
+    types and 10 % belong to the programs. The others have only their baseline.
 
     Parameters
     ----------
@@ -137,17 +137,16 @@ def simulate_cortex(
     n_domains
         Number of layers, white matter included, at least two.
     difficulty
-        In [0, 1]. What tells the layers apart (:math:`T` of the layers' cell types, :math:`D`) is
-        multiplied by ``2 * (1 - difficulty)``, what is unrelated to them (:math:`T` of the common
-        cell types, :math:`S`, :math:`R`) by ``2 * difficulty``. At 0 the layers are disturbed only
-        by the mixture of cell types and by counting noise, at 1 the counts do not depend on them.
+        In [0, 1]. Effects of the layers (:math:`T` of their cell types, :math:`D`) are multiplied
+        by ``2 * (1 - difficulty)``. Unrelated effects (:math:`T` of the common cell types,
+        :math:`S`, :math:`R`) are multiplied by ``2 * difficulty``. At 0, only the mixture of cell
+        types and counting noise disturb the layers. At 1, the counts do not depend on the layers.
     n_samples
-        Number of sections. Genes behave alike in all of them, while each has a shape, an
-        orientation and layers of a thickness of its own. Their pixel coordinates overlap, as those
-        of real sections do.
+        Number of sections. Genes behave the same in all of them. Shape, orientation and thickness
+        of layers differ. Their pixel coordinates overlap, as in real data.
     batch_shift
-        Standard deviation over genes of the shift that each section, also a single one, adds to the
-        log expression of each gene; at least 0, at most 5.
+        Standard deviation over genes of a shift, from 0 to 5. Each section, also a single one, adds
+        this shift to the log expression of each gene.
     random_state
         Seed. The same seed gives the same bits; no random state of the caller is touched.
 
@@ -176,13 +175,13 @@ def simulate_cortex(
     Notes
     -----
     Geometry is relative to the size of the tissue: more spots sample the same picture more finely.
-    With the default arguments, k-means on principal components without space agrees poorly with
-    the layers (adjusted Rand index below 0.35), k-means on components averaged over three hops of
-    the lattice agrees better (0.45 to 0.75), and a linear classifier that has seen the true layers
-    reaches 0.9 from the same averages. The package's tests hold these figures.
+    These adjusted Rand indices hold for the default arguments, and a test checks them. k-means on
+    principal components without space has less than 0.35. k-means on components averaged over three
+    hops of the lattice has 0.45 to 0.75. A linear classifier that has seen the true layers reaches
+    0.9 from the same averages.
 
-    Counts are drawn in chunks: beside the result, memory grows with ``n_obs`` but not with
-    ``n_obs * n_genes``, save for one copy of the result while the chunks are joined.
+    Counts are drawn in chunks. Memory beside the result grows with ``n_obs``, not with ``n_obs *
+    n_genes``. While the chunks are joined, there is one copy of the result.
 
     Examples
     --------

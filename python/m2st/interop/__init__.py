@@ -12,10 +12,9 @@
     with ro.conversion.localconverter(ro.default_converter + m2st.interop.converter()):
         adata = ro.globalenv["spe"]
 
-R runs through rpy2 (``pip install 'm2st[r]'``), in the main thread only. Reading a file needs
-none of the R packages that made the object, and with ``pip install 'm2st[rds]'`` no R either.
-Matrices stay sparse all the way: genes × spots, compressed by column, lies in memory as
-spots × genes, compressed by row.
+R runs through rpy2 (``pip install 'm2st[r]'``), in the main thread only. Reading a file needs no R
+package that made the object. With ``pip install 'm2st[rds]'`` it needs no R either. Matrices stay
+sparse: genes × spots, compressed by column, is the same memory as spots × genes, compressed by row.
 
 What goes where
 ---------------
@@ -40,7 +39,7 @@ altExps, colPairs, rowPairs,  not converted
 rowRanges, remote images
 ============================  ====================================  ================================
 
-A SingleCellExperiment is read alike; its reducedDim "spatial" is ``obsm["spatial"]``.
+A SingleCellExperiment is read in the same way. Its reducedDim "spatial" is ``obsm["spatial"]``.
 
 ============================  ====================================  ================================
 Seurat 3, 4 and 5             AnnData                               Notes
@@ -65,10 +64,10 @@ graphs, neighbors, commands,
 tools, outlines, molecules
 ============================  ====================================  ================================
 
-One warning names whatever an object had and is not converted. ``uns["m2st_r"]`` keeps what R knows
-and AnnData has no slot for, such as the class and the order of the assays, so that the way back
-restores it; ``metadata(x)$m2st_python`` does the same for Python's types, such as float32. Going
-to R, ``obsp``, ``varm``, ``varp`` and ``raw`` are not converted.
+One warning names everything that is not converted. ``uns["m2st_r"]`` keeps facts of R without a slot
+in AnnData, such as the class and the order of the assays. The way back restores them.
+``metadata(x)$m2st_python`` does the same for Python's types, such as float32. On the way to R,
+``obsp``, ``varm``, ``varp`` and ``raw`` are not converted.
 """
 
 from __future__ import annotations
@@ -166,11 +165,11 @@ def from_anndata(adata: AnnData, as_: str | None = None) -> Any:
     Parameters
     ----------
     adata
-        What to convert; it is not changed. Coordinates are in ``obsm["spatial"]``; the sections in
+        Object to convert; it is not changed. Coordinates are in ``obsm["spatial"]``. Sections are in
         ``obs["sample_id"]``, or in a column that has the keys of ``uns["spatial"]``.
     as_
-        ``"SpatialExperiment"``, ``"SingleCellExperiment"`` or ``"Seurat"``; by default what the
-        AnnData was read from, else a SpatialExperiment.
+        ``"SpatialExperiment"``, ``"SingleCellExperiment"`` or ``"Seurat"``; by default the class
+        that the AnnData was read from, else a SpatialExperiment.
 
     Returns
     -------
@@ -181,7 +180,7 @@ def from_anndata(adata: AnnData, as_: str | None = None) -> Any:
     Raises
     ------
     ImportError
-        rpy2, R or the R package of the class is missing; says which, and how to get it.
+        rpy2, R or the R package of the class is missing. The message says which, and how to get it.
     RuntimeError
         Called from another than the main thread; or R raised an error, whose message this has.
     ValueError
@@ -246,16 +245,16 @@ def read_r(
     path
         The file.
     object
-        Name of the object to take from an ``.rda``; needed only where it holds several that can be
+        Name of the object to take from an ``.rda``; needed only if it holds several that can be
         converted.
     assay
         As in :func:`to_anndata`.
     method
-        ``"auto"``, ``"rds2py"``: without R, by the parser of rds2py. The result is the same as
-        R's, but some files cannot be read, such as those with functions in them or with matrices
-        on disk. ``"r"``: through R and rpy2, which is for files whose origin you trust: R before
-        4.4 runs what a crafted file tells it to (CVE-2024-27322), and any R computes matrices that
-        come as functions.
+        ``"auto"`` and ``"rds2py"`` read without R, by the parser of rds2py. The result is the same
+        as R's, but some files cannot be read, such as files with functions or with matrices on
+        disk. ``"r"`` reads through R and rpy2, for files whose source you trust. R before 4.4 runs
+        commands that a crafted file holds (CVE-2024-27322), and any R calls functions that stand
+        for matrices.
 
     Returns
     -------
@@ -266,9 +265,9 @@ def read_r(
     FileNotFoundError
         There is no file.
     ImportError
-        What the method needs is missing; says what, and how to get it.
+        A package that the method needs is missing. The message says which, and how to get it.
     RuntimeError
-        R raised an error, whose message this has; or R is asked for from another thread.
+        R raised an error, whose message this has; or the call is not in the main thread.
     TypeError
         No object in the file is of a class that can be converted.
     ValueError
@@ -318,15 +317,15 @@ def write_r(
     Parameters
     ----------
     adata
-        What to write; it is not changed.
+        Object to write; it is not changed.
     path
-        Where to, in a folder that exists.
+        File in a folder that exists.
     as_
         As in :func:`from_anndata`.
     name
         Name of the object in an ``.rda``.
     overwrite
-        Whether a file that is there may be replaced.
+        Whether an existing file may be replaced.
 
     Raises
     ------
