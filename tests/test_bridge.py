@@ -78,14 +78,16 @@ def assert_plain(value: Any) -> None:
 
 
 def assert_same(answer: dict[str, Any], expected: AnnData) -> None:
-    codes = expected.obs[_keys.DOMAIN].cat.codes.to_numpy() + 1
+    codes = expected.obs[_keys.Keys().domain].cat.codes.to_numpy() + 1
     assert labels(answer) == codes.tolist()
     np.testing.assert_array_equal(
-        np.frombuffer(answer["confidence"], np.float64), expected.obs[_keys.CONFIDENCE]
+        np.frombuffer(answer["confidence"], np.float64), expected.obs[_keys.Keys().confidence]
     )
-    np.testing.assert_array_equal(matrix(answer["embedding"]), expected.obsm[_keys.EMBEDDING])
+    np.testing.assert_array_equal(
+        matrix(answer["embedding"]), expected.obsm[_keys.Keys().embedding]
+    )
     for number, scale in enumerate(answer["scales"], start=1):
-        expected_scale = expected.obsm[_keys.scale_embedding(number)]
+        expected_scale = expected.obsm[_keys.Keys().scale(number)]
         np.testing.assert_array_equal(matrix(scale), expected_scale)
 
 
@@ -336,7 +338,7 @@ def test_names_that_occur_twice_are_no_concern_of_r(adata: AnnData, tmp_path: Pa
             "names": ["spot"] * adata.n_obs,
             "columns": [
                 {
-                    "name": _keys.DOMAIN,
+                    "name": _keys.Keys().domain,
                     "codes": (np.frombuffer(answer["labels"], np.int32) - 1).tobytes(),
                     "levels": ["1", "2", "3"],
                 }

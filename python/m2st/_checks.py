@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import os
+import re
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,15 +22,24 @@ from m2st._files import is_store, try_place
 from m2st._keys import (
     CONNECTIVITIES,
     COORDINATES,
+    DEFAULT,
     DISTANCES,
+    GRAPH_RECORD,
     IN_TISSUE,
     NEIGHBORS,
-    RECORD,
+    Keys,
 )
 
 _PACKAGE = str(Path(__file__).parent) + os.sep
 # Entries of the record, each of them a dictionary.
 _ENTRIES = ("graph", "prepare", "embed", "cluster", "n_domains")
+# Names that h5ad, zarr and SpatialData can all hold.
+_NAME = re.compile(r"[^\W_][\w.-]*")
+# Of others' keys in ``uns``, and of what m2ST writes beside the record of another result.
+_NO_NAME = re.compile(
+    r"spatial|spatial_neighbors|spatialdata_attrs|m2st_(r|python)"
+    r"|.*_(pca|pca_single|scale\d*|domain|confidence|colors)"
+)
 # scikit-learn and NumPy's older generators take no larger seed.
 _LAST_SEED = 2**32 - 1
 # Largest and, inverted, smallest size of values: their squares and sums stay within single
@@ -101,10 +111,15 @@ def check_adata(adata: Any) -> None:
             "`m2st.io.read(path, backed=True)`."
         )
         raise TypeError(msg)
-    record = adata.uns.get(RECORD, {})
-    found = {f"adata.uns[{RECORD!r}]": record}
+    _check_record(adata, DEFAULT)
+
+
+def _check_record(adata: Any, name: str) -> None:
+    """Require a record of m2ST under this name in ``uns``, or nothing."""
+    record = adata.uns.get(name, {})
+    found = {f"adata.uns[{name!r}]": record}
     if isinstance(record, Mapping):
-        found |= {f"adata.uns[{RECORD!r}][{k!r}]": record[k] for k in _ENTRIES if k in record}
+        found |= {f"adata.uns[{name!r}][{k!r}]": record[k] for k in _ENTRIES if k in record}
     for where, entry in found.items():
         if not isinstance(entry, Mapping):
             msg = (
@@ -112,6 +127,60 @@ def check_adata(adata: Any) -> None:
                 "would be overwritten: give it another name, or delete it."
             )
             raise TypeError(msg)
+
+
+def check_key_added(adata: Any, name: object) -> Keys:
+    """Require a name for a result that takes the place of nothing else; return its keys.
+
+    Under another name than the default, what stands where the result is to go has to be m2ST's: the
+    record tells which steps have written there.
+    """
+    if not isinstance(name, str):
+        msg = f"Expected `key_added` to be a name, found {name!r} ({type(name).__name__})."
+        raise TypeError(msg)
+    if not _NAME.fullmatch(name):
+        msg = (
+            "Expected `key_added=` of letters, digits, '_', '-' and '.', with a letter or a digit "
+            f"first, found {name!r}. Choose another name."
+        )
+        raise ValueError(msg)
+    if _NO_NAME.fullmatch(name):
+        msg = (
+            f"Expected `key_added=` to be a name of its own, found {name!r}, which stands for "
+            "something else in the object or ends like a key of m2ST. Choose another name."
+        )
+        raise ValueError(msg)
+    keys = Keys(name)
+    if name == DEFAULT:
+        return keys
+    record = adata.uns.get(name, {})
+    known = set(record) if isinstance(record, Mapping) else set()
+    found = []
+    if not isinstance(record, Mapping) or (known and not known & {*_ENTRIES, "n_members"}):
+        found.append(f"adata.uns[{name!r}]")
+    if "n_members" not in known:
+        found += [f"adata.obs[{k!r}]" for k in (keys.domain, keys.confidence) if k in adata.obs]
+        own = [keys.embedding, *scales_of(adata, keys)]
+        found += [f"adata.obsm[{key!r}]" for key in own if key in adata.obsm]
+    if "prepare" not in known:
+        own = [keys.features, keys.single]
+        found += [f"adata.obsm[{key!r}]" for key in own if key in adata.obsm]
+    if found:
+        msg = (
+            f"Expected `key_added={name!r}` to name a result of m2ST or nothing, found "
+            f"`{found[0]}`, which m2ST has not written. Choose another name."
+        )
+        raise ValueError(msg)
+    _check_record(adata, name)
+    return keys
+
+
+def scales_of(adata: Any, keys: Keys) -> list[str]:
+    """Keys in ``obsm`` of the embeddings of each scale; others only begin alike."""
+    prefix = keys.scale("")
+    return [
+        key for key in adata.obsm if key.startswith(prefix) and key.removeprefix(prefix).isdecimal()
+    ]
 
 
 def check_key(key: str, slot: Mapping[str, Any] | Any, *, where: str, hint: str = "") -> None:
@@ -303,7 +372,7 @@ def check_rep(adata: Any, use_rep: str) -> NDArray[np.float32]:
 
 def recorded_key(adata: Any, name: str) -> str | None:
     """``spatial_key`` or ``sample_key`` that the spatial graph was built with, if known."""
-    record = adata.uns.get(RECORD)
+    record = adata.uns.get(GRAPH_RECORD)
     graph = record.get("graph") if isinstance(record, Mapping) else None
     key = graph.get(name) if isinstance(graph, Mapping) else None
     slot = adata.obsm if name == "spatial_key" else adata.obs
@@ -389,7 +458,7 @@ def graph_params(adata: Any) -> Mapping[str, Any] | None:
     Squidpy replaces the note on the graph; a graph that was changed by hand has another number of
     edges than the record says. One of fewer observations is ours, restricted to a subset.
     """
-    note, record = adata.uns.get(NEIGHBORS), adata.uns.get(RECORD)
+    note, record = adata.uns.get(NEIGHBORS), adata.uns.get(GRAPH_RECORD)
     params = note.get("params") if isinstance(note, Mapping) else None
     if not isinstance(params, Mapping) or not {"method", "spatial_key"} <= params.keys():
         return None

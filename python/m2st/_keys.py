@@ -1,22 +1,14 @@
 """The names under which results are stored; docs/guide/slots.md has the table."""
 
-DOMAIN = "m2st_domain"
-"""``obs``: the domain of each observation, categorical ``"1"`` .. ``"K"`` in numeric order."""
+from __future__ import annotations
 
-CONFIDENCE = "m2st_confidence"
-"""``obs``: estimated probability that another run agrees with the domain, in [0, 1]."""
+from dataclasses import dataclass
 
-EMBEDDING = "X_m2st"
-"""``obsm``: the representation common to all scales and members."""
+DEFAULT = "m2st"
+"""The name of a result that gets no other one."""
 
-RECORD = "m2st"
-"""``uns``: parameters, seed, versions, histories and the graph report of a run."""
-
-FEATURES = "X_m2st_pca"
-"""``obsm``: the features that the autoencoder is trained on."""
-
-SINGLE = "X_m2st_pca_single"
-"""``obsm``: components of single observations, for the test for structure in space."""
+GRAPH_RECORD = DEFAULT
+"""``uns``: the record with the report on the spatial graph, which all results share."""
 
 COORDINATES = "spatial"
 """``obsm``: coordinates of the observations."""
@@ -34,9 +26,45 @@ NEIGHBORS = "spatial_neighbors"
 """``uns``: where the graph is stored and how it was built, in squidpy's layout."""
 
 
-def scale_embedding(scale: int | str) -> str:
-    """``obsm``: embedding of a scale, counted from 1, members side by side; ``""``: prefix."""
-    return f"{EMBEDDING}_scale{scale}"
+@dataclass(frozen=True)
+class Keys:
+    """The keys of one result: all begin with its name, the `key_added` of functions."""
+
+    name: str = DEFAULT
+
+    @property
+    def domain(self) -> str:
+        """``obs``: domain of each observation, categorical ``"1"`` .. ``"K"`` in numeric order."""
+        return f"{self.name}_domain"
+
+    @property
+    def confidence(self) -> str:
+        """``obs``: estimated probability that another run agrees with the domain, in [0, 1]."""
+        return f"{self.name}_confidence"
+
+    @property
+    def embedding(self) -> str:
+        """``obsm``: the representation common to all scales and members."""
+        return f"X_{self.name}"
+
+    @property
+    def features(self) -> str:
+        """``obsm``: the features that the autoencoder is trained on."""
+        return f"{self.embedding}_pca"
+
+    @property
+    def single(self) -> str:
+        """``obsm``: components of single observations, for the test for structure in space."""
+        return f"{self.features}_single"
+
+    @property
+    def record(self) -> str:
+        """``uns``: parameters, seed, versions, histories and the graph report of a run."""
+        return self.name
+
+    def scale(self, number: int | str) -> str:
+        """``obsm``: embedding of a scale, counted from 1, members side by side; ``""``: prefix."""
+        return f"{self.embedding}_scale{number}"
 
 
 def colors(key: str) -> str:

@@ -1,4 +1,4 @@
-"""Reading the record of a run, ``uns["m2st"]``: what fits, whoever wrote it."""
+"""Reading the record of a run in ``uns``: what fits, whoever wrote it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from m2st._keys import RECORD
+from m2st._keys import DEFAULT
 
 
 def _numbers(value: object) -> NDArray[np.float64] | None:
@@ -91,13 +91,13 @@ _FITTING: dict[str, Callable[[object], bool]] = {
 """What is read of the record, and what it has to be."""
 
 
-def readable(uns: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Copy of the record with what fits, and the names of what does not.
+def readable(uns: Mapping[str, Any], name: str = DEFAULT) -> tuple[dict[str, Any], list[str]]:
+    """Copy of the record of a result with what fits, and the names of what does not.
 
     A record may be missing, have lost entries on its way through another format, or be something
     else altogether that stands under our key.
     """
-    record = uns.get(RECORD)
+    record = uns.get(name)
     if record is None:
         return {}, []
     if not isinstance(record, Mapping):

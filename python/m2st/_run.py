@@ -14,6 +14,7 @@ from m2st._checks import (
     check_adata,
     check_int,
     check_key,
+    check_key_added,
     check_n_domains,
     check_numbers,
     check_seed,
@@ -59,6 +60,7 @@ def run(
     progress: bool = True,
     callback: Callback | None = None,
     checkpoint: str | Path | None = None,
+    key_added: str = _keys.DEFAULT,
 ) -> Model:
     """Prepare, build the spatial graph, embed and cluster, in place.
 
@@ -108,6 +110,10 @@ def run(
         all members, and the loss; returning False ends the training. Needs a single job.
     checkpoint
         File from which an interrupted training resumes; each member has its own, numbered.
+    key_added
+        Name of the result: it takes the place of ``m2st`` in what is written. Results with
+        different names live side by side in one object, each with its record. They share the
+        spatial graph, whose report stays in ``uns["m2st"]["graph"]``.
 
     Returns
     -------
@@ -152,6 +158,7 @@ def run(
     from m2st._nn._training import choose_device
 
     check_adata(adata)
+    keys = check_key_added(adata, key_added)
     check_several(adata)
     auto = isinstance(n_domains, str) and n_domains == "auto"
     _check_enough(n_domains, n_obs=adata.n_obs)
@@ -176,7 +183,8 @@ def run(
         check_key(use_rep, adata.obsm, where="adata.obsm", hint=hint)
     if layer is not None:
         check_key(layer, adata.layers, where="adata.layers")
-    if use_rep == _keys.FEATURES and n_pcs is not None:
+    ready = None if use_rep is None or tl.owner_of_features(adata, use_rep) is None else use_rep
+    if ready is not None and n_pcs is not None:
         msg = (
             f"Expected `n_pcs` for features that are to be made, found {n_pcs} together with "
             f"`use_rep={use_rep!r}`, which is used as it is. Leave one of them out."
@@ -197,36 +205,52 @@ def run(
             n_pcs=n_pcs,
             sample_key=sample_key,
             random_state=random_state,
+            key_added=key_added,
         )
-    elif use_rep != _keys.FEATURES:
-        projection = pp.project_rep(adata, use_rep, n_pcs=n_pcs, random_state=random_state)
-    features = check_numbers(adata.obsm[_keys.FEATURES], name=_keys.FEATURES)
+    elif ready is None:
+        projection = pp.project_rep(
+            adata, use_rep, n_pcs=n_pcs, random_state=random_state, key_added=key_added
+        )
+    ready = ready or keys.features
+    features = check_numbers(adata.obsm[ready], name=ready)
     _check_enough(n_domains, n_obs=int((place.valid & ~np.isnan(features).all(axis=1)).sum()))
     networks = tl.embed(
         adata,
         autoencoder,
+        use_rep=ready,
         random_state=random_state,
         device=device,
         n_jobs=n_jobs,
         progress=progress,
         callback=callback,
         checkpoint=checkpoint,
+        key_added=key_added,
     )
     found = None
     if auto:
         n_domains = tl.choose_n_domains(
-            adata, params=clustering, random_state=random_state, n_jobs=n_jobs
+            adata,
+            params=clustering,
+            random_state=random_state,
+            n_jobs=n_jobs,
+            key_added=key_added,
         )
         logger.info("Chosen: %d domains", n_domains)
     if n_domains is not None:
         found = tl.find_domains(
-            adata, int(n_domains), clustering, random_state=random_state, n_jobs=n_jobs
+            adata,
+            int(n_domains),
+            clustering,
+            random_state=random_state,
+            n_jobs=n_jobs,
+            key_added=key_added,
         )
-    return _model_of(adata, use_rep, projection, networks, found)
+    return _model_of(adata, keys, use_rep, projection, networks, found)
 
 
 def _model_of(
     adata: AnnData,
+    keys: _keys.Keys,
     use_rep: str | None,
     projection: ExpressionProjection | ReadyProjection | None,
     networks: list[MaskedGraphAutoencoder],
@@ -234,8 +258,8 @@ def _model_of(
 ) -> Model:
     """Keep of a run what treats another section the same."""
     fits = [None] * len(networks) if found is None else [fit.to_domains() for fit in found.fits]
-    names = () if found is None else tuple(adata.obs[_keys.DOMAIN].cat.categories)
-    record = adata.uns[_keys.RECORD]
+    names = () if found is None else tuple(adata.obs[keys.domain].cat.categories)
+    record = adata.uns[keys.record]
     return Model(
         members=tuple(
             Member(network.cpu(), domains) for network, domains in zip(networks, fits, strict=True)

@@ -148,9 +148,9 @@ def cluster(request: Request, callback: Callback | None = None) -> Answer:
         scales = [read_matrix(scale["data"], scale["shape"]) for scale in request["scales"]]
         adata = AnnData(obs=_names(len(scales[0])))
         for number, scale in enumerate(scales, start=1):
-            adata.obsm[_keys.scale_embedding(number)] = scale.astype(np.float32)
+            adata.obsm[_keys.Keys().scale(number)] = scale.astype(np.float32)
         pp.spatial_graph(adata, sample_key=read_place(adata, request))
-        adata.uns[_keys.RECORD]["n_members"] = int(request["n_members"])
+        adata.uns[_keys.DEFAULT]["n_members"] = int(request["n_members"])
         _, clustering = _read_params(request)
         tl.cluster(
             adata,
@@ -202,8 +202,10 @@ def report(request: Request, callback: Callback | None = None) -> Answer:
             levels = [str(level) for level in column["levels"]]
             adata.obs[key] = pd.Categorical.from_codes(codes, categories=levels)
         if request.get("confidence") is not None:
-            adata.obs[_keys.CONFIDENCE] = np.frombuffer(request["confidence"], dtype=np.float64)
-        adata.uns[_keys.RECORD] = _of_r(request.get("record") or {})
+            adata.obs[_keys.Keys().confidence] = np.frombuffer(
+                request["confidence"], dtype=np.float64
+            )
+        adata.uns[_keys.DEFAULT] = _of_r(request.get("record") or {})
         adata.uns["spatial"] = {
             name: _library(image) for name, image in dict(request.get("images") or {}).items()
         }
@@ -428,15 +430,16 @@ def _read_params(request: Request) -> tuple[AutoencoderParams, ClusteringParams]
 
 def _results(adata: AnnData) -> Answer:
     """Results of an object as plain values and buffers."""
-    answer: Answer = {"record": _plain(adata.uns[_keys.RECORD]), "scales": []}
-    while (key := _keys.scale_embedding(len(answer["scales"]) + 1)) in adata.obsm:
+    keys = _keys.Keys()
+    answer: Answer = {"record": _plain(adata.uns[keys.record]), "scales": []}
+    while (key := keys.scale(len(answer["scales"]) + 1)) in adata.obsm:
         answer["scales"].append(_buffer(adata.obsm[key]))
-    if _keys.DOMAIN in adata.obs:
-        codes = adata.obs[_keys.DOMAIN].cat.codes.to_numpy()
+    if keys.domain in adata.obs:
+        codes = adata.obs[keys.domain].cat.codes.to_numpy()
         answer["labels"] = bytearray((codes.astype(np.int32) + 1).tobytes())
-        answer["embedding"] = _buffer(adata.obsm[_keys.EMBEDDING])
-    if _keys.CONFIDENCE in adata.obs:
-        confidence = adata.obs[_keys.CONFIDENCE].to_numpy(dtype=np.float64)
+        answer["embedding"] = _buffer(adata.obsm[keys.embedding])
+    if keys.confidence in adata.obs:
+        confidence = adata.obs[keys.confidence].to_numpy(dtype=np.float64)
         answer["confidence"] = bytearray(confidence.tobytes())
     return answer
 

@@ -36,7 +36,7 @@ _DASK_TIMEOUT = 10  # seconds
 _SETTINGS = ", ".join([*AutoencoderParams.ranges, *ClusteringParams.ranges])
 _PICTURES = ("domains.png", "training.png", "scale_weights.png")
 _ARGUMENT = re.compile(
-    r"`(layer|normalized|overwrite|sample_key|spatial_key|table|use_rep)=([^`]*)`"
+    r"`(key_added|layer|normalized|overwrite|sample_key|spatial_key|table|use_rep)=([^`]*)`"
 )
 _CONVERTED = (".h5ad", ".zarr", ".rds", ".rda", ".rdata")
 
@@ -61,6 +61,9 @@ OutputTable = Annotated[
 Plots = Annotated[Path | None, typer.Option(help="Folder for pictures (PNG).")]
 SpatialKey = Annotated[
     str | None, typer.Option(help='Coordinates: a key of obsm, "spatial" by default.')
+]
+KeyAdded = Annotated[
+    str, typer.Option(help="Name of the result: several live side by side in one file.")
 ]
 Table = Annotated[
     str | None, typer.Option(help="Table to read from a SpatialData store that holds several.")
@@ -136,6 +139,7 @@ def run_command(
     checkpoint: Annotated[
         Path | None, typer.Option(help="File from which an interrupted training resumes.")
     ] = None,
+    key_added: KeyAdded = _keys.DEFAULT,
     output_table: OutputTable = None,
     trust: Trust = False,
     overwrite: Overwrite = False,
@@ -193,6 +197,7 @@ def run_command(
                 n_jobs=jobs,
                 progress=sys.stderr.isatty() and not quiet,
                 checkpoint=checkpoint,
+                key_added=key_added,
             )
         if not first:  # all processes end with the same result
             return
@@ -201,10 +206,11 @@ def run_command(
         if save_model is not None:
             model.save(save_model, overwrite=overwrite)
             saved.append(save_model)
-        _say(f"{_summary(adata)}\nSaved {' and '.join(map(str, saved))}", quiet=quiet)
+        found = _summary(adata, _keys.Keys(key_added))
+        _say(f"{found}\nSaved {' and '.join(map(str, saved))}", quiet=quiet)
         if plots is not None:
-            _save_plots(adata, plots)
-        if adata.uns["m2st"]["embed"]["stopped"] == "interrupted":
+            _save_plots(adata, plots, key_added=key_added)
+        if adata.uns[key_added]["embed"]["stopped"] == "interrupted":
             raise typer.Exit(INTERRUPTED)
 
 
@@ -224,6 +230,7 @@ def apply_command(
     spatial_key: SpatialKey = None,
     sample_key: SampleKey = None,
     jobs: Jobs = 1,
+    key_added: KeyAdded = _keys.DEFAULT,
     output_table: OutputTable = None,
     trust: Trust = False,
     overwrite: Overwrite = False,
@@ -249,13 +256,16 @@ def apply_command(
             spatial_key=spatial_key,
             sample_key=sample_key,
             n_jobs=jobs,
+            key_added=key_added,
         )
         m2st.io.write(adata, output, table=output_table, overwrite=overwrite)
         saved.append(output)
-        found = _domains_in_words(adata) if model.domains else [f"Embedded by {model}"]
+        found = [f"Embedded by {model}"]
+        if model.domains:
+            found = _domains_in_words(adata, _keys.Keys(key_added))
         _say("\n".join([*found, f"Saved {output}"]), quiet=quiet)
         if plots is not None and model.domains:
-            _save_plots(adata, plots, names=_PICTURES[:1])
+            _save_plots(adata, plots, names=_PICTURES[:1], key_added=key_added)
 
 
 @app.command()
@@ -382,7 +392,7 @@ def demo(
             n_jobs=jobs,
             progress=sys.stderr.isatty() and not quiet,
         )
-        features = adata.obsm[_keys.SINGLE]
+        features = adata.obsm[_keys.Keys().single]
         smoothed = smooth(features, adata.obsp["spatial_connectivities"], n_hops=3)
         kmeans = KMeans(n_domains, n_init=10, random_state=seed)
         scores = {
@@ -394,7 +404,7 @@ def demo(
         lines += [
             f"  {name:<26}{m2st.metrics.ari(truth, found):.3f}" for name, found in scores.items()
         ]
-        lines += ["", _summary(adata)]
+        lines += ["", _summary(adata, _keys.Keys())]
         output.mkdir(parents=True, exist_ok=True)
         m2st.io.write(adata, output / "cortex.h5ad", overwrite=overwrite)
         saved.append(output / "cortex.h5ad")
@@ -411,6 +421,7 @@ def report_command(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="HTML file to write.")],
     table: Table = None,
+    key_added: KeyAdded = _keys.DEFAULT,
     column: Annotated[
         list[str] | None,
         typer.Option(help="Further column of obs to show on the map; can be repeated."),
@@ -432,6 +443,7 @@ def report_command(
         m2st.report(
             m2st.io.read(input_path, table=table, trust=trust),
             output,
+            key_added=key_added,
             columns=column or [],
             spatial_key=spatial_key,
             sample_key=sample_key,
@@ -615,14 +627,15 @@ def _save_plots(
     *,
     truth: str | None = None,
     names: Sequence[str] = _PICTURES,
+    key_added: str = _keys.DEFAULT,
 ) -> None:
     """Write the pictures of a run, after its result; one that fails is a warning."""
     import m2st
 
     figures: dict[str, Callable[[], Figure]] = {
-        "domains.png": lambda: m2st.pl.domains(adata, truth=truth),
-        "training.png": lambda: m2st.pl.training(adata),
-        "scale_weights.png": lambda: m2st.pl.scale_weights(adata),
+        "domains.png": lambda: m2st.pl.domains(adata, truth=truth, key_added=key_added),
+        "training.png": lambda: m2st.pl.training(adata, key_added=key_added),
+        "scale_weights.png": lambda: m2st.pl.scale_weights(adata, key_added=key_added),
     }
     for name in names:
         try:
@@ -635,9 +648,9 @@ def _save_plots(
             warn(f"{folder / name} could not be drawn and was left out: {reason}")
 
 
-def _summary(adata: AnnData) -> str:
+def _summary(adata: AnnData, keys: _keys.Keys) -> str:
     """Say in words what was found and how."""
-    record = adata.uns["m2st"]
+    record = adata.uns[keys.record]
     embedding, clustering = record["embed"], record["cluster"]
     weights = ", ".join(f"{weight:.2f}" for weight in clustering["scale_weights"].mean(axis=0))
     loss = embedding["loss"]
@@ -645,7 +658,7 @@ def _summary(adata: AnnData) -> str:
     fewest, most = min(map(len, last)), max(map(len, last))
     epochs = str(most) if fewest == most else f"{fewest} to {most}"
     lines = [
-        *_domains_in_words(adata),
+        *_domains_in_words(adata, keys),
         f"Training: {len(loss)} members, {embedding['stopped']} after "
         f"{epochs} epochs on {embedding['device']}, loss "
         f"{np.mean([row[-1] for row in last if len(row)] or np.nan):.4f}",
@@ -654,11 +667,11 @@ def _summary(adata: AnnData) -> str:
     return "\n".join(lines)
 
 
-def _domains_in_words(adata: AnnData) -> list[str]:
+def _domains_in_words(adata: AnnData, keys: _keys.Keys) -> list[str]:
     """Sizes of the domains, the graph, and how sure; of a run or of a model that was applied."""
-    domains, graph = adata.obs["m2st_domain"], adata.uns["m2st"]["graph"]
+    domains, graph = adata.obs[keys.domain], adata.uns[keys.record]["graph"]
     sizes = domains.value_counts(sort=False)
-    confident = (adata.obs["m2st_confidence"].dropna() >= 0.9).mean()
+    confident = (adata.obs[keys.confidence].dropna() >= 0.9).mean()
     lines = [
         f"{len(sizes)} domains in {adata.n_obs} observations: "
         + ", ".join(f"{name} ({size})" for name, size in sizes.items()),

@@ -49,7 +49,8 @@ COLOR_BAR = (0.15, 1.2)
 def domains(
     adata: AnnData,
     *,
-    key: str = _keys.DOMAIN,
+    key: str | None = None,
+    key_added: str = _keys.DEFAULT,
     truth: str | None = None,
     sample_key: str | None = None,
     spatial_key: str | None = None,
@@ -67,7 +68,10 @@ def domains(
         Annotated data with domains and coordinates.
     key
         Column of ``obs`` with the domains, at most 1,000; missing ones are drawn light grey. Above
-        150 the legend gives their number. Observations without coordinates are not drawn.
+        150 the legend gives their number. Observations without coordinates are not drawn. None
+        takes the domains of the result `key_added`.
+    key_added
+        Name of the result.
     truth
         Column of ``obs`` with the reference to draw as well, at most 1,000 classes.
     sample_key
@@ -123,7 +127,9 @@ def domains(
     """
     sections, titled = _read_sections(adata, sample_key, spatial_key, panel_size)
     hint = "Run `m2st.tl.cluster(adata, n_domains)` or `m2st.run(adata, n_domains)` first."
-    result = read_categories(adata, key, hint=hint if key == _keys.DOMAIN else "")
+    own = _keys.Keys(key_added).domain
+    key = key or own
+    result = read_categories(adata, key, hint=hint if key == own else "")
     reference = None if truth is None else read_categories(adata, truth)
     colors = kept_colors(adata, key, len(result.categories))
     layers = [_label_layer(key, result, colors)]
@@ -135,7 +141,8 @@ def domains(
 def confidence(
     adata: AnnData,
     *,
-    key: str = _keys.CONFIDENCE,
+    key: str | None = None,
+    key_added: str = _keys.DEFAULT,
     sample_key: str | None = None,
     spatial_key: str | None = None,
     panel_size: float = 3.0,
@@ -151,7 +158,9 @@ def confidence(
         Annotated data with confidences and coordinates.
     key
         Column of ``obs`` with numbers from 0 to 1; missing ones are drawn light grey. Observations
-        without coordinates are not drawn.
+        without coordinates are not drawn. None takes the confidence of the result `key_added`.
+    key_added
+        Name of the result.
     sample_key
         Column of ``obs`` with the section of each observation; None takes the one that the spatial
         graph was built with, if any.
@@ -189,7 +198,9 @@ def confidence(
     """
     sections, titled = _read_sections(adata, sample_key, spatial_key, panel_size)
     hint = "Run `m2st.tl.cluster(adata, n_domains)` or `m2st.run(adata, n_domains)` first."
-    shares = read_shares(adata, key, hint=hint if key == _keys.CONFIDENCE else "")
+    own = _keys.Keys(key_added).confidence
+    key = key or own
+    shares = read_shares(adata, key, hint=hint if key == own else "")
     layer = _Layer(
         key,
         share_colors(shares),
@@ -198,13 +209,15 @@ def confidence(
     return _draw_map(sections, [layer], panel_size, titled=titled)
 
 
-def training(adata: AnnData) -> Figure:
+def training(adata: AnnData, *, key_added: str = _keys.DEFAULT) -> Figure:
     """Draw the training loss of each member per epoch, and where and why training stopped.
 
     Parameters
     ----------
     adata
         Annotated data after `m2st.tl.embed`.
+    key_added
+        Name of the result.
 
     Returns
     -------
@@ -225,7 +238,7 @@ def training(adata: AnnData) -> Figure:
     """
     from matplotlib.ticker import MaxNLocator
 
-    record = _record(adata, "embed", "loss", call="m2st.tl.embed(adata)")
+    record = _record(adata, key_added, "embed", "loss", call="m2st.tl.embed(adata)")
     members = np.atleast_2d(np.asarray(record["loss"], dtype=np.float64))
     losses = [row[~np.isnan(row)] for row in members]
     longest = max(len(loss) for loss in losses)
@@ -264,13 +277,15 @@ def training(adata: AnnData) -> Figure:
     return figure
 
 
-def scale_weights(adata: AnnData) -> Figure:
+def scale_weights(adata: AnnData, *, key_added: str = _keys.DEFAULT) -> Figure:
     """Draw the weight of each scale, and of what all scales share, in the clustering.
 
     Parameters
     ----------
     adata
         Annotated data after `m2st.tl.cluster`.
+    key_added
+        Name of the result.
 
     Returns
     -------
@@ -291,11 +306,11 @@ def scale_weights(adata: AnnData) -> Figure:
     ['scale 1', 'scale 2', 'common']
     """
     call = "m2st.tl.cluster(adata, n_domains)"
-    record = _record(adata, "cluster", "scale_weights", call=call)
+    record = _record(adata, key_added, "cluster", "scale_weights", call=call)
     members = np.atleast_2d(np.asarray(record["scale_weights"], dtype=np.float64))
     weights = members.mean(axis=0)
     n_scales = len(weights) - 1
-    params = readable(adata.uns)[0].get("embed", {}).get("params", {})
+    params = readable(adata.uns, key_added)[0].get("embed", {}).get("params", {})
     widths = np.ravel(params.get("scale_dims", [])).tolist()
     labels = [f"scale {scale}" for scale in range(1, n_scales + 1)]
     if len(widths) == n_scales:
@@ -328,13 +343,15 @@ def scale_weights(adata: AnnData) -> Figure:
     return figure
 
 
-def n_domains(adata: AnnData) -> Figure:
+def n_domains(adata: AnnData, *, key_added: str = _keys.DEFAULT) -> Figure:
     """Draw the evidence for each number of domains.
 
     Parameters
     ----------
     adata
         Annotated data after `m2st.tl.choose_n_domains`.
+    key_added
+        Name of the result.
 
     Returns
     -------
@@ -357,7 +374,7 @@ def n_domains(adata: AnnData) -> Figure:
     from matplotlib.ticker import MaxNLocator
 
     call = "m2st.tl.choose_n_domains(adata)"
-    record = _record(adata, "n_domains", "score", call=call)
+    record = _record(adata, key_added, "n_domains", "score", call=call)
     candidates, score = np.asarray(record["candidates"]), np.asarray(record["score"])
     chosen = int(record["chosen"])
     figure = _figure(figsize=(4.5, 3.0), facecolor="white", dpi=150, layout="constrained")
@@ -394,12 +411,14 @@ def _figure(**settings: Any) -> Figure:
     return Picture(**settings)
 
 
-def _record(adata: AnnData, step: str, entry: str, *, call: str) -> Mapping[str, Any]:
+def _record(
+    adata: AnnData, key_added: str, step: str, entry: str, *, call: str
+) -> Mapping[str, Any]:
     """Return the record of one step of a run."""
     hint = f"Run `{call}` or `m2st.run(adata, n_domains)` first."
-    where = f"adata.uns[{_keys.RECORD!r}]"
-    check_key(_keys.RECORD, adata.uns, where="adata.uns", hint=hint)
-    found = readable(adata.uns)[0]  # what does not fit counts as missing
+    where = f"adata.uns[{key_added!r}]"
+    check_key(key_added, adata.uns, where="adata.uns", hint=hint)
+    found = readable(adata.uns, key_added)[0]  # what does not fit counts as missing
     check_key(step, found, where=where, hint=hint)
     record: Mapping[str, Any] = found[step]
     check_key(entry, record, where=f"{where}[{step!r}]", hint=hint)

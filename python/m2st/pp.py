@@ -25,6 +25,7 @@ from m2st._checks import (
     check_int,
     check_interval,
     check_key,
+    check_key_added,
     check_numbers,
     check_rep,
     check_seed,
@@ -53,11 +54,11 @@ from m2st._features import (
 from m2st._keys import (
     CONNECTIVITIES,
     COORDINATES,
+    DEFAULT,
     DISTANCES,
-    FEATURES,
+    GRAPH_RECORD,
     NEIGHBORS,
-    RECORD,
-    SINGLE,
+    Keys,
 )
 from m2st._sections import find_overlay, overlay_in_words
 
@@ -91,6 +92,7 @@ def prepare(
     n_pcs: int = _N_PCS,
     sample_key: str | None = None,
     random_state: int = 0,
+    key_added: str = DEFAULT,
 ) -> None:
     r"""Make features from counts: components of observations and neighbours together.
 
@@ -123,6 +125,8 @@ def prepare(
         and variance in each section.
     random_state
         Seed of the iterative eigensolver's first vector, and of the sample of the observations.
+    key_added
+        Name of the result: it takes the place of ``m2st`` in what is written.
 
     Writes
     ------
@@ -186,6 +190,7 @@ def prepare(
         n_pcs=n_pcs,
         sample_key=sample_key,
         random_state=random_state,
+        key_added=key_added,
     )
 
 
@@ -198,8 +203,11 @@ def project_counts(
     sample_key: str | None,
     random_state: int,
     n_top_genes: int = _N_TOP_GENES,
+    key_added: str = DEFAULT,
 ) -> ExpressionProjection:
     """Do what `prepare` does, and return how to make such features of other observations."""
+    check_adata(adata)
+    keys = check_key_added(adata, key_added)
     check_int("n_top_genes", n_top_genes, minimum=2)
     check_int("n_pcs", n_pcs, minimum=1)
     random_state = check_seed(random_state)
@@ -228,14 +236,19 @@ def project_counts(
         "n_top_genes": n_top_genes,
         "n_genes": len(found.projection.axes),
     }
-    _write_features(adata, filled, found.scores, "prepare", layer, random_state, parameters)
-    adata.obsm[SINGLE] = _with_all_rows(found.single, filled)
+    _write_features(adata, keys, filled, found.scores, "prepare", layer, random_state, parameters)
+    adata.obsm[keys.single] = _with_all_rows(found.single, filled)
     warn_invalid(int((~valid).sum()), n_obs=adata.n_obs)
     return cast("ExpressionProjection", found.projection)
 
 
 def prepare_rep(
-    adata: AnnData, use_rep: str, *, n_pcs: int = _N_PCS, random_state: int = 0
+    adata: AnnData,
+    use_rep: str,
+    *,
+    n_pcs: int = _N_PCS,
+    random_state: int = 0,
+    key_added: str = DEFAULT,
 ) -> None:
     r"""Make features from ready ones: components of observations and neighbours together.
 
@@ -257,6 +270,8 @@ def prepare_rep(
         with their outliers.
     random_state
         Seed of the iterative eigensolver's first vector.
+    key_added
+        Name of the result, as for `prepare`.
 
     Writes
     ------
@@ -299,16 +314,18 @@ def prepare_rep(
     >>> adata.obsm["X_m2st_pca"].shape
     (60, 15)
     """
-    project_rep(adata, use_rep, n_pcs=n_pcs, random_state=random_state)
+    project_rep(adata, use_rep, n_pcs=n_pcs, random_state=random_state, key_added=key_added)
 
 
 def project_rep(
-    adata: AnnData, use_rep: str, *, n_pcs: int, random_state: int
+    adata: AnnData, use_rep: str, *, n_pcs: int, random_state: int, key_added: str = DEFAULT
 ) -> ReadyProjection | None:
     """Do what `prepare_rep` does, and return how to make such features of other observations.
 
     None where the features are taken as they are.
     """
+    check_adata(adata)
+    keys = check_key_added(adata, key_added)
     check_int("n_pcs", n_pcs, minimum=1)
     random_state = check_seed(random_state)
     features = check_rep(adata, use_rep)
@@ -331,10 +348,10 @@ def project_rep(
             "Using %d components of the %d features in %s", features.shape[1], n_features, use_rep
         )
     parameters = {"use_rep": use_rep, "n_features": n_features}
-    _write_features(adata, filled, features, "prepare_rep", None, random_state, parameters)
+    _write_features(adata, keys, filled, features, "prepare_rep", None, random_state, parameters)
     if found is None:
         return None
-    adata.obsm[SINGLE] = _with_all_rows(found.single, filled)
+    adata.obsm[keys.single] = _with_all_rows(found.single, filled)
     return cast("ReadyProjection", found.projection)
 
 
@@ -345,6 +362,7 @@ def prepare_paper(
     n_pcs: int = 200,
     min_cells: int = 3,
     random_state: int = 0,
+    key_added: str = DEFAULT,
 ) -> None:
     """Make features by the recipe of the published m2ST runs, to reproduce published numbers.
 
@@ -364,6 +382,8 @@ def prepare_paper(
         Least number of observations in which a gene must be present.
     random_state
         Seed of the iterative eigensolver's first vector.
+    key_added
+        Name of the result, as for `prepare`.
 
     Writes
     ------
@@ -409,6 +429,8 @@ def prepare_paper(
     >>> adata.obsm["X_m2st_pca"].shape
     (60, 5)
     """
+    check_adata(adata)
+    keys = check_key_added(adata, key_added)
     check_int("n_pcs", n_pcs, minimum=1)
     check_int("min_cells", min_cells, minimum=1)
     random_state = check_seed(random_state)
@@ -420,7 +442,7 @@ def prepare_paper(
     _check_filled(filled, genes, name)
     scores, n_genes, n_raw = as_published(counts[filled], n_pcs=n_pcs, random_state=random_state)
     parameters = {"min_cells": min_cells, "n_genes": n_genes}
-    _write_features(adata, filled, scores, "prepare_paper", layer, random_state, parameters)
+    _write_features(adata, keys, filled, scores, "prepare_paper", layer, random_state, parameters)
     warn_invalid(int((~valid).sum()), n_obs=adata.n_obs)
     if n_raw:
         msg = (
@@ -809,16 +831,16 @@ def ensure_graph(adata: AnnData, spatial_key: str, sample_key: str | None) -> No
         keys = {"spatial_key": spatial_key, "sample_key": sample_key}
         known = {name: key for name, key in keys.items() if key is not None}
         report = _graph.graph_report(check_graph(adata))
-        _record(adata, "graph", {"method": "given", **known, **report})
+        _record(adata, GRAPH_RECORD, "graph", {"method": "given", **known, **report})
         return
     same_keys = params["spatial_key"] == spatial_key and params.get("sample_key") == sample_key
-    known = adata.uns.get(RECORD, {}).get("graph", {}).get("fingerprint")
+    known = adata.uns.get(GRAPH_RECORD, {}).get("graph", {}).get("fingerprint")
     if spatial_key not in adata.obsm or (
         same_keys and known == _fingerprint(adata, spatial_key, sample_key)
     ):
         logger.info("Using the spatial graph found in obsp[%r]", CONNECTIVITIES)
         return
-    n_obs = adata.uns.get(RECORD, {}).get("graph", {}).get("n_obs")
+    n_obs = adata.uns.get(GRAPH_RECORD, {}).get("graph", {}).get("n_obs")
     if "radius" in params:
         spatial_graph_radius(
             adata, params["radius"], spatial_key=spatial_key, sample_key=sample_key
@@ -839,7 +861,7 @@ def ensure_graph(adata: AnnData, spatial_key: str, sample_key: str | None) -> No
         msg = (
             "The spatial graph was built from other coordinates, sections or observations. It is "
             f"built anew from `adata.obsm[{spatial_key!r}]`: "
-            f"{adata.uns[RECORD]['graph']['reason']}."
+            f"{adata.uns[GRAPH_RECORD]['graph']['reason']}."
         )
         warn(msg)
 
@@ -977,6 +999,7 @@ def _check_filled(filled: NDArray[np.bool_], genes: NDArray[np.bool_], name: str
 
 def _write_features(
     adata: AnnData,
+    keys: Keys,
     filled: NDArray[np.bool_],
     scores: NDArray[np.float32],
     recipe: str,
@@ -986,10 +1009,11 @@ def _write_features(
 ) -> None:
     """Write scores in the order of `adata`, and the record; warn of empty observations."""
     valid = valid_observations(adata)
-    adata.obsm[FEATURES] = _with_all_rows(scores, filled)
-    adata.obsm.pop(SINGLE, None)
+    adata.obsm[keys.features] = _with_all_rows(scores, filled)
+    adata.obsm.pop(keys.single, None)
     _record(
         adata,
+        keys.record,
         "prepare",
         {
             "recipe": recipe,
@@ -1021,9 +1045,9 @@ def _with_all_rows(scores: NDArray[np.float32], filled: NDArray[np.bool_]) -> ND
     return features
 
 
-def _record(adata: AnnData, key: str, entry: dict[str, Any]) -> None:
-    """Write one entry of the record in ``uns`` and leave the others."""
-    adata.uns[RECORD] = {**adata.uns.get(RECORD, {}), key: entry}
+def _record(adata: AnnData, name: str, step: str, entry: dict[str, Any]) -> None:
+    """Write one entry of a record in ``uns`` and leave the others."""
+    adata.uns[name] = {**adata.uns.get(name, {}), step: entry}
 
 
 def _sections(
@@ -1125,7 +1149,7 @@ def _write_graph(
         warn(entry["overlay"])
     else:
         _warn_of_shared_places(adata, spatial_key, sample_key, valid)
-    _record(adata, "graph", entry)
+    _record(adata, GRAPH_RECORD, "graph", entry)
     logger.info(
         "%d edge entries, mean degree %.2f, %d components.",
         report["n_edges"],

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +22,7 @@ from m2st._checks import (
     check_graph,
     check_int,
     check_key,
+    check_key_added,
     check_n_domains,
     check_numbers,
     check_rep,
@@ -29,6 +31,7 @@ from m2st._checks import (
     numbers_at,
     recorded_key,
     region_key,
+    scales_of,
     valid_observations,
     warn,
 )
@@ -66,13 +69,14 @@ def embed(
     adata: AnnData,
     params: AutoencoderParams | None = None,
     *,
-    use_rep: str = _keys.FEATURES,
+    use_rep: str | None = None,
     random_state: int = 0,
     device: str = "auto",
     n_jobs: int | None = None,
     progress: bool = True,
     callback: Callback | None = None,
     checkpoint: str | Path | None = None,
+    key_added: str = _keys.DEFAULT,
 ) -> list[MaskedGraphAutoencoder]:
     """Train an ensemble of multi-scale masked graph autoencoders and embed every observation.
 
@@ -83,7 +87,8 @@ def embed(
     params
         Architecture, training and number E of members; None takes the defaults.
     use_rep
-        Features to train on: a key of ``obsm``, or ``"X"`` for the expression matrix as it is.
+        Features to train on: a key of ``obsm``, or ``"X"`` for the expression matrix as it is. None
+        takes those that `m2st.pp` wrote under the name `key_added`, else under ``m2st``.
     random_state
         Seed.
     device
@@ -99,6 +104,8 @@ def embed(
         the loss; returning False ends the training. Needs a single job.
     checkpoint
         File from which an interrupted training resumes; each member has its own, numbered.
+    key_added
+        Name of the result: it takes the place of ``m2st`` in what is written.
 
     Returns
     -------
@@ -110,8 +117,8 @@ def embed(
     members side by side.
     ``uns["m2st"]["n_members"]``: E.
     ``uns["m2st"]["embed"]``: parameters, seed, features used, device, how attention was computed,
-    versions, loss of each member and epoch (NaN after its end), and how the training ended. A
-    clustering from earlier embeddings is removed.
+    versions, loss of each member and epoch (NaN after its end), and how the training ended.
+    Domains of this name from earlier embeddings are removed.
 
     Raises
     ------
@@ -135,7 +142,10 @@ def embed(
     """
     from m2st._graph import graph_report
 
+    check_adata(adata)
+    keys = check_key_added(adata, key_added)
     random_state = check_seed(random_state)
+    use_rep = _features_of(adata, keys) if use_rep is None else use_rep
     features = check_rep(adata, use_rep)
     params = AutoencoderParams.of(params, name="params")
     n_members = params.members_for(len(features))
@@ -162,13 +172,18 @@ def embed(
         callback=callback,
         checkpoint=checkpoint,
     )
-    forget_clustering(adata)
-    write_scales(adata, [result.embeddings for result in results], valid)
-    record = adata.uns[_keys.RECORD]
+    forget_clustering(adata, keys)
+    write_scales(adata, [result.embeddings for result in results], valid, keys)
+    record = adata.uns[keys.record]
+    shared = adata.uns.setdefault(_keys.GRAPH_RECORD, {})
     report = graph_report(adjacency)
-    if not report.items() <= record.get("graph", {}).items():
-        known = {"method": "given"} if graph_params(adata) is None else record.get("graph", {})
-        record["graph"] = {**known, **report}
+    if not report.items() <= shared.get("graph", {}).items():
+        known = {"method": "given"} if graph_params(adata) is None else shared.get("graph", {})
+        shared["graph"] = {**known, **report}
+    record["graph"] = dict(shared["graph"])
+    recipe = adata.uns.get(owner_of_features(adata, use_rep) or keys.record, {}).get("prepare")
+    if recipe is not None:
+        record["prepare"] = dict(recipe)
     endings = [result.stopped for result in results]
     record["embed"] = {
         "params": params.to_dict(),
@@ -189,7 +204,8 @@ def transform(
     models: Sequence[MaskedGraphAutoencoder],
     clusterings: Sequence[MultiScaleClustering] | None = None,
     *,
-    use_rep: str = _keys.FEATURES,
+    use_rep: str | None = None,
+    key_added: str = _keys.DEFAULT,
 ) -> None:
     """Embed the observations of another section with trained models, and find their domains.
 
@@ -203,7 +219,9 @@ def transform(
         What `cluster` returned for the embeddings of these models; None embeds only.
     use_rep
         The same features as at training, such as scores on the same principal components: a key of
-        ``obsm``, or ``"X"``.
+        ``obsm``, or ``"X"``. None takes those of this name, as for `embed`.
+    key_added
+        Name of the result: it takes the place of ``m2st`` in what is written.
 
     Writes
     ------
@@ -243,16 +261,18 @@ def transform(
             f"{len(clusterings)}. Pass what `m2st.tl.cluster` returned for these models."
         )
         raise ValueError(msg)
-    features = check_rep(adata, use_rep)
+    check_adata(adata)
+    keys = check_key_added(adata, key_added)
+    features = check_rep(adata, _features_of(adata, keys) if use_rep is None else use_rep)
     valid = _valid_rows(features)
     adjacency = induced_subgraph(check_graph(adata), valid)
     domains = [clustering.to_domains() for clustering in clusterings or ()]
     members, responsibilities = apply_members(models, domains, _rows(features, valid), adjacency, 1)
-    forget_clustering(adata)
-    write_scales(adata, members, valid)
+    forget_clustering(adata, keys)
+    write_scales(adata, members, valid, keys)
     if clusterings is not None:
         mean = np.mean(responsibilities, axis=0)
-        write_domains(adata, mean.argmax(axis=1), mean, valid)
+        write_domains(adata, mean.argmax(axis=1), mean, valid, keys)
 
 
 def cluster(
@@ -262,6 +282,8 @@ def cluster(
     *,
     random_state: int = 0,
     n_jobs: int | None = None,
+    embedding_key: str | None = None,
+    key_added: str = _keys.DEFAULT,
 ) -> list[MultiScaleClustering]:
     """Find spatial domains from the embeddings of all scales and members.
 
@@ -281,6 +303,12 @@ def cluster(
         Seed.
     n_jobs
         Members to cluster at a time, as in `embed`.
+    embedding_key
+        Name of the result whose embeddings are clustered. None takes those of `key_added` if there
+        are some, else those of ``m2st``.
+    key_added
+        Name of the result: it takes the place of ``m2st`` in what is written. With other names,
+        several numbers of domains live side by side, from one training.
 
     Returns
     -------
@@ -295,7 +323,8 @@ def cluster(
     (n_obs, d_c).
     ``uns["m2st"]["cluster"]``: parameters, seed, stability of each domain and, a row for each
     member: agreement with the consensus, scale weights (the last is that of the common
-    representation), objective of each iteration and of each start; and whether all converged.
+    representation), objective of each iteration and of each start; and whether all converged. With
+    the embeddings of another result, the name of this, and a copy of what its record says of them.
 
     Observations without an embedding have a missing domain and NaN.
 
@@ -305,15 +334,33 @@ def cluster(
         If there are no embeddings or no graph.
     ValueError
         If there are fewer observations than domains; if `m2st.pp` built the graph from other
-        coordinates.
+        coordinates; if `key_added` stands for something else, or has embeddings of its own that
+        are not to be clustered.
 
     Notes
     -----
     The confidence is the members' mean membership in the domain. It tells how far another seed
     would agree on the same data (measured in ``benchmarks/reliability.md``), not whether the domain
     is right: a domain may be confidently misplaced.
+
+    Examples
+    --------
+    >>> import m2st
+    >>> adata = m2st.datasets.simulate_cortex(n_obs=300, n_genes=200)
+    >>> model = m2st.run(adata, 7, progress=False)
+    >>> fits = m2st.tl.cluster(adata, 5, key_added="m2st_5")
+    >>> [adata.obs[key].nunique() for key in ("m2st_domain", "m2st_5_domain")]
+    [7, 5]
     """
-    return find_domains(adata, n_domains, params, random_state=random_state, n_jobs=n_jobs).fits
+    return find_domains(
+        adata,
+        n_domains,
+        params,
+        random_state=random_state,
+        n_jobs=n_jobs,
+        embedding_key=embedding_key,
+        key_added=key_added,
+    ).fits
 
 
 class Found(NamedTuple):
@@ -330,12 +377,17 @@ def find_domains(
     *,
     random_state: int,
     n_jobs: int | None,
+    embedding_key: str | None = None,
+    key_added: str = _keys.DEFAULT,
 ) -> Found:
     """Do what `cluster` does, and return all that places other observations."""
     from m2st._clustering import common_factors, consensus
 
+    check_adata(adata)
+    keys = check_key_added(adata, key_added)
+    source = _embeddings_for(adata, keys, embedding_key)
     random_state = check_seed(random_state)
-    members, valid, adjacency = _members(adata)
+    members, valid, adjacency = _members(adata, source)
     check_n_domains(n_domains, n_obs=int(valid.sum()))
     params = ClusteringParams.of(params, name="params").for_domains(n_domains)
     fits = cluster_members(members, adjacency, n_domains, params, random_state, n_jobs)
@@ -343,13 +395,20 @@ def find_domains(
     found = consensus([fit.responsibilities_ for fit in fits])
     for fit, order in zip(fits, found.orders, strict=True):
         fit.reorder(order)
-    write_domains(adata, found.labels, found.responsibilities, valid)
+    write_domains(adata, found.labels, found.responsibilities, valid, keys)
     together = [scale for scales in members for scale in scales]
     common = common_factors(together, params)
-    adata.obsm[_keys.EMBEDDING] = side_by_side(common.project(together), valid)
-    adata.uns.setdefault(_keys.RECORD, {})["cluster"] = {
+    adata.obsm[keys.embedding] = side_by_side(common.project(together), valid)
+    record = adata.uns.setdefault(keys.record, {})
+    if source != keys:
+        described = adata.uns.get(source.record, {})
+        kept = {step: described[step] for step in described if step not in {"cluster", "graph"}}
+        record |= deepcopy(kept)
+        record["graph"] = dict(adata.uns.get(_keys.GRAPH_RECORD, {}).get("graph", {}))
+    record["cluster"] = {
         "params": params.to_dict(),
         "n_domains": n_domains,
+        **({} if source == keys else {"embedding_key": source.name}),
         "random_state": random_state,
         "n_invalid": int((~valid).sum()),
         "stability": found.stability,
@@ -369,6 +428,7 @@ def choose_n_domains(
     *,
     random_state: int = 0,
     n_jobs: int | None = None,
+    key_added: str = _keys.DEFAULT,
 ) -> int:
     """Choose a number of domains by stability and by what each further domain explains.
 
@@ -385,6 +445,8 @@ def choose_n_domains(
         Seed.
     n_jobs
         Clusterings to run at a time, as in `embed`.
+    key_added
+        Name of the result whose embeddings are clustered, and whose record gets the choice.
 
     Returns
     -------
@@ -431,15 +493,18 @@ def choose_n_domains(
     if not numbers or numbers[0] < 2:
         msg = f"Expected `candidates` of at least 2 domains, found {numbers or 'none'}."
         raise ValueError(msg)
+    check_adata(adata)
+    keys = check_key_added(adata, key_added)
     random_state = check_seed(random_state)
-    members, valid, adjacency = _members(adata)
+    members, valid, adjacency = _members(adata, keys)
     check_n_domains(numbers[-1] + 1, n_obs=int(valid.sum()))
     # Objectives are compared: one width for all, and no smoothness, which falls as domains shrink.
     params = replace(ClusteringParams.of(params, name="params").for_domains(1), smoothness=0.0)
-    record = adata.uns.setdefault(_keys.RECORD, {})
-    use_rep = record.get("embed", {}).get("use_rep", _keys.FEATURES)
-    if use_rep == _keys.FEATURES and _keys.SINGLE in adata.obsm:
-        use_rep = _keys.SINGLE
+    record = adata.uns.setdefault(keys.record, {})
+    use_rep = record.get("embed", {}).get("use_rep") or _features_of(adata, keys)
+    owner = owner_of_features(adata, use_rep)
+    if owner is not None and _keys.Keys(owner).single in adata.obsm:
+        use_rep = _keys.Keys(owner).single
     p_value = spatial_structure(
         _rows(check_rep(adata, use_rep), valid), adjacency, random_state=random_state
     )
@@ -510,22 +575,51 @@ def _warn_of_given_graph(adata: AnnData, adjacency: sparse.csr_matrix) -> None:
         warn(f"{msg} The graph in `adata.obsp` links them: remove it, or build another.")
 
 
+def _features_of(adata: AnnData, keys: _keys.Keys) -> str:
+    """Features of this name; those of the default name if there are none."""
+    return keys.features if keys.features in adata.obsm else _keys.Keys().features
+
+
+def owner_of_features(adata: AnnData, use_rep: str) -> str | None:
+    """Name of the result whose features these are; None for others."""
+    if use_rep == _keys.Keys().features:
+        return _keys.DEFAULT
+    names = (
+        name
+        for name, record in adata.uns.items()
+        if isinstance(record, Mapping) and "prepare" in record
+    )
+    return next((name for name in names if _keys.Keys(name).features == use_rep), None)
+
+
+def _embeddings_for(adata: AnnData, keys: _keys.Keys, embedding_key: str | None) -> _keys.Keys:
+    """Keys of the result whose embeddings are clustered under other `keys`, or these."""
+    own = bool(scales_of(adata, keys))
+    source = keys if own and embedding_key is None else _keys.Keys(embedding_key or _keys.DEFAULT)
+    if own and source != keys:
+        msg = (
+            f"Expected `key_added={keys.name!r}` to name no other embeddings than those to be "
+            f"clustered, `embedding_key={source.name!r}`, found some. Choose another name."
+        )
+        raise ValueError(msg)
+    return source
+
+
 def _members(
-    adata: AnnData,
+    adata: AnnData, keys: _keys.Keys
 ) -> tuple[list[list[NDArray[np.float32]]], NDArray[np.bool_], sparse.csr_matrix]:
     """Embeddings of all members and scales, where there are any, and the graph between them."""
-    check_adata(adata)
     check_key(
-        _keys.scale_embedding(1),
+        keys.scale(1),
         adata.obsm,
         where="adata.obsm",
         hint="Run `m2st.tl.embed(adata)` first.",
     )
     scales: list[NDArray[np.float32]] = []
-    while (key := _keys.scale_embedding(len(scales) + 1)) in adata.obsm:
+    while (key := keys.scale(len(scales) + 1)) in adata.obsm:
         scales.append(check_numbers(adata.obsm[key], name=f"adata.obsm[{key!r}]"))
-    n_members = adata.uns.get(_keys.RECORD, {}).get("n_members", 1)
-    check_int(f"adata.uns['{_keys.RECORD}']['n_members']", n_members, minimum=1)
+    n_members = adata.uns.get(keys.record, {}).get("n_members", 1)
+    check_int(f"adata.uns['{keys.record}']['n_members']", n_members, minimum=1)
     uneven = [scale.shape[1] for scale in scales if scale.shape[1] % n_members]
     if uneven:
         msg = (
@@ -567,16 +661,17 @@ def side_by_side(parts: Sequence[NDArray[Any]], valid: NDArray[np.bool_]) -> NDA
 
 
 def write_scales(
-    adata: AnnData, members: list[list[NDArray[np.float32]]], valid: NDArray[np.bool_]
+    adata: AnnData,
+    members: list[list[NDArray[np.float32]]],
+    valid: NDArray[np.bool_],
+    keys: _keys.Keys,
 ) -> None:
     """Write the embedding of each scale; those of an earlier run with more scales go."""
-    prefix = _keys.scale_embedding("")
-    for key in list(adata.obsm):
-        if key.startswith(prefix) and key.removeprefix(prefix).isdecimal():  # others are not ours
-            del adata.obsm[key]
+    for key in scales_of(adata, keys):
+        del adata.obsm[key]
     for scale, parts in enumerate(zip(*members, strict=True), start=1):
-        adata.obsm[_keys.scale_embedding(scale)] = side_by_side(parts, valid)
-    adata.uns.setdefault(_keys.RECORD, {})["n_members"] = len(members)
+        adata.obsm[keys.scale(scale)] = side_by_side(parts, valid)
+    adata.uns.setdefault(keys.record, {})["n_members"] = len(members)
 
 
 def write_domains(
@@ -584,6 +679,7 @@ def write_domains(
     labels: NDArray[np.intp],
     responsibilities: NDArray[np.float64],
     valid: NDArray[np.bool_],
+    keys: _keys.Keys,
     names: Sequence[str] | None = None,
 ) -> None:
     """Write domains, and responsibilities in them, of the valid observations; missing elsewhere.
@@ -596,14 +692,14 @@ def write_domains(
     sure[valid] = np.minimum(responsibilities[np.arange(len(labels)), labels], 1)
     if names is None:
         names = [str(number) for number in range(1, responsibilities.shape[1] + 1)]
-    adata.obs[_keys.DOMAIN] = pd.Categorical.from_codes(codes, categories=names)
-    adata.obs[_keys.CONFIDENCE] = sure
+    adata.obs[keys.domain] = pd.Categorical.from_codes(codes, categories=names)
+    adata.obs[keys.confidence] = sure
 
 
-def forget_clustering(adata: AnnData) -> None:
-    """Remove domains that no longer belong to the embeddings."""
-    for column in {_keys.DOMAIN, _keys.CONFIDENCE} & set(adata.obs):
+def forget_clustering(adata: AnnData, keys: _keys.Keys) -> None:
+    """Remove domains that no longer belong to the embeddings of their name."""
+    for column in {keys.domain, keys.confidence} & set(adata.obs):
         del adata.obs[column]
-    adata.obsm.pop(_keys.EMBEDDING, None)
+    adata.obsm.pop(keys.embedding, None)
     for entry in ("cluster", "n_domains"):
-        adata.uns.get(_keys.RECORD, {}).pop(entry, None)
+        adata.uns.get(keys.record, {}).pop(entry, None)

@@ -16,6 +16,7 @@ from m2st._checks import (
     check_adata,
     check_features,
     check_graph,
+    check_key_added,
     check_rep,
     check_several,
     check_unique_names,
@@ -153,6 +154,7 @@ class Model:
         spatial_key: str | None = None,
         sample_key: str | None = None,
         n_jobs: int | None = None,
+        key_added: str = _keys.DEFAULT,
     ) -> None:
         """Embed the observations of another section, and place them among the domains.
 
@@ -175,6 +177,8 @@ class Model:
             there, if any.
         n_jobs
             Members to work on at a time, as in `m2st.tl.embed`; the result is the same.
+        key_added
+            Name of the result: it takes the place of ``m2st`` in what is written.
 
         Writes
         ------
@@ -217,6 +221,7 @@ class Model:
         from m2st import pp, tl
 
         check_adata(adata)
+        keys = check_key_added(adata, key_added)
         check_several(adata)
         processes(n_jobs)
         place = pp.find_place(adata, spatial_key, sample_key)
@@ -239,19 +244,20 @@ class Model:
             graph,
             n_jobs,
         )
-        tl.forget_clustering(adata)
-        tl.write_scales(adata, members, found.filled)
-        adata.obsm.pop(_keys.SINGLE, None)
-        adata.obsm[_keys.FEATURES] = tl.side_by_side([found.scores], found.filled)
+        tl.forget_clustering(adata, keys)
+        tl.write_scales(adata, members, found.filled, keys)
+        adata.obsm.pop(keys.single, None)
+        adata.obsm[keys.features] = tl.side_by_side([found.scores], found.filled)
         if self.common is not None:
             together = [scale for scales in members for scale in scales]
             common = self.common.project(together)
-            adata.obsm[_keys.EMBEDDING] = tl.side_by_side(common, found.filled)
+            adata.obsm[keys.embedding] = tl.side_by_side(common, found.filled)
         if probabilities:
             mean = np.mean(probabilities, axis=0)
-            tl.write_domains(adata, mean.argmax(axis=1), mean, found.filled, self.domains)
-            adata.uns[_keys.colors(_keys.DOMAIN)] = list(self.colors)
-        record = adata.uns[_keys.RECORD]
+            tl.write_domains(adata, mean.argmax(axis=1), mean, found.filled, keys, self.domains)
+            adata.uns[_keys.colors(keys.domain)] = list(self.colors)
+        record = adata.uns[keys.record]
+        record["graph"] = dict(adata.uns[_keys.GRAPH_RECORD]["graph"])
         record.pop("embed", None)
         record["prepare"] = found.entry
         record["apply"] = self._origin() | {"n_invalid": int((~found.filled).sum())}
@@ -342,9 +348,9 @@ class Model:
 
     def _from_ready(self, adata: AnnData, use_rep: str, place: Place) -> _Scores:
         """Features from ready ones; nothing is written."""
-        from m2st import pp
+        from m2st import pp, tl
 
-        if use_rep == _keys.FEATURES:
+        if tl.owner_of_features(adata, use_rep) is not None:
             msg = (
                 "Expected a model that knows how its features are made, found one that was fitted "
                 f"on `obsm[{use_rep!r}]`, made before. Fit it without `use_rep`, or with ready "

@@ -11,7 +11,6 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from m2st import _keys
 from m2st._checks import check_coordinates, check_key, check_numbers
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ def read_shares(adata: AnnData, key: str, *, hint: str = "") -> NDArray[np.float
     outside = found[(found < 0) | (found > 1)]
     if outside.size:
         advice = "Name another column with `key=`."
-        if key == _keys.CONFIDENCE:
+        if key.endswith("_confidence"):
             advice = "Rename the column if it is not m2ST's."
         msg = f"Expected `{name}` in [0, 1], found {outside[0]:g}. {advice}"
         raise ValueError(msg)

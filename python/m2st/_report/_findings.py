@@ -8,7 +8,6 @@ from typing import Any
 import pandas as pd
 from anndata import AnnData
 
-from m2st import _keys
 from m2st._plotting import find_libraries, find_library, mapping_in
 from m2st._report._tables import DomainRow
 
@@ -79,12 +78,12 @@ def findings_of_images(shown: AnnData, frames: list[dict[str, Any]]) -> list[str
     return found
 
 
-def findings_of_record(unfit: list[str]) -> list[str]:
+def findings_of_record(unfit: list[str], name: str) -> list[str]:
     """What of the record could not be read."""
     if not unfit:
         return []
     return [
-        f"The record of the run, uns[{_keys.RECORD!r}], is not as m2ST writes it. What does not "
+        f"The record of the run, uns[{name!r}], is not as m2ST writes it. What does not "
         f"fit is left out: {', '.join(unfit)}."
     ]
 

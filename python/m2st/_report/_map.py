@@ -41,7 +41,7 @@ def select_shown(
     Colours are written into this copy, not into the user's data.
     """
     coordinates, valid = read_places(adata, spatial_key)
-    keys = [_keys.DOMAIN, *columns] + ([] if sample_key is None else [sample_key])
+    keys = columns + ([] if sample_key is None else [sample_key])
     for key in keys:
         check_key(key, adata.obs, where="adata.obs")
     shown = AnnData(
@@ -53,10 +53,11 @@ def select_shown(
 
 
 def make_layers(
-    shown: AnnData, columns: Sequence[str], confidence: NDArray[np.float64]
+    shown: AnnData, domain: str, columns: Sequence[str], confidence: NDArray[np.float64]
 ) -> list[dict[str, Any]]:
     """What the map can be coloured by: entries of the legend, and a colour for each observation."""
-    layers = [_labels(shown, key) for key in [_keys.DOMAIN, *columns]]
+    layers = [{**_labels(shown, domain), "label": "Domain"}]
+    layers += [_labels(shown, key) for key in columns]
     if not np.isnan(confidence).all():
         thousandths = np.where(np.isnan(confidence), _STEPS, np.rint(1000 * confidence))
         layers.insert(
@@ -84,8 +85,7 @@ def _labels(shown: AnnData, key: str) -> dict[str, Any]:
         for code, (name, color, n_obs) in enumerate(zip(names, colors, counts, strict=True))
         if n_obs or code < len(names) - 1
     ]
-    label = "Domain" if key == _keys.DOMAIN else key
-    return {"label": label, "entries": entries, "names": names, "colors": colors, "codes": codes}
+    return {"label": key, "entries": entries, "names": names, "colors": colors, "codes": codes}
 
 
 def make_payload(

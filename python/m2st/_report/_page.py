@@ -44,6 +44,7 @@ def report(
     adata: AnnData,
     path: str | os.PathLike[str],
     *,
+    key_added: str = _keys.DEFAULT,
     columns: Sequence[str] = (),
     sample_key: str | None = None,
     spatial_key: str | None = None,
@@ -64,6 +65,8 @@ def report(
         Annotated data with ``obs["m2st_domain"]`` and coordinates.
     path
         Where to, in a folder that exists; ends in ``.html``.
+    key_added
+        Name of the result to show.
     columns
         Further columns of ``obs`` to switch to on the map, at most 1,000 categories each: other
         numbers of domains, an annotation. They are shown, and compared with nothing.
@@ -112,21 +115,22 @@ def report(
     """
     target = check_target(Path(path), (".html",), overwrite=overwrite)
     check_int("n_markers", n_markers, minimum=0)
-    domains = read_domains(adata)
-    record, unfit = readable(adata.uns)
-    columns = [key for key in dict.fromkeys(columns) if key != _keys.DOMAIN]
+    keys = _keys.Keys(key_added)
+    domains = read_domains(adata, keys)
+    record, unfit = readable(adata.uns, keys.record)
+    columns = [key for key in dict.fromkeys(columns) if key != keys.domain]
     sample_key = sample_key or recorded_key(adata, "sample_key")
     spatial_key = spatial_key or recorded_key(adata, "spatial_key") or _keys.COORDINATES
-    shown, valid = select_shown(adata, columns, sample_key, spatial_key)
+    shown, valid = select_shown(adata, [keys.domain, *columns], sample_key, spatial_key)
     sections = [
         find_section(shown, name, rows, shown.obsm[_keys.COORDINATES][rows])
         for name, rows in find_samples(shown, sample_key, np.ones(shown.n_obs, dtype=bool))
     ]
-    colors = kept_colors(shown, _keys.DOMAIN, len(domains.categories))
-    confidence = read_confidence(adata)
+    colors = kept_colors(shown, keys.domain, len(domains.categories))
+    confidence = read_confidence(adata, keys)
     table = domain_table(domains, confidence, colors, record)
     composition = count_composition(adata, domains, sample_key)
-    layers = make_layers(shown, columns, confidence[valid])
+    layers = make_layers(shown, keys.domain, columns, confidence[valid])
     frames = [
         make_frame(section, find_library(shown, section.name), len(sections))
         for section in sections
@@ -144,7 +148,7 @@ def report(
         warnings=[
             *list_findings(domains, record, table, composition, int((~valid).sum())),
             *no_images,
-            *findings_of_record(unfit),
+            *findings_of_record(unfit, keys.record),
         ],
         confidence=confidence_facts(confidence, table),
         markers=markers,

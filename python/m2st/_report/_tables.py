@@ -15,17 +15,17 @@ from m2st import _keys
 from m2st._plotting import read_categories, read_shares
 
 
-def read_domains(adata: AnnData) -> pd.Categorical:
+def read_domains(adata: AnnData, keys: _keys.Keys) -> pd.Categorical:
     """Domain of every observation, as categories."""
     hint = "Run `m2st.tl.cluster(adata, n_domains)` or `m2st.run(adata, n_domains)` first."
-    return read_categories(adata, _keys.DOMAIN, hint=hint)
+    return read_categories(adata, keys.domain, hint=hint)
 
 
-def read_confidence(adata: AnnData) -> NDArray[np.float64]:
+def read_confidence(adata: AnnData, keys: _keys.Keys) -> NDArray[np.float64]:
     """Confidence of every observation; NaN where there is none."""
-    if _keys.CONFIDENCE not in adata.obs:
+    if keys.confidence not in adata.obs:
         return np.full(adata.n_obs, np.nan)
-    return read_shares(adata, _keys.CONFIDENCE)
+    return read_shares(adata, keys.confidence)
 
 
 @dataclass(frozen=True)
