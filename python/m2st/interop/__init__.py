@@ -64,8 +64,8 @@ graphs, neighbors, commands,
 tools, outlines, molecules
 ============================  ====================================  ================================
 
-One warning names everything that is not converted. ``uns["m2st_r"]`` keeps facts of R without a slot
-in AnnData, such as the class and the order of the assays. The way back restores them.
+One warning names everything that is not converted. ``uns["m2st_r"]`` keeps facts of R that have no
+slot in AnnData, such as the class and the order of the assays. The way back restores them.
 ``metadata(x)$m2st_python`` does the same for Python's types, such as float32. On the way to R,
 ``obsp``, ``varm``, ``varp`` and ``raw`` are not converted.
 """
@@ -165,8 +165,8 @@ def from_anndata(adata: AnnData, as_: str | None = None) -> Any:
     Parameters
     ----------
     adata
-        Object to convert; it is not changed. Coordinates are in ``obsm["spatial"]``. Sections are in
-        ``obs["sample_id"]``, or in a column that has the keys of ``uns["spatial"]``.
+        Object to convert; it is not changed. Coordinates are in ``obsm["spatial"]``. Sections are
+        in ``obs["sample_id"]``, or in a column that has the keys of ``uns["spatial"]``.
     as_
         ``"SpatialExperiment"``, ``"SingleCellExperiment"`` or ``"Seurat"``; by default the class
         that the AnnData was read from, else a SpatialExperiment.
