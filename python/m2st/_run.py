@@ -67,31 +67,33 @@ def run(
     Parameters
     ----------
     adata
-        n_obs observations with coordinates in ``obsm["spatial"]`` and raw counts. Those with
-        ``obs["in_tissue"]`` 0 or False, or without finite coordinates, take no part: their domain
-        is missing, and a warning states how many. A graph in ``obsp["spatial_connectivities"]`` is
-        used as it is. If `m2st.pp` built it from other coordinates, sections or observations, it is
-        built anew in the same way.
+        n_obs observations with coordinates in ``obsm["spatial"]`` and raw counts. Observations with
+        ``obs["in_tissue"]`` 0 or False, or without finite coordinates, take no part. Their domain
+        is missing, and a warning says how many there are. A graph in
+        ``obsp["spatial_connectivities"]`` is used as it is. If `m2st.pp` built it from other
+        coordinates, sections or observations, it is built anew in the same way.
     n_domains
         Number of domains, or ``"auto"`` for `m2st.tl.choose_n_domains`. None embeds only: call
         `m2st.tl.cluster` afterwards.
     use_rep
-        Ready features to use instead of preparing the counts: a key of ``obsm``, or ``"X"``. What
-        `m2st.pp.prepare` or `m2st.pp.prepare_paper` wrote is used as it is, of others the
-        components (`m2st.pp.prepare_rep`). Effects of sections are taken to be out of them already.
+        Ready features in place of the counts: a key of ``obsm``, or ``"X"``. Features of
+        `m2st.pp.prepare` or `m2st.pp.prepare_paper` are used as they are. Other features are
+        brought to their components (`m2st.pp.prepare_rep`). Effects of sections must already be
+        removed.
     n_pcs
-        Number of components of the expression or of the ready features; None takes 15, or as many
-        as domains if these are more.
+        Number of components of the expression or ready features. None takes 15, or the number of
+        domains if that is more.
     layer
         Layer that holds the counts; None takes ``X``.
     normalized
         The expression is already normalised and on a log scale.
     spatial_key
-        Coordinates in ``obsm``; None takes those of the graph that is there, else ``"spatial"``.
+        Coordinates in ``obsm``. None takes the coordinates of the graph in the object, else
+        ``"spatial"``.
     sample_key
-        Column of ``obs`` that names the tissue section: no edge joins two sections, and components
-        of the expression have the same mean and variance in each. Domains are labelled alike in
-        all. None takes that of the graph that is there, if any.
+        Column of ``obs`` that names the tissue section. No edge joins two sections, and components
+        of the expression have the same mean and variance in each. Domains have the same names in
+        all. None takes the column of the graph in the object, if any.
     autoencoder
         Settings of `m2st.tl.embed`; None takes the defaults.
     clustering
@@ -106,12 +108,12 @@ def run(
     progress
         Show a progress bar.
     callback
-        Called after each epoch of the training with the epoch, the most epochs, both counted over
-        all members, and the loss; returning False ends the training. Needs a single job.
+        Function of the epoch, the most epochs and the loss, called after each epoch. Epochs are
+        counted over all members. If it returns False, the training ends. It needs a single job.
     checkpoint
         File from which an interrupted training resumes; each member has its own, numbered.
     key_added
-        Name of the result: it takes the place of ``m2st`` in what is written. Results with
+        Name of the result, in place of ``m2st`` in all keys that are written. Results with
         different names live side by side in one object, each with its record. They share the
         spatial graph, whose report stays in ``uns["m2st"]["graph"]``.
 
@@ -121,30 +123,30 @@ def run(
 
     Writes
     ------
-    What `m2st.pp.prepare` or `m2st.pp.prepare_rep`, `m2st.pp.spatial_graph` (unless there is a
-    graph), `m2st.tl.embed` and `m2st.tl.cluster` write: ``obs["m2st_domain"]``,
+    The slots that `m2st.pp.prepare` or `m2st.pp.prepare_rep`, `m2st.tl.embed` and `m2st.tl.cluster`
+    list, and the graph of `m2st.pp.spatial_graph` if there is none: ``obs["m2st_domain"]``,
     ``obs["m2st_confidence"]``, ``obsm["X_m2st"]``, ``obsm["X_m2st_scale<m>"]``,
     ``obsm["X_m2st_pca"]``, the graph in ``obsp``, and the record in ``uns["m2st"]``.
 
     Raises
     ------
     KeyError, ValueError, TypeError
-        If something is missing or unfit, with what to do about it; as far as can be told, before
-        any work is done.
+        If something is missing or unfit. The message says what to do. As far as possible, this is
+        checked before any work.
     OSError
         If `checkpoint` cannot be written.
 
     Warns
     -----
     UserWarning
-        What `m2st.pp.spatial_graph`, `m2st.pp.prepare` and `m2st.tl.embed` warn of; and if the
-        graph that was there is replaced.
+        As `m2st.pp.spatial_graph`, `m2st.pp.prepare` and `m2st.tl.embed`; and if a graph is
+        replaced.
 
     Notes
     -----
-    An interrupt from the keyboard ends the training, not the run: domains are found from the
-    members that have learned something, and the record says so. A second one ends the run; with
-    several jobs the first one does.
+    An interrupt from the keyboard ends the training, not the run. Domains are then found from the
+    members that have learned something, and the record says so. A second interrupt ends the run.
+    With several jobs, the first one does.
 
     Examples
     --------

@@ -68,17 +68,17 @@ KeyAdded = Annotated[
 Table = Annotated[
     str | None, typer.Option(help="Table to read from a SpatialData store that holds several.")
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what exists.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
 Trust = Annotated[
     bool,
     typer.Option(
-        "--trust", help="Read INPUT as it comes, an R object by R, which may run what it holds."
+        "--trust", help="Read INPUT unchecked; R reads R objects, and may run code in them."
     ),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Seed = Annotated[
-    int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed; the same seed, the same result.")
+    int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed; it fixes all bits on a CPU.")
 ]
 Jobs = Annotated[int, typer.Option(help="Members to work on at a time; -1: one for each core.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
@@ -105,7 +105,7 @@ def run_command(
     ] = None,
     layer: Layer = None,
     use_rep: Annotated[
-        str | None, typer.Option(help="Ready features to use for counts: a key of obsm, or X.")
+        str | None, typer.Option(help="Ready features in place of counts: a key of obsm, or X.")
     ] = None,
     n_pcs: Annotated[
         int | None, typer.Option(min=1, help="Components of the expression or ready features.")
@@ -417,7 +417,7 @@ def demo(
 @app.command("report")
 def report_command(
     input_path: Annotated[
-        Path, typer.Argument(metavar="RESULT", help="What `m2st run` saved: h5ad, zarr, rds.")
+        Path, typer.Argument(metavar="RESULT", help="File that `m2st run` saved: h5ad, zarr, rds.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="HTML file to write.")],
     table: Table = None,

@@ -58,9 +58,9 @@ def domains(
 ) -> Figure:
     """Draw the domains in space: every observation at its true place, size and shape.
 
-    There is one panel per sample, y pointing down as in images, and, with `truth`, a second one
-    beside or below it. Truth is coloured by the domains that overlap it most (the assignment of
-    classes to domains with the greatest total overlap), so that equal colours mean agreement.
+    There is one panel per sample, with y pointing down as in images. With `truth`, a second panel
+    stands beside or below it. A class of `truth` has the colour of the domain that it overlaps
+    most, by the assignment with the greatest total overlap. Equal colours mean agreement.
 
     Parameters
     ----------
@@ -78,8 +78,8 @@ def domains(
         Column of ``obs`` with the section of each observation; None takes the one that the spatial
         graph was built with, if any.
     spatial_key
-        Key of ``obsm`` with the coordinates, of which the first two columns are drawn; None takes
-        those that the spatial graph was built from, else ``"spatial"``.
+        Key of ``obsm`` with the coordinates. The first two columns are drawn. None takes the
+        coordinates that the spatial graph was built from, else ``"spatial"``.
     panel_size
         Inches, the longer side of a panel.
 
@@ -90,28 +90,31 @@ def domains(
     Writes
     ------
     ``uns[f"{key}_colors"]``
-        List of hexadecimal colours, one per category, as scanpy keeps them. Colours that are there
-        already are used if there is one for each category, and replaced otherwise. Nothing is
-        written to a view, nor for `truth`.
+        List of hexadecimal colours, one per category, as scanpy keeps them. Existing colours are
+        used if there is one for each category, and replaced otherwise. Nothing is written to a
+        view, or for `truth`.
 
     Raises
     ------
     KeyError
         If a column or the coordinates are missing.
     ValueError
-        If no coordinates are finite, a sample is missing, or there are more than 1,000
+        If no coordinates are finite; if a sample is missing; if there are more than 1,000
         categories.
 
     Notes
     -----
-    Circles have the diameter that ``uns["spatial"]`` holds in full-resolution pixels (entry of the
-    sample's name, or the only entry). Where none is recorded, or something else stands there,
-    observations on a lattice are circles of 0.55 of its pitch, the proportion of Visium; on an
-    exactly square one, squares that fill it, as bins do; and cells anywhere are circles of the
-    median distance to the second nearest neighbour, so that tissue looks filled. All sizes are in
-    the unit of the coordinates. A scale bar is drawn where ``uns["spatial"]`` says how many
-    micrometres a pixel has. Above 10,000 observations the points, not the text, are rasterised in
-    vector formats.
+    Circles have the diameter that ``uns["spatial"]`` holds in full-resolution pixels, in the entry
+    of the sample or the only entry. If there is no valid one, the size depends on the coordinates:
+
+    * on a lattice, circles of 0.55 of its pitch, the proportion of Visium
+    * on an exactly square lattice, squares that fill it
+    * elsewhere, circles of the median distance to the second nearest neighbour, so that tissue
+      looks filled
+
+    All sizes are in the unit of the coordinates. If ``uns["spatial"]`` says how many micrometres a
+    pixel has, there is a scale bar. Above 10,000 observations, points are rasterised in vector
+    formats.
 
     Examples
     --------
@@ -149,8 +152,8 @@ def confidence(
 ) -> Figure:
     """Draw the confidence of the domains in space, as `domains` draws the domains.
 
-    There is one panel per sample, and one colour bar from 0 to 1 for all, whatever values occur:
-    pictures of several objects can be compared.
+    There is one panel per sample. All panels have one colour bar from 0 to 1, so that pictures of
+    several objects can be compared.
 
     Parameters
     ----------
@@ -165,8 +168,8 @@ def confidence(
         Column of ``obs`` with the section of each observation; None takes the one that the spatial
         graph was built with, if any.
     spatial_key
-        Key of ``obsm`` with the coordinates, of which the first two columns are drawn; None takes
-        those that the spatial graph was built from, else ``"spatial"``.
+        Key of ``obsm`` with the coordinates. The first two columns are drawn. None takes the
+        coordinates that the spatial graph was built from, else ``"spatial"``.
     panel_size
         Inches, the longer side of a panel.
 
@@ -210,7 +213,7 @@ def confidence(
 
 
 def training(adata: AnnData, *, key_added: str = _keys.DEFAULT) -> Figure:
-    """Draw the training loss of each member per epoch, and where and why training stopped.
+    """Draw the training loss of each member and epoch, and where and why training stopped.
 
     Parameters
     ----------
@@ -278,7 +281,7 @@ def training(adata: AnnData, *, key_added: str = _keys.DEFAULT) -> Figure:
 
 
 def scale_weights(adata: AnnData, *, key_added: str = _keys.DEFAULT) -> Figure:
-    """Draw the weight of each scale, and of what all scales share, in the clustering.
+    """Draw the weight of each scale and of the common representation in the clustering.
 
     Parameters
     ----------
@@ -289,8 +292,8 @@ def scale_weights(adata: AnnData, *, key_added: str = _keys.DEFAULT) -> Figure:
 
     Returns
     -------
-    The figure. Bars are means over the members, dots the members; the dashed line is the weight
-    that all would have if none told more than another.
+    The figure. Bars are means over the members, dots are members. The dashed line is the weight
+    that all have if they are equal.
 
     Raises
     ------

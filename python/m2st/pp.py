@@ -126,7 +126,7 @@ def prepare(
     random_state
         Seed of the iterative eigensolver's first vector, and of the sample of the observations.
     key_added
-        Name of the result: it takes the place of ``m2st`` in what is written.
+        Name of the result, in place of ``m2st`` in all keys that are written.
 
     Writes
     ------

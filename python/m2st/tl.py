@@ -88,24 +88,24 @@ def embed(
         Architecture, training and number E of members; None takes the defaults.
     use_rep
         Features to train on: a key of ``obsm``, or ``"X"`` for the expression matrix as it is. None
-        takes those that `m2st.pp` wrote under the name `key_added`, else under ``m2st``.
+        takes the features that `m2st.pp` wrote under the name `key_added`, else under ``m2st``.
     random_state
         Seed.
     device
         ``"auto"`` (CUDA, MPS or the CPU, whichever there is), or a device as torch names it.
     n_jobs
-        Members to train at a time, by joblib, each in a process of its own and on one thread. None
-        takes joblib's number, which is 1 outside of ``joblib.parallel_config``; the result is the
-        same. With several jobs an interrupt from the keyboard is raised.
+        Members to train at a time, by joblib, each in a separate process on one thread. None takes
+        joblib's number, which is 1 outside of ``joblib.parallel_config``. The result is the same.
+        With several jobs, an interrupt from the keyboard is raised.
     progress
         Show a progress bar.
     callback
-        Called after each epoch with the epoch, the most epochs, both counted over all members, and
-        the loss; returning False ends the training. Needs a single job.
+        Function of the epoch, the most epochs and the loss, called after each epoch. Epochs are
+        counted over all members. If it returns False, the training ends. It needs a single job.
     checkpoint
         File from which an interrupted training resumes; each member has its own, numbered.
     key_added
-        Name of the result: it takes the place of ``m2st`` in what is written.
+        Name of the result, in place of ``m2st`` in all keys that are written.
 
     Returns
     -------
@@ -113,11 +113,14 @@ def embed(
 
     Writes
     ------
-    ``obsm["X_m2st_scale<m>"]``, float32 of shape (n_obs, E·d_m), for each scale m from 1: the
-    members side by side.
-    ``uns["m2st"]["n_members"]``: E.
-    ``uns["m2st"]["embed"]``: parameters, seed, features used, device, how attention was computed,
-    versions, loss of each member and epoch (NaN after its end), and how the training ended.
+    ``obsm["X_m2st_scale<m>"]``
+        float32 of shape (n_obs, E·d_m), for each scale m from 1: the members side by side.
+    ``uns["m2st"]["n_members"]``
+        E.
+    ``uns["m2st"]["embed"]``
+        Parameters, seed, features, device, kind of attention, versions. The loss of each member and
+        epoch (NaN after its end), and how the training ended.
+
     Domains of this name from earlier embeddings are removed.
 
     Raises
@@ -130,15 +133,17 @@ def embed(
     Warns
     -----
     UserWarning
-        If observations with features lie off the tissue, or have no finite coordinates; if a graph
-        that `m2st.pp` did not build evidently does not belong to the coordinates, or links sections
-        that lie on top of each other.
+        If observations with features lie off the tissue or have no finite coordinates; if a graph
+        from elsewhere evidently does not belong to the coordinates; if a graph links sections that
+        lie on top of each other.
 
     Notes
     -----
-    Observations whose features are missing altogether (all NaN, as `m2st.pp.prepare` leaves those
-    without a count), that lie off the tissue (``obs["in_tissue"]`` 0 or False) or have no finite
-    coordinates take no part and get NaN.
+    These observations take no part and get NaN:
+
+    * without features: all NaN, as `m2st.pp.prepare` writes for observations without counts
+    * off the tissue: ``obs["in_tissue"]`` 0 or False
+    * without finite coordinates
     """
     from m2st._graph import graph_report
 
@@ -214,23 +219,24 @@ def transform(
     adata
         n_obs observations with a spatial graph.
     models
-        What `embed` returned, or loaded by `MaskedGraphAutoencoder.load`.
+        Models that `embed` returned, or that `MaskedGraphAutoencoder.load` read.
     clusterings
-        What `cluster` returned for the embeddings of these models; None embeds only.
+        Clusterings that `cluster` returned for the embeddings of these models. None embeds only.
     use_rep
         The same features as at training, such as scores on the same principal components: a key of
-        ``obsm``, or ``"X"``. None takes those of this name, as for `embed`.
+        ``obsm``, or ``"X"``. None takes the same as for `embed`.
     key_added
-        Name of the result: it takes the place of ``m2st`` in what is written.
+        Name of the result, in place of ``m2st`` in all keys that are written.
 
     Writes
     ------
-    ``obsm["X_m2st_scale<m>"]``, float32 of shape (n_obs, E·d_m), for each scale m from 1: the
-    members side by side.
-    ``uns["m2st"]["n_members"]``: E.
-    With `clusterings` also ``obs["m2st_domain"]``, the domains of the first section under the same
-    names, of which some may be empty, and ``obs["m2st_confidence"]``. Otherwise a clustering from
-    earlier embeddings is removed.
+    ``obsm["X_m2st_scale<m>"]``
+        float32 of shape (n_obs, E·d_m), for each scale m from 1: the members side by side.
+    ``uns["m2st"]["n_members"]``
+        E.
+    ``obs["m2st_domain"]``, ``obs["m2st_confidence"]``
+        With `clusterings`: domains under the names of the first section, some may be empty, and
+        their confidence. Without, a clustering from earlier embeddings is removed.
 
     Raises
     ------
@@ -239,8 +245,8 @@ def transform(
     TypeError
         If `models` or `clusterings` hold anything else.
     ValueError
-        If there is no model, the numbers of models and clusterings differ, or features or graph do
-        not fit; if `m2st.pp` built the graph from other coordinates.
+        If there is no model; if the numbers of models and clusterings differ; if features or graph
+        do not fit; if `m2st.pp` built the graph from other coordinates.
     """
     from m2st._clustering import MultiScaleClustering
     from m2st._nn._autoencoder import MaskedGraphAutoencoder
@@ -287,9 +293,9 @@ def cluster(
 ) -> list[MultiScaleClustering]:
     """Find spatial domains from the embeddings of all scales and members.
 
-    Each member is clustered by itself, `m2st.MultiScaleClustering`, then once more from the domains
-    of the others: an optimum that one of them found and another missed. The domains are their
-    consensus.
+    Each member is clustered by itself (`m2st.MultiScaleClustering`), then once more from the
+    domains of the others, which may have found a better optimum. The domains are the consensus of
+    the members.
 
     Parameters
     ----------
@@ -304,27 +310,30 @@ def cluster(
     n_jobs
         Members to cluster at a time, as in `embed`.
     embedding_key
-        Name of the result whose embeddings are clustered. None takes those of `key_added` if there
-        are some, else those of ``m2st``.
+        Name of the result whose embeddings are clustered. None takes `key_added` if it has
+        embeddings, else ``m2st``.
     key_added
-        Name of the result: it takes the place of ``m2st`` in what is written. With other names,
-        several numbers of domains live side by side, from one training.
+        Name of the result, in place of ``m2st`` in all keys that are written. Under different
+        names, several numbers of domains from one training live side by side.
 
     Returns
     -------
-    The clustering of each member, its domains numbered like the consensus, for `transform`.
+    The clustering of each member, for `transform`. Its domains have the numbers of the consensus.
 
     Writes
     ------
-    ``obs["m2st_domain"]``: categorical ``"1"`` to ``"K"``, by decreasing size.
-    ``obs["m2st_confidence"]``: estimated probability that a run with another seed puts the
-    observation into the same domain, in [0, 1].
-    ``obsm["X_m2st"]``: the representation common to all scales and members, float32 of shape
-    (n_obs, d_c).
-    ``uns["m2st"]["cluster"]``: parameters, seed, stability of each domain and, a row for each
-    member: agreement with the consensus, scale weights (the last is that of the common
-    representation), objective of each iteration and of each start; and whether all converged. With
-    the embeddings of another result, the name of this, and a copy of what its record says of them.
+    ``obs["m2st_domain"]``
+        Categorical ``"1"`` to ``"K"``, by decreasing size.
+    ``obs["m2st_confidence"]``
+        Estimated probability that a run with another seed puts the observation into the same
+        domain, in [0, 1].
+    ``obsm["X_m2st"]``
+        float32 of shape (n_obs, d_c): the representation common to all scales and members.
+    ``uns["m2st"]["cluster"]``
+        Parameters, seed, stability of each domain, and whether all members converged. A row for
+        each member: agreement with the consensus, scale weights (the last one belongs to the common
+        representation), objective of each iteration and start. With the embeddings of another
+        result, the name of that result and a copy of its entries on them.
 
     Observations without an embedding have a missing domain and NaN.
 
@@ -334,14 +343,14 @@ def cluster(
         If there are no embeddings or no graph.
     ValueError
         If there are fewer observations than domains; if `m2st.pp` built the graph from other
-        coordinates; if `key_added` stands for something else, or has embeddings of its own that
-        are not to be clustered.
+        coordinates; if `key_added` is the name of something else, or of a result with other
+        embeddings.
 
     Notes
     -----
-    The confidence is the members' mean membership in the domain. It tells how far another seed
-    would agree on the same data (measured in ``benchmarks/reliability.md``), not whether the domain
-    is right: a domain may be confidently misplaced.
+    The confidence is the mean over members of the probability of the domain. It says how far
+    another seed would agree on the same data (measured in ``benchmarks/reliability.md``). It does
+    not say that the domain is right: a domain may be misplaced with a high confidence.
 
     Examples
     --------
@@ -430,7 +439,7 @@ def choose_n_domains(
     n_jobs: int | None = None,
     key_added: str = _keys.DEFAULT,
 ) -> int:
-    """Choose a number of domains by stability and by what each further domain explains.
+    """Choose a number of domains by stability and by how much each further domain explains.
 
     Parameters
     ----------
@@ -439,8 +448,8 @@ def choose_n_domains(
     candidates
         Numbers of domains to choose from, at least 2.
     params
-        Settings of the clustering; None takes the defaults. Smoothness is left out: it would count
-        as something that domains explain.
+        Settings of the clustering; None takes the defaults. Smoothness is left out, because it
+        would count as something that domains explain.
     random_state
         Seed.
     n_jobs
@@ -454,9 +463,10 @@ def choose_n_domains(
 
     Writes
     ------
-    ``uns["m2st"]["n_domains"]``: the candidates with their stability (mean adjusted Rand index
-    between members), gain (nats per observation over one domain less) and score, the p-value of the
-    test for structure, and the choice.
+    ``uns["m2st"]["n_domains"]``
+        The candidates, the p-value of the test for structure, and the choice. Each candidate has a
+        stability (mean adjusted Rand index between members), a gain (nats per observation over one
+        domain less) and a score.
 
     Raises
     ------
@@ -465,21 +475,23 @@ def choose_n_domains(
     TypeError
         If the candidates are not several whole numbers.
     ValueError
-        If there are no candidates, or some are out of range; if `m2st.pp` built the graph from
+        If there are no candidates; if some are out of range; if `m2st.pp` built the graph from
         other coordinates.
 
     Warns
     -----
     UserWarning
-        If the features of neighbours are not more alike than those of any two observations.
+        If the features of neighbours are not more similar than the features of any two
+        observations.
 
     Notes
     -----
-    A guide, not a truth: tissue has domains within domains. Look at the curve,
-    `m2st.pl.n_domains`, and at its other peaks. The network is not asked whether there is
-    structure, because it smooths noise into domains as well, nor are components in which neighbours
-    have a part: features of single observations are compared with those of permuted ones, at the
-    level 0.01.
+    The number is a guide, not a truth: tissue has domains within domains. Look at the curve,
+    `m2st.pl.n_domains`, and at its other peaks.
+
+    The test for structure does not use the network or components with neighbours, because both
+    smooth noise into domains. It compares features of single observations with permuted ones, at
+    the level 0.01.
     """
     from m2st._clustering import number_of_domains
     from m2st._graph import spatial_structure
@@ -666,7 +678,7 @@ def write_scales(
     valid: NDArray[np.bool_],
     keys: _keys.Keys,
 ) -> None:
-    """Write the embedding of each scale; those of an earlier run with more scales go."""
+    """Write the embedding of each scale; further scales of an earlier run are removed."""
     for key in scales_of(adata, keys):
         del adata.obsm[key]
     for scale, parts in enumerate(zip(*members, strict=True), start=1):

@@ -178,7 +178,7 @@ class Model:
         n_jobs
             Members to work on at a time, as in `m2st.tl.embed`; the result is the same.
         key_added
-            Name of the result: it takes the place of ``m2st`` in what is written.
+            Name of the result, in place of ``m2st`` in all keys that are written.
 
         Writes
         ------
