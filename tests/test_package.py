@@ -24,7 +24,7 @@ PACKAGE = ROOT / "python" / "m2st"
 
 # A module may import those of its own layer's list only, at the top or inside a function.
 BASE = {"_keys", "_checks", "_files", "_params", "_record", "_tensors", "_gene_names"}
-CORE = {"_nn", "_clustering", "_ensemble", "_features", "_graph", "_sections"}
+CORE = {"_nn", "_clustering", "_ensemble", "_features", "_graph", "_sections", "_registration"}
 SHELL = {"pp", "tl", "pl", "io", "datasets", "metrics"}
 MAY_IMPORT = {
     "_keys": set(),
@@ -43,6 +43,7 @@ MAY_IMPORT = {
     "_features": BASE,
     "_graph": BASE,
     "_sections": BASE | {"_graph"},
+    "_registration": BASE | {"_features"},
     "interop": BASE | {"_trust"},
     **{name: BASE | CORE for name in SHELL},
     "pl": BASE | CORE | {"_plotting"},
