@@ -29,6 +29,7 @@ def explain_missing(
     expected: str,
     owner: str,
     another: str,
+    theirs: pd.DataFrame | None = None,
 ) -> str:
     """Say that too few genes are among the names of a section, and the likely cause.
 
@@ -46,6 +47,8 @@ def explain_missing(
         Whose genes they are, such as "model".
     another
         What else may help, such as "fit a model on": "these genes" comes after it.
+    theirs
+        Table of the genes that are wanted, if the owner is an object that has one.
     """
     found = [str(name) for name in names]
     wanted = set(genes)
@@ -58,13 +61,17 @@ def explain_missing(
     kinds = _kind(genes), _kind(found)
     if kinds[0] != kinds[1]:
         text += f"The {owner} has {kinds[0]}, and this section has {kinds[1]}. "
-    column = _fitting_column(wanted, var)
-    if column:
-        return (
-            f"{text}`adata.var[{column!r}]` fits: call "
-            f"`adata.var_names = adata.var[{column!r}].astype(str)`, and "
-            "`adata.var_names_make_unique()` if some occur twice."
-        )
+    tables = {"adata": (var, wanted)}
+    if theirs is not None:
+        tables[owner] = (theirs, set(found))
+    for holder, (table, others) in tables.items():
+        column = _fitting_column(others, table)
+        if column:
+            return (
+                f"{text}`{holder}.var[{column!r}]` fits: call "
+                f"`{holder}.var_names = {holder}.var[{column!r}].astype(str)`, and "
+                f"`{holder}.var_names_make_unique()` if some occur twice."
+            )
     if _enough(wanted, map(_without_version, found), _without_version):
         return f"{text}They differ in the version after the dot: remove it from the names."
     if _enough(wanted, (name.upper() for name in found), str.upper):

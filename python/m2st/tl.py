@@ -44,6 +44,7 @@ from m2st._ensemble import (
     refit_members,
     train_members,
 )
+from m2st._naming import register, rename_domains, score_markers
 from m2st._params import AutoencoderParams, ClusteringParams
 
 if TYPE_CHECKING:
@@ -53,7 +54,15 @@ if TYPE_CHECKING:
     from m2st._nn._autoencoder import MaskedGraphAutoencoder
     from m2st._nn._training import Callback
 
-__all__ = ["choose_n_domains", "cluster", "embed", "transform"]
+__all__ = [
+    "choose_n_domains",
+    "cluster",
+    "embed",
+    "register",
+    "rename_domains",
+    "score_markers",
+    "transform",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -235,8 +244,8 @@ def transform(
     ``uns["m2st"]["n_members"]``
         E.
     ``obs["m2st_domain"]``, ``obs["m2st_confidence"]``
-        With `clusterings`: domains under the names of the first section, some may be empty, and
-        their confidence. Without, a clustering from earlier embeddings is removed.
+        With `clusterings`: domains under the numbers that `cluster` gave them, some may be empty,
+        and their confidence. Without, a clustering from earlier embeddings is removed.
 
     Raises
     ------
@@ -411,7 +420,11 @@ def find_domains(
     record = adata.uns.setdefault(keys.record, {})
     if source != keys:
         described = adata.uns.get(source.record, {})
-        kept = {step: described[step] for step in described if step not in {"cluster", "graph"}}
+        kept = {
+            step: described[step]
+            for step in described
+            if step not in {"cluster", "graph", "register"}
+        }
         record |= deepcopy(kept)
         record["graph"] = dict(adata.uns.get(_keys.GRAPH_RECORD, {}).get("graph", {}))
     record["cluster"] = {
@@ -706,6 +719,7 @@ def write_domains(
         names = [str(number) for number in range(1, responsibilities.shape[1] + 1)]
     adata.obs[keys.domain] = pd.Categorical.from_codes(codes, categories=names)
     adata.obs[keys.confidence] = sure
+    adata.uns.get(keys.record, {}).pop("register", None)  # of other domains
 
 
 def forget_clustering(adata: AnnData, keys: _keys.Keys) -> None:
@@ -713,5 +727,5 @@ def forget_clustering(adata: AnnData, keys: _keys.Keys) -> None:
     for column in {keys.domain, keys.confidence} & set(adata.obs):
         del adata.obs[column]
     adata.obsm.pop(keys.embedding, None)
-    for entry in ("cluster", "n_domains"):
+    for entry in ("cluster", "n_domains", "register"):
         adata.uns.get(keys.record, {}).pop(entry, None)
