@@ -96,9 +96,9 @@ class MaskedGraphAutoencoder(nn.Module):
         z^m = \mathrm{GAT}'_m(\tilde h^m)
 
     with one or more layers in :math:`\mathrm{GAT}_m` and the identity or a PReLU as :math:`\sigma`.
-    In training the features of the masked observations are replaced by one learnable vector
-    (:math:`\tilde x`, equation 1) and so are, per scale, their embeddings before decoding
-    (:math:`\tilde h^m`, equation 8).
+    In training, one learnable vector replaces the features of the masked observations
+    (:math:`\tilde x`, equation 1). For each scale, another one replaces their embeddings before
+    decoding (:math:`\tilde h^m`, equation 8).
 
     Parameters
     ----------
@@ -114,8 +114,8 @@ class MaskedGraphAutoencoder(nn.Module):
 
     Notes
     -----
-    Features are divided by one number, their root mean square at training, so that neither the
-    optimisation nor the settings depend on their unit; directions and proportions stay as they are.
+    Features are divided by one number, their root mean square at training. The optimisation and the
+    settings then do not depend on their unit. Directions and proportions stay as they are.
     """
 
     feature_scale: Tensor
@@ -245,9 +245,9 @@ class MaskedGraphAutoencoder(nn.Module):
 
         Notes
         -----
-        More than `batch_size` observations are embedded in parts, each with all that its result
-        depends on around it: the same numbers but for rounding, in bounded memory. Processes of
-        `torch.distributed` share the parts, and each ends with the whole.
+        More than `batch_size` observations are embedded in parts, each with all neighbours that its
+        result depends on. The numbers are the same up to rounding, and memory is bounded. Processes
+        of `torch.distributed` share the parts, and each ends with the whole.
         """
         features = check_numbers(features, name="features")
         check_features(features)

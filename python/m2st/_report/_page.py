@@ -54,41 +54,47 @@ def report(
 ) -> None:
     """Write a result as one HTML page that needs nothing else, neither network nor Python.
 
-    Domains and confidence in space, over the tissue image where ``uns["spatial"]`` has one, with a
-    panel for each section; sizes, stability and markers of the domains; the evidence for their
-    number; training and scale weights; the record of the run; and, in words, what in it deserves a
-    second look. Nothing is written to `adata`, and no annotation is needed.
+    The page shows:
+
+    * domains and confidence in space, with a panel for each section, over the tissue image if
+      ``uns["spatial"]`` has one
+    * sizes, stability and markers of the domains, and the evidence for their number
+    * training and scale weights
+    * the record of the run
+    * in words, what deserves a second look
+
+    Nothing is written to `adata`, and no annotation is needed.
 
     Parameters
     ----------
     adata
         Annotated data with ``obs["m2st_domain"]`` and coordinates.
     path
-        Where to, in a folder that exists; ends in ``.html``.
+        File in a folder that exists. It ends in ``.html``.
     key_added
         Name of the result to show.
     columns
-        Further columns of ``obs`` to switch to on the map, at most 1,000 categories each: other
-        numbers of domains, an annotation. They are shown, and compared with nothing.
+        Further columns of ``obs`` to show on the map, such as an annotation or other numbers of
+        domains, with at most 1,000 categories each. They are compared with nothing.
     sample_key
         Column of ``obs`` with the section of each observation; None takes the one that the spatial
         graph was built with, if any.
     spatial_key
-        Key of ``obsm`` with the coordinates, of which the first two columns are drawn; None takes
-        those that the spatial graph was built from, else ``"spatial"``.
+        Key of ``obsm`` with the coordinates. The first two columns are drawn. None takes the
+        coordinates that the spatial graph was built from, else ``"spatial"``.
     n_markers
         Most genes to list for each domain; 0 for no markers.
     title
         Heading of the page.
     overwrite
-        Whether a file that is there may be replaced.
+        Whether an existing file may be replaced.
 
     Raises
     ------
     KeyError
         If domains, coordinates or a column are missing.
     ValueError
-        If `path` does not end in ``.html``, there is nothing to draw, or a column has more than
+        If `path` does not end in ``.html``; if there is nothing to draw; if a column has more than
         1,000 categories.
     FileNotFoundError
         If the folder does not exist.
@@ -99,15 +105,15 @@ def report(
 
     Notes
     -----
-    The same result gives the same bytes. Places are rounded to 1/65535 of a section's longer side,
-    confidences to three decimals, and tissue images are made smaller until all together have four
-    million pixels. A strict content security policy in the page forbids every request and every
-    script but its own.
+    The same result gives the same bytes. Coordinates are rounded to 1/65535 of the longer side of a
+    section, confidences to three decimals. Tissue images are made smaller until all together have
+    four million pixels. A strict content security policy in the page forbids requests and foreign
+    scripts.
 
-    Markers are those genes that Welch's t-test of scanpy (``rank_genes_groups``) ranks highest, on
-    log-normalised expression: of the layer that the run was prepared from, else of ``X``. Counts
-    are normalised in a copy. p-values are not shown: the same expression found the domains, so they
-    would be small in data without any (double dipping).
+    Markers are the genes that scanpy's Welch test (``rank_genes_groups``) ranks highest, on
+    log-normalised expression of the layer that the run was prepared from, else of ``X``. Counts are
+    normalised in a copy. The page shows no p-values. The same expression found the domains, so
+    p-values would be small even without any domains (double dipping).
 
     Examples
     --------
