@@ -419,3 +419,51 @@ def test_a_new_clustering_drops_the_table_of_the_old() -> None:
     assert "register" not in adata.uns["m2st"]
     rename_domains(adata, table["suggested"])
     assert list(adata.obs["m2st_domain"].cat.categories) == table["suggested"].tolist()
+
+
+# ---- the picture
+
+
+def test_the_picture_shows_numbers_and_names_within_the_page(tmp_path: Path) -> None:
+    adata = section()
+    adata.obs["m2st_domain"] = adata.obs["m2st_domain"].cat.add_categories("4")
+    table = register(adata, section(1), "layer")
+    rename_domains(adata, {"1": "a name that is as long as a $entence_with words"})
+    io.write(adata, tmp_path / "one.h5ad")
+    figure = pl.registration(io.read(tmp_path / "one.h5ad"))
+    axes = figure.axes[0]
+    rows = [label.get_text() for label in axes.get_yticklabels()]
+    assert rows == ["a name that is as long as a $…", "2 → L1", "3 → L2", "4"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == LABELS
+    numbers = [f"{value:.2f}".replace("-", "−") for value in table.loc["1", LABELS]]
+    assert [text.get_text() for text in axes.texts] == [
+        *numbers,
+        *(text.get_text() for text in axes.texts[3:9]),
+        *"–––",
+    ]
+    framed = [tuple(np.round(patch.get_xy())) for patch in axes.patches]
+    assert framed == [(2, 0), (0, 1), (1, 2)]
+    figure.draw_without_rendering()
+    box = figure.get_tightbbox()
+    assert min(box.x0, box.y0) >= 0
+    assert box.x1 <= figure.get_figwidth()
+    assert box.y1 <= figure.get_figheight()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"correlation": np.zeros((2, 3))},
+        {"suggested": ["WM"]},
+        {"labels": [1, 2, 3]},
+        {"n_genes": "many"},
+    ],
+)
+def test_no_table_or_a_damaged_one(change: dict[str, object]) -> None:
+    adata = section()
+    with pytest.raises(KeyError, match=r"Run `m2st\.tl\.register\(.*label_key\)` first"):
+        pl.registration(adata)
+    register(adata, section(1), "layer")
+    adata.uns["m2st"]["register"] |= change
+    with pytest.raises(KeyError, match=r"'register' in `adata\.uns\['m2st'\]`"):
+        pl.registration(adata)

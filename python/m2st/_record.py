@@ -42,6 +42,10 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list | tuple | np.ndarray) and all(isinstance(v, str) for v in value)
+
+
 def _is_flag(value: object) -> bool:
     return isinstance(value, bool | np.bool_)
 
@@ -87,6 +91,13 @@ _FITTING: dict[str, Callable[[object], bool]] = {
     "n_domains.score": _is_numbers,
     "n_domains.chosen": _is_number,
     "n_domains.p_value": _is_number,
+    "register": _is_mapping,
+    "register.label_key": _is_text,
+    "register.n_genes": _is_count,
+    "register.domains": _is_texts,
+    "register.labels": _is_texts,
+    "register.suggested": _is_texts,
+    "register.correlation": _is_numbers,
 }
 """What is read of the record, and what it has to be."""
 
@@ -134,3 +145,14 @@ def _drop_what_does_not_match(record: dict[str, Any], unfit: list[str]) -> None:
         if lengths == {0} or len(lengths) > 1 or not {"chosen", "p_value"} <= choice.keys():
             unfit.append("n_domains")
             del record["n_domains"]
+    table = record.get("register")
+    if table is not None:
+        needed = {"label_key", "n_genes", "domains", "labels", "suggested", "correlation"}
+        shape = [len(table.get(entry, [])) for entry in ("domains", "labels")]
+        if (
+            not needed <= table.keys()
+            or len(table["suggested"]) != shape[0]
+            or list(np.shape(table["correlation"])) != shape
+        ):
+            unfit.append("register")
+            del record["register"]

@@ -13,7 +13,7 @@ from m2st._checks import fractional, looks_logged
 from m2st._features import blocks, some_rows
 
 # spatialLIBD takes a correlation from here on for a match.
-_LEAST_MATCH = 0.25
+LEAST_MATCH = 0.25
 
 
 class Survey(NamedTuple):
@@ -174,7 +174,7 @@ def suggest(
     with np.errstate(invalid="ignore"):
         margins = ranked[:, -1] - ranked[:, -2]
     best = known.argmax(axis=1)
-    matched = ranked[:, -1] >= _LEAST_MATCH
+    matched = ranked[:, -1] >= LEAST_MATCH
     names = list(domains)
     taken = {names[row] for row in np.flatnonzero(~matched)}
     for row in sorted(np.flatnonzero(matched), key=lambda row: -ranked[row, -1]):

@@ -29,13 +29,14 @@ from m2st._plotting import (
     share_colors,
 )
 from m2st._record import readable
+from m2st._registration import LEAST_MATCH
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["confidence", "domains", "n_domains", "scale_weights", "training"]
+__all__ = ["confidence", "domains", "n_domains", "registration", "scale_weights", "training"]
 
 MAX_LEGEND = 150  # entries; more are not read, but counted
 FONT = 8.0  # points; lengths on the page below are inches
@@ -44,6 +45,7 @@ TITLE = 0.25  # above a panel
 SCALE_BAR = 0.25  # below a panel
 LEGEND_LINE = 0.175
 COLOR_BAR = (0.15, 1.2)
+CELL = 0.45  # of a table, in inches
 
 
 def domains(
@@ -399,6 +401,84 @@ def n_domains(adata: AnnData, *, key_added: str = _keys.DEFAULT) -> Figure:
     return figure
 
 
+def registration(adata: AnnData, *, key_added: str = _keys.DEFAULT) -> Figure:
+    """Draw the correlation of each domain with the labels of a reference.
+
+    Parameters
+    ----------
+    adata
+        Annotated data after `m2st.tl.register`.
+    key_added
+        Name of the result.
+
+    Returns
+    -------
+    The figure: a row for each domain, with its suggested name, and a column for each label. Purple
+    is negative, orange is positive, grey is missing. A frame marks the label that a domain is named
+    after.
+
+    Raises
+    ------
+    KeyError
+        If there is no table of correlations.
+
+    Examples
+    --------
+    >>> from anndata import AnnData
+    >>> record = {"label_key": "layer", "n_genes": 99, "domains": ["1", "2"],
+    ...           "labels": ["L1", "WM"], "suggested": ["WM", "L1"],
+    ...           "correlation": [[-0.4, 0.9], [0.7, -0.5]]}
+    >>> figure = registration(AnnData(uns={"m2st": {"register": record}}))
+    >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    ['1 → WM', '2 → L1']
+    """
+    from matplotlib import colormaps
+    from matplotlib.patches import Rectangle
+
+    call = "m2st.tl.register(adata, reference, label_key)"
+    record = _record(adata, key_added, "register", "correlation", call=call)
+    table = np.asarray(record["correlation"], dtype=np.float64)
+    # From purple over white to orange: apart for all eyes.
+    colors = colormaps["PuOr_r"].with_extremes(bad=MISSING_COLOR)
+    size = (CELL * (table.shape[1] + 6), CELL * (table.shape[0] + 4))
+    figure = _figure(figsize=size, facecolor="white", dpi=150, layout="compressed")
+    axes = figure.add_subplot()
+    image = axes.imshow(table, cmap=colors, vmin=-1, vmax=1)
+    for (row, column), value in np.ndenumerate(table):
+        text = "–" if np.isnan(value) else f"{round(value, 2) + 0.0:.2f}".replace("-", "−")
+        color = "white" if abs(value) > 0.6 else "black"
+        axes.text(column, row, text, color=color, ha="center", va="center", fontsize=FONT - 1)
+    rows = []
+    for row, (name, suggested) in enumerate(
+        zip(record["domains"], record["suggested"], strict=True)
+    ):
+        best = int(np.nan_to_num(table[row], nan=-2).argmax())
+        if table[row, best] >= LEAST_MATCH:
+            corner = (best - 0.46, row - 0.46)
+            axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, color="black", linewidth=1.5))
+        rows.append(name if name == suggested else f"{name} → {suggested}")
+    for axis, labels in ((axes.yaxis, rows), (axes.xaxis, record["labels"])):
+        axis.set_ticks(range(len(labels)), [_shorten(str(label), 30) for label in labels])
+        for label in axis.get_ticklabels():
+            label.set_parse_math(False)
+    axes.tick_params(length=0, labelsize=FONT)
+    axes.tick_params(axis="x", rotation=45)
+    for label in axes.get_xticklabels():
+        label.set_horizontalalignment("right")
+        label.set_rotation_mode("anchor")
+    axes.spines[:].set_visible(False)
+    axes.set_title(
+        _shorten(f"{record['label_key']}, {record['n_genes']} genes", 60),
+        fontsize=FONT + 1,
+        parse_math=False,
+    )
+    bar = figure.colorbar(image, ax=axes, shrink=0.6, ticks=[-1, 0, 1])
+    bar.set_label("correlation", fontsize=FONT)
+    bar.ax.tick_params(labelsize=FONT)
+    bar.outline.set_visible(False)
+    return figure
+
+
 def _figure(**settings: Any) -> Figure:
     """Make a figure that a notebook shows without pyplot, saved or not."""
     from io import BytesIO
@@ -417,8 +497,9 @@ def _figure(**settings: Any) -> Figure:
 def _record(
     adata: AnnData, key_added: str, step: str, entry: str, *, call: str
 ) -> Mapping[str, Any]:
-    """Return the record of one step of a run."""
-    hint = f"Run `{call}` or `m2st.run(adata, n_domains)` first."
+    """Return the record of one step of a run, or of a step after it."""
+    of_run = "" if step == "register" else " or `m2st.run(adata, n_domains)`"
+    hint = f"Run `{call}`{of_run} first."
     where = f"adata.uns[{key_added!r}]"
     check_key(key_added, adata.uns, where="adata.uns", hint=hint)
     found = readable(adata.uns, key_added)[0]  # what does not fit counts as missing
