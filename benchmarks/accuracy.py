@@ -37,8 +37,9 @@ from benchmarks.data import CHOSEN_ON, FILES, Case, load, role
 from benchmarks.stamp import born, stamp
 from m2st._clustering import consensus
 from m2st._graph import smooth
-from m2st._keys import FEATURES, SINGLE
+from m2st._keys import Keys
 
+KEYS = Keys()
 HERE = Path(__file__).parent
 RUNS, TABLE, PEERS = HERE / "accuracy.csv", HERE / "accuracy.md", HERE / "peers.csv"
 N_SEEDS = 5
@@ -101,7 +102,7 @@ def averaged_ours(case: Case, adata: anndata.AnnData, seed: int) -> dict[str, La
     """Our clustering of our features without a network: what training is worth."""
     graph = adata.obsp["spatial_connectivities"]
     found = m2st.MultiScaleClustering(case.n_domains, random_state=seed)
-    found.fit([averaged(adata, FEATURES)], connectivities=graph)
+    found.fit([averaged(adata, KEYS.features)], connectivities=graph)
     return {"averages + our clustering": found.labels_}
 
 
@@ -112,7 +113,7 @@ def published(case: Case, adata: anndata.AnnData, seed: int) -> dict[str, Labels
     m2st.tl.embed(
         adata,
         PUBLISHED,
-        use_rep=case.use_rep or (SINGLE if case.normalized else FEATURES),
+        use_rep=case.use_rep or (KEYS.single if case.normalized else KEYS.features),
         random_state=seed,
         progress=False,
     )
@@ -156,7 +157,7 @@ def ablated(name: str, **settings: object) -> Method:
 
 def alone(case: Case, adata: anndata.AnnData, seed: int) -> dict[str, Labels]:
     """On the principal components of single observations, outliers where they are."""
-    adata.obsm[FEATURES] = adata.obsm[SINGLE]
+    adata.obsm[KEYS.features] = adata.obsm[KEYS.single]
     return ablated(ALONE)(case, adata, seed)
 
 
@@ -164,7 +165,7 @@ def run(case: Case, adata: anndata.AnnData, seed: int, **settings: object) -> No
     m2st.run(
         adata,
         case.n_domains,
-        use_rep=FEATURES,
+        use_rep=KEYS.features,
         autoencoder=replace(m2st.AutoencoderParams(), **settings),
         random_state=seed,
         progress=False,
@@ -227,7 +228,7 @@ def prepare(case: Case) -> Case:
     )
     make(case.adata, n_pcs=50)
     # PCA as everybody has it, without the surroundings.
-    case.adata.obsm[WIDE] = case.adata.obsm.pop(SINGLE)
+    case.adata.obsm[WIDE] = case.adata.obsm.pop(KEYS.single)
     make(case.adata)
     return case
 

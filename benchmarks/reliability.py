@@ -33,8 +33,9 @@ import m2st
 from benchmarks.accuracy import prepare
 from benchmarks.data import CHOSEN_ON, load, role
 from benchmarks.stamp import born, stamp
-from m2st._keys import FEATURES
+from m2st._keys import Keys
 
+KEYS = Keys()
 SETS = (*CHOSEN_ON, "dlpfc_151672", "starmap_mpfc_BZ14", "osmfish", "her2st_H1")
 SEEDS = range(4)
 EDGES = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 1.01)
@@ -63,7 +64,7 @@ def reruns(name: str) -> np.ndarray:
         m2st.run(
             adata,
             case.n_domains,
-            use_rep=FEATURES,
+            use_rep=KEYS.features,
             random_state=seed,
             n_jobs=-1,
             progress=False,

@@ -45,10 +45,11 @@ import m2st
 from benchmarks.data import Case, load
 from benchmarks.peers import METHODS, log_normalized, stagate_graph
 from benchmarks.stamp import born, stamp
-from m2st._keys import FEATURES
+from m2st._keys import Keys
 from m2st._nn._edges import Edges
 from m2st._nn._training import train
 
+KEYS = Keys()
 HERE = Path(__file__).parent
 DATA = "dlpfc_151673"
 N_ROUNDS = 5
@@ -163,7 +164,7 @@ def bench(case: Case) -> Bench:
     adata = case.adata.copy()
     m2st.pp.spatial_graph(adata)
     m2st.pp.prepare(adata)
-    features = np.asarray(adata.obsm[FEATURES], dtype=np.float32)
+    features = np.asarray(adata.obsm[KEYS.features], dtype=np.float32)
     adjacency = adata.obsp["spatial_connectivities"]
     params = m2st.AutoencoderParams(n_epochs=12, min_delta=0.0)
 

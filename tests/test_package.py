@@ -131,6 +131,17 @@ def test_what_is_imported_is_declared() -> None:
     assert missing == set()
 
 
+@pytest.mark.parametrize(
+    "path", [*ROOT.glob("benchmarks/*.py"), *ROOT.glob("docs/*.py")], ids=lambda path: path.name
+)
+def test_scripts_import_what_there_is(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "m2st":
+            module = importlib.import_module(node.module or "")
+            missing = [one.name for one in node.names if not hasattr(module, one.name)]
+            assert missing == [], node.module
+
+
 def test_import_is_light_and_changes_nothing() -> None:
     code = (
         "import logging, random, sys, warnings;"
