@@ -324,6 +324,46 @@ def test_a_message_in_words_of_r(python: str, r: str) -> None:
     assert bridge._in_r(python, {"sample_key": "`sample_id`"}) == r
 
 
+def test_a_model_is_saved_and_applied(adata: AnnData, tmp_path: Path) -> None:
+    folder = str(tmp_path / "model")
+    genes = "\n".join(adata.var_names)
+    answer = bridge.run(request_of(adata, save=folder, genes=genes))
+    assert answer["domains"] == ["1", "2", "3"]
+    other = m2st.datasets.simulate_cortex(n_obs=220, n_genes=80, random_state=2)
+    other.obs_names = [str(number) for number in range(220)]
+    request = request_of(other, model=folder, genes=genes)
+    applied = bridge.apply(request)
+    assert_plain(applied)
+    expected = other.copy()
+    m2st.load(folder).apply(expected)
+    assert_same(applied, expected)
+    assert applied["record"]["apply"]["n_domains"] == 3
+    again = bridge.run(request_of(adata, save=folder, genes=genes))
+    assert again["error"].endswith("found one. Name another folder, or delete this one first.")
+    columns = [{"name": "symbol", "values": genes}]
+    unknown = {"genes": genes.replace("g", "x"), "gene_columns": columns}
+    error = bridge.apply(request | unknown)["error"]
+    assert "among the row names, found 0" in error
+    assert error.endswith("The column 'symbol' of the rows fits.")
+    features = np.ones((220, 20)).tobytes()
+    ready = request | {"shape": [220, 20], "features": bytearray(features)}
+    error = bridge.apply(ready)["error"]
+    assert error == "Expected expression, as the model was fitted on, found ready features."
+
+
+def test_a_model_that_cannot_be_saved_is_a_warning(
+    adata: AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: m2st.Model, folder: str) -> None:
+        msg = f"Could not write {folder}: No space left on device."
+        raise OSError(msg)
+
+    monkeypatch.setattr(m2st.Model, "save", full)
+    answer = bridge.run(request_of(adata, save=str(tmp_path / "model")))
+    assert len(labels(answer)) == 200
+    assert answer["warnings"][0].endswith("No space left on device.")
+
+
 def test_names_that_occur_twice_are_no_concern_of_r(adata: AnnData, tmp_path: Path) -> None:
     request = request_of(adata)
     answer = bridge.run(request)
@@ -344,7 +384,7 @@ def test_names_that_occur_twice_are_no_concern_of_r(adata: AnnData, tmp_path: Pa
                 }
             ],
             "record": {**answer["record"], "r": {"m2st": "0.1.0"}},
-            "expression": {**request, "genes": names},
+            "expression": {**request, "genes": "\n".join(names)},
         }
     )
     assert written == {"warnings": []}

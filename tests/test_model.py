@@ -361,7 +361,7 @@ def ensembl(number: int) -> str:
 def test_names_of_another_kind_are_told(model: Model) -> None:
     told = r"found 0\. The model has gene symbols, and this section has Ensembl ids \(human\)\."
     adata = renamed(ensembl, length=str, symbol=lambda number: f"gene{number}")
-    with pytest.raises(ValueError, match=rf"{told} `adata\.var\['symbol'\]` fits"):
+    with pytest.raises(ValueError, match=rf"{told} The column 'symbol' of `adata\.var` fits"):
         model.apply(adata)
     adata.var_names = adata.var["symbol"]
     assert_same_bits(applied(model, adata), applied(model, bands(1)))

@@ -733,7 +733,7 @@ def test_bridge_writes_the_same_page(tmp_path: Path) -> None:
             }
         },
         "expression": {
-            "shape": [40, 5], "dense": bytearray(expression.tobytes()), "genes": genes
+            "shape": [40, 5], "dense": bytearray(expression.tobytes()), "genes": "\n".join(genes)
         },
     }  # fmt: skip
     assert m2st.bridge.report(request) == {"warnings": []}

@@ -68,7 +68,7 @@ def explain_missing(
         column = _fitting_column(others, table)
         if column:
             return (
-                f"{text}`{holder}.var[{column!r}]` fits: call "
+                f"{text}The column {column!r} of `{holder}.var` fits. Call "
                 f"`{holder}.var_names = {holder}.var[{column!r}].astype(str)`, and "
                 f"`{holder}.var_names_make_unique()` if some occur twice."
             )

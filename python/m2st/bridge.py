@@ -26,11 +26,12 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from m2st import _keys
-from m2st._checks import check_sparse
+from m2st._checks import check_sparse, warn
+from m2st._model import check_folder, load
 from m2st._params import AutoencoderParams, ClusteringParams
 from m2st._run import run as m2st_run
 
-__all__ = ["cluster", "report", "run"]
+__all__ = ["apply", "cluster", "report", "run"]
 
 # R prints what concerns its user; without a handler logging would write to the terminal.
 logging.getLogger("m2st").addHandler(logging.NullHandler())
@@ -40,6 +41,7 @@ _SAMPLE = "sample"
 _R_INTEGER = 2**31 - 1
 
 _IN_R = (
+    (r"Pass `overwrite=True` to replace it", "Name another folder, or delete this one first"),
     (r"\bTrue or False\b", "TRUE or FALSE"),
     (r"NaN or infinity in", "missing or infinite values in"),
     (r"NaN or infinite", "missing or infinite"),
@@ -48,6 +50,8 @@ _IN_R = (
     (r"`?adata\.obsm\[['\"]spatial['\"]\]`?", "coordinates"),
     (r"`?adata\.obs\[['\"]sample['\"]\]`?", "the sections"),
     (r"`adata\.obs\[('[^']*')\]`", r"column \1"),
+    (r"in `adata\.var_names`", "among the row names"),
+    (r"of `adata\.var`", "of the rows"),
     (r"Name the layer that holds the counts with `layer=`", "Name the raw counts"),
     (r"\(n_obs, (\w+)\)", r"spots × \1"),
     (r"found None\b", "found none"),
@@ -85,28 +89,33 @@ def run(request: Request, callback: Callback | None = None) -> Answer:
         ``codes`` from 0 and ``levels``, and ``names``: of all observations, one a line; both
         optional, for warnings. ``n_domains``: None embeds only. ``n_pcs``: components, optional.
         ``autoencoder``, ``clustering``: settings. ``normalized``, ``random_state``, ``device``.
-        ``every``: epochs between two callbacks. ``words``: what the user calls ``sample_key``,
-        ``layer``, ``use_rep`` and ``X``, for messages; optional in all functions.
+        ``every``: epochs between two callbacks. ``save``: a folder for the fitted model, and
+        ``genes``: names of the columns of the expression, one a line; both optional. ``words``:
+        what the user calls ``sample_key``, ``layer``, ``use_rep`` and ``X``, for messages; optional
+        in all functions.
     callback
         Called with the epoch, the most epochs, and the loss; False or an exception stops the run.
 
     Returns
     -------
     ``labels``: int32, 0 where missing; ``confidence``, float64, if there is one; ``embedding`` and
-    ``scales``: ``data`` (float32, Fortran order) and ``shape``; ``record``: plain values;
-    ``warnings``: texts. Or ``error``, or ``interrupted``.
+    ``scales``: ``data`` (float32, Fortran order) and ``shape``; ``domains``: names; ``record``:
+    plain values; ``warnings``: texts. Or ``error``, or ``interrupted``.
     """
 
     def compute() -> Answer:
         from m2st import pp
 
+        folder = None if request.get("save") is None else str(request["save"])
+        if folder is not None:
+            check_folder(folder, overwrite=False)
         adata = read_expression(request)
         sample_key = read_place(adata, request)
         autoencoder, clustering = _read_params(request)
         n_domains, n_pcs = request.get("n_domains"), request.get("n_pcs")
         with _known_in_r(adata, request):
             pp.spatial_graph(adata, sample_key=sample_key)
-        m2st_run(
+        model = m2st_run(
             adata,
             None if n_domains is None else int(n_domains),
             use_rep=_FEATURES if _FEATURES in adata.obsm else None,
@@ -120,6 +129,51 @@ def run(request: Request, callback: Callback | None = None) -> Answer:
             progress=False,
             callback=None if callback is None else _stopping(callback, request["every"]),
         )
+        if folder is not None:
+            try:
+                model.save(folder)
+            except OSError as error:  # the result is there, whatever becomes of the folder
+                warn(str(error))
+        return _results(adata)
+
+    return answer_safely(compute, request)
+
+
+def apply(request: Request, callback: Callback | None = None) -> Answer:
+    """Place spots among the domains of a saved model: `m2st.Model.apply` on buffers.
+
+    Parameters
+    ----------
+    request
+        ``model``: its folder. Expression or ready features, ``genes``, coordinates, sections and
+        ``normalized`` as in `run`. ``gene_columns``: further names that genes may have, each with
+        ``name`` and ``values``, one a line; optional, for messages.
+    callback
+        Not called.
+
+    Returns
+    -------
+    As `run`.
+    """
+
+    def compute() -> Answer:
+        from m2st import pp
+
+        model = load(str(request["model"]))
+        adata = read_expression(request)
+        given, wanted = _FEATURES in adata.obsm, model.use_rep not in (None, "X")
+        if given != wanted:
+            kinds = {False: "expression", True: "ready features"}
+            msg = f"Expected {kinds[wanted]}, as the model was fitted on, found {kinds[given]}."
+            raise ValueError(msg)
+        if given:
+            adata.obsm[str(model.use_rep)] = adata.obsm[_FEATURES]
+        for column in request.get("gene_columns") or []:
+            adata.var[str(column["name"])] = str(column["values"]).split("\n")
+        sample_key = read_place(adata, request)
+        with _known_in_r(adata, request):
+            pp.spatial_graph(adata, sample_key=sample_key)
+        model.apply(adata, normalized=bool(request.get("normalized", False)), sample_key=sample_key)
         return _results(adata)
 
     return answer_safely(compute, request)
@@ -193,8 +247,6 @@ def report(request: Request, callback: Callback | None = None) -> Answer:
         expression = request.get("expression")
         adata = AnnData(obs=_names(len(names))) if not expression else read_expression(expression)
         adata.obs_names = pd.Index(names)
-        if expression:
-            adata.var_names = pd.Index([str(gene) for gene in expression["genes"]])
         sample_key = read_place(adata, request)
         keys = [str(column["name"]) for column in request["columns"]]
         for key, column in zip(keys, request["columns"], strict=True):
@@ -382,7 +434,9 @@ def read_expression(request: Request) -> AnnData:
             msg = f"Expected a valid sparse matrix in `X`, found a damaged one: {error}."
             raise ValueError(msg) from error
         check_sparse(matrix, name="X")
-    return AnnData(matrix, obs=_names(n_obs))
+    genes = request.get("genes")
+    var = None if genes is None else pd.DataFrame(index=str(genes).split("\n"))
+    return AnnData(matrix, obs=_names(n_obs), var=var)
 
 
 @contextlib.contextmanager
@@ -436,6 +490,7 @@ def _results(adata: AnnData) -> Answer:
         answer["scales"].append(_buffer(adata.obsm[key]))
     if keys.domain in adata.obs:
         codes = adata.obs[keys.domain].cat.codes.to_numpy()
+        answer["domains"] = list(adata.obs[keys.domain].cat.categories)
         answer["labels"] = bytearray((codes.astype(np.int32) + 1).tobytes())
         answer["embedding"] = _buffer(adata.obsm[keys.embedding])
     if keys.confidence in adata.obs:

@@ -89,6 +89,25 @@ placeRequest <- function(input) {
     )
 }
 
+# Everything of a section but the names of its genes.
+sectionRequest <- function(input, normalized) {
+    c(
+        expressionRequest(input), placeRequest(input), overlayRequest(input),
+        list(normalized = normalized)
+    )
+}
+
+# Names of the genes, and other names that they may have.
+genesRequest <- function(input, columns = FALSE) {
+    others <- if (columns) {
+        texts <- Filter(function(values) is.character(values) || is.factor(values), input$rows)
+        Map(function(name, values) {
+            list(name = name, values = paste(values, collapse = "\n"))
+        }, names(texts), texts)
+    }
+    list(genes = paste(input$genes, collapse = "\n"), gene_columns = unname(others))
+}
+
 # What tells sections apart that lie on top of each other: columns that may name them, and barcodes.
 overlayRequest <- function(input) {
     columns <- Map(function(name, values) {

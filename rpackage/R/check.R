@@ -80,6 +80,47 @@ checkParams <- function(params) {
     params
 }
 
+# A folder for the fitted model, which knows genes by name.
+checkSave <- function(save, input) {
+    if (is.null(save)) {
+        return(NULL)
+    }
+    checkFolderName(save, "save")
+    if (is.null(input$features)) {
+        checkGenes(input)
+    }
+    path.expand(save)
+}
+
+# The folder of a saved model.
+checkModel <- function(model) {
+    checkFolderName(model, "model")
+    if (!dir.exists(model)) {
+        stopM2ST("Expected `model` to be the folder of a saved model, found no folder ",
+            quoted(model), ". Save one: runM2ST(..., save = \"folder\").")
+    }
+    path.expand(model)
+}
+
+checkFolderName <- function(value, argument) {
+    if (!is.character(value) || length(value) != 1L || is.na(value) || !nzchar(value)) {
+        stopM2ST("Expected `", argument, "` to be the name of one folder, found ",
+            shorten(value), ".")
+    }
+}
+
+checkGenes <- function(input) {
+    if (is.null(input$genes)) {
+        stopM2ST("Expected genes with names in ", input$what, ", found none: a model knows genes ",
+            "by name. Set the row names.")
+    }
+    twice <- anyDuplicated(input$genes)
+    if (twice) {
+        stopM2ST("Expected each gene once in ", input$what, ", found ",
+            quoted(input$genes[twice]), " twice. Call rownames(x) <- make.unique(rownames(x)).")
+    }
+}
+
 checkSpots <- function(n) {
     if (n < minSpots) {
         stopM2ST(

@@ -61,6 +61,8 @@
 #' @param params Settings made by [m2stParams()].
 #' @param seed Seed of all stages. R's own random numbers are left alone.
 #' @param device `"auto"`, `"cpu"`, `"cuda"`, or another name that torch knows.
+#' @param save Folder to save the fitted model in, for [applyM2ST()]. It must not exist yet. `NULL`
+#'   saves nothing.
 #' @param verbose `TRUE` shows messages about choices and progress. `FALSE` shows only warnings.
 #'   `NULL` shows progress only in an interactive session.
 #' @param assay.type Name of the assay with counts.
@@ -150,19 +152,23 @@ runM2ST.default <- function(x, ...) {
 #' @export
 runM2ST.matrix <- function(
     x, k, coords, sample_id = NULL, normalized = FALSE, n_pcs = NULL, params = m2stParams(),
-    seed = 0L, device = "auto", verbose = NULL, ...
+    seed = 0L, device = "auto", save = NULL, verbose = NULL, ...
 ) {
     checkNoMore(...)
-    checkSparse(x, "`x`")
-    checkHasCoords(coords)
-    input <- list(
-        counts = x, what = "`x`", coords = coords, sample = sample_id, names = colnames(x),
-        inside = rep(TRUE, ncol(x)), words = wordsOf$matrix
-    )
+    input <- inputMatrix(x, coords, sample_id)
     write <- function(result) newM2ST(result, colnames(x))
     hushed(verbose, computeDomains(
-        input, k, params, seed, device, normalized, n_pcs, verbose, write
+        input, k, params, seed, device, normalized, n_pcs, save, verbose, write
     ))
+}
+
+inputMatrix <- function(x, coords, sample_id) {
+    checkSparse(x, "`x`")
+    checkHasCoords(coords)
+    list(
+        counts = x, what = "`x`", coords = coords, sample = sample_id, names = colnames(x),
+        genes = rownames(x), inside = rep(TRUE, ncol(x)), words = wordsOf$matrix
+    )
 }
 
 #' @rdname runM2ST
@@ -178,7 +184,7 @@ runM2ST.dgCMatrix <- runM2ST.matrix
 runM2ST.SummarizedExperiment <- function(
     x, k, coords = NULL, sample_id = NULL, assay.type = "counts", dimred = NULL,
     subset.row = NULL, normalized = FALSE, n_pcs = NULL, name = "m2st", params = m2stParams(),
-    seed = 0L, device = "auto", verbose = NULL, ...
+    seed = 0L, device = "auto", save = NULL, verbose = NULL, ...
 ) {
     checkNoMore(...)
     checkSpots(ncol(x))
@@ -189,7 +195,7 @@ runM2ST.SummarizedExperiment <- function(
             expressionSE(x, assay.type, dimred, subset.row), placeSE(x, coords, sample_id)
         )
         checkNameSE(x, name)
-        computeDomains(input, k, params, seed, device, normalized, n_pcs, verbose, write)
+        computeDomains(input, k, params, seed, device, normalized, n_pcs, save, verbose, write)
     })
 }
 
@@ -207,7 +213,8 @@ runM2ST.SpatialExperiment <- function(x, k, coords = NULL, ...) {
 runM2ST.Seurat <- function(
     x, k, coords = NULL, sample_id = NULL, image = NULL, assay = NULL, layer = "counts",
     reduction = NULL, features = NULL, normalized = FALSE, n_pcs = NULL, name = "m2st",
-    set.ident = TRUE, params = m2stParams(), seed = 0L, device = "auto", verbose = NULL, ...
+    set.ident = TRUE, params = m2stParams(), seed = 0L, device = "auto", save = NULL,
+    verbose = NULL, ...
 ) {
     checkNoMore(...)
     loadClasses(x)
@@ -226,7 +233,7 @@ runM2ST.Seurat <- function(
         checkHasK(k)
         arguments <- mget(known)
         computeDomains(
-            input, k, params, seed, device, normalized, n_pcs, verbose,
+            input, k, params, seed, device, normalized, n_pcs, save, verbose,
             write = function(result) {
                 logRun(writeSeurat(x, result, name, set.ident, assay), call, arguments, assay)
             }

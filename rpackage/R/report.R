@@ -235,7 +235,7 @@ reportRequest <- function(shown, path, markers, title) {
         expression = if (!is.null(shown$counts)) {
             genes <- rownames(shown$counts)
             genes <- if (is.null(genes)) paste("gene", seq_len(nrow(shown$counts))) else genes
-            c(expressionRequest(list(counts = shown$counts)), list(genes = as.list(genes)))
+            c(expressionRequest(list(counts = shown$counts)), list(genes = paste(genes, collapse = "\n")))
         }
     )
 }

@@ -6,40 +6,69 @@
 # messages; or `scales`, embeddings at hand (spots x columns), and the `record` of their run.
 
 # Domains (unless k is NULL) and embeddings of all spots, in their order. `write` puts a result into
-# the user's object: it is tried before the work.
+# the user's object: it is tried before the work. `save` is a folder for the fitted model.
 computeDomains <- function(
-    input, k, params, seed, device, normalized, n_pcs, verbose, write = identity
+    input, k, params, seed, device, normalized, n_pcs, save, verbose, write = identity
 ) {
-    n <- length(input$inside)
-    checkSpots(n)
     params <- checkParams(params)
     seed <- checkSeed(seed)
     n_pcs <- checkComponents(n_pcs)
+    save <- checkSave(save, input)
+    input <- checkInput(input)
+    k <- checkK(k, sum(input$valid))
+    kept <- readyInput(input, k, write)
+    request <- c(
+        sectionRequest(kept, normalized), settingsRequest(k, params, seed, device),
+        list(n_pcs = n_pcs, save = save), if (!is.null(save)) genesRequest(kept)
+    )
+    finishRun(input, "run", request, verbose, write)
+}
+
+# The same by a model in the folder `model`.
+applyModel <- function(input, model, normalized, verbose, write = identity) {
+    model <- checkModel(model)
+    if (is.null(input$features)) {
+        checkGenes(input)
+    }
+    input <- checkInput(input)
+    kept <- readyInput(input, 1L, write)
+    request <- c(
+        sectionRequest(kept, normalized), genesRequest(kept, columns = TRUE), list(model = model)
+    )
+    finishRun(input, "apply", request, verbose, write)
+}
+
+# The input with its values checked, and which spots are `valid`.
+checkInput <- function(input) {
+    checkSpots(length(input$inside))
     if (is.null(input$features)) {
         input$counts <- checkExpression(input$counts, input$what)
     }
     input <- checkPlace(input)
     checkNoPlaces(input)
-    valid <- input$valid
-    k <- checkK(k, sum(valid))
-    tryWriting(write, n, k)
+    input
+}
+
+# What is sent of a checked input, once it is known that k domains can be written.
+readyInput <- function(input, k, write) {
+    tryWriting(write, length(input$inside), k)
     sayInvalid(input)
-    checkSpots(sum(valid))
+    checkSpots(sum(input$valid))
+    keepValid(input)
+}
+
+# Asks Python, and writes its answer.
+finishRun <- function(input, what, request, verbose, write) {
     verbose <- if (is.null(verbose)) interactive() else isTRUE(verbose)
-    kept <- keepValid(input)
-    request <- c(
-        expressionRequest(kept), placeRequest(kept), overlayRequest(kept),
-        settingsRequest(k, params, seed, device),
-        list(normalized = normalized, n_pcs = n_pcs, words = wordsRequest(input))
-    )
-    answer <- askPython("run", request, verbose)
+    request$words <- wordsRequest(input)
+    answer <- askPython(what, request, verbose)
     say("Spatial graph: ", answer$record$graph$reason, verbose = verbose)
     prepared <- answer$record$prepare
     if (!is.null(input$features) && prepared$n_pcs < prepared$n_features) {
         say("Features: ", prepared$n_pcs, " components of ", prepared$n_features, " columns.",
             verbose = verbose)
     }
-    result <- readAnswer(answer, valid)
+    result <- readAnswer(answer, input$valid)
     result$coords <- input$coords
     result$sample <- input$sample
     hushed(FALSE, write(result))
@@ -164,8 +193,8 @@ readAnswer <- function(answer, valid) {
     if (!is.null(answer$labels)) {
         labels <- rep(NA_integer_, length(valid))
         labels[valid] <- labelsFromBuffer(answer$labels, sum(valid))
-        k <- answer$record$cluster$n_domains
-        result$domain <- factor(labels, levels = seq_len(k))
+        names <- unlist(answer$domains)
+        result$domain <- factor(labels, levels = seq_along(names), labels = names)
         result$embedding <- spread(fromBuffer(answer$embedding))
         confidence <- readBin(answer$confidence, "double", sum(valid))
         confidence[is.nan(confidence)] <- NA_real_

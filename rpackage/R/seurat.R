@@ -86,8 +86,10 @@ expressionSeurat <- function(object, assay, layer, features, reduction) {
     }
     what <- paste0("layer '", layer, "' of assay '", assay, "'")
     counts <- checkSparse(countsSeurat(object[[assay]], assay, layer), what)
+    all <- rownames(counts)
+    rows <- featureTypes(object[[assay]], all)
     if (is.null(features)) {
-        features <- geneRows(featureTypes(object[[assay]], rownames(counts)), what, "features")
+        features <- geneRows(rows, what, "features")
     }
     if (!is.null(features)) {
         counts <- chooseGenes(counts, features)
@@ -98,7 +100,11 @@ expressionSeurat <- function(object, assay, layer, features, reduction) {
     if (!identical(found, seq_len(ncol(counts)))) {
         counts <- counts[, found, drop = FALSE]
     }
-    list(counts = counts, what = what, measured = measured)
+    genes <- rownames(counts)
+    list(
+        counts = counts, what = what, measured = measured, genes = genes,
+        rows = if (!is.null(rows)) rowsOf(rows, genes, all)
+    )
 }
 
 # What the assay knows of the rows.

@@ -55,14 +55,22 @@ expressionSE <- function(x, assay.type, dimred, subset.row) {
     counts <- SummarizedExperiment::assay(x, assay.type, withDimnames = FALSE)
     what <- paste0("assay '", assay.type, "'")
     checkSparse(counts, what)
+    rows <- SummarizedExperiment::rowData(x)
+    genes <- rownames(x)
     if (is.null(subset.row)) {
-        subset.row <- geneRows(SummarizedExperiment::rowData(x), what, "subset.row")
+        subset.row <- geneRows(rows, what, "subset.row")
     }
     if (!is.null(subset.row)) {
-        rownames(counts) <- rownames(x)
+        rownames(counts) <- genes
         counts <- chooseGenes(counts, subset.row)
+        genes <- rownames(counts)
     }
-    list(counts = counts, what = what)
+    list(counts = counts, what = what, genes = genes, rows = rowsOf(rows, genes, rownames(x)))
+}
+
+# Columns that tell of some genes, as a list.
+rowsOf <- function(rows, genes, all) {
+    if (!is.null(genes)) as.list(rows[match(genes, all), , drop = FALSE])
 }
 
 # Rows of genes, where the rows are of several types by 10x's names of these; else NULL.

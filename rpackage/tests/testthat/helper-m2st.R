@@ -46,6 +46,7 @@ fakeWorker <- function(what, request, callback) {
     if (!is.null(k)) {
         cuts <- ceiling(rank(first, ties.method = "max", na.last = "keep") / n * k)
         cuts[is.na(cuts)] <- 0L
+        answer$domains <- as.list(as.character(seq_len(k)))
         answer$labels <- writeBin(as.integer(cuts), raw())
         answer$embedding <- fakeBuffer(matrix(first, n, k))
         answer$confidence <- writeBin(stats::plogis(first), raw())
@@ -90,3 +91,30 @@ toyCounts <- function(sparse = TRUE) {
 quickParams <- function() {
     m2stParams(n_members = 2, n_epochs = 5, hidden_dim = 16, scale_dims = c(8, 4), n_init = 2)
 }
+
+# Runs Python code on the counts and coordinates in a folder, as a user of Python would.
+inPython <- function(folder, code) {
+    python <- reticulate::py_config()$python
+    script <- file.path(folder, "run.py")
+    writeLines(c(
+        "import sys, numpy as np, anndata, m2st",
+        "folder = sys.argv[1]",
+        "shape = np.fromfile(folder + '/shape', dtype=np.int32)",
+        "counts = np.fromfile(folder + '/counts', dtype=np.float64).reshape(shape)",
+        "adata = anndata.AnnData(counts.astype(np.float32))",
+        "adata.obsm['spatial'] = np.fromfile(folder + '/coords').reshape(2, -1).T.copy()",
+        code,
+        "labels = adata.obs['m2st_domain'].cat.codes.to_numpy().astype(np.int32) + 1",
+        "labels.tofile(folder + '/labels')",
+        "adata.obs['m2st_confidence'].to_numpy().tofile(folder + '/confidence')",
+        "adata.obsm['X_m2st'].astype('<f4').tofile(folder + '/embedding')",
+        "adata.obsm['X_m2st_scale1'].astype('<f4').tofile(folder + '/scale1')"
+    ), script)
+    status <- system2(
+        python, c(shQuote(script), shQuote(folder)),
+        env = c("LD_LIBRARY_PATH=", "PYTHONWARNINGS=ignore"), stdout = FALSE
+    )
+    expect_identical(status, 0L)
+}
+
+bits <- function(matrix) writeBin(as.double(t(matrix)), raw(), size = 4L)

@@ -1,32 +1,5 @@
 # With Python itself.
 
-# Runs Python code on the counts and coordinates in a folder, as a user of Python would.
-inPython <- function(folder, code) {
-    python <- reticulate::py_config()$python
-    script <- file.path(folder, "run.py")
-    writeLines(c(
-        "import sys, numpy as np, anndata, m2st",
-        "folder = sys.argv[1]",
-        "shape = np.fromfile(folder + '/shape', dtype=np.int32)",
-        "counts = np.fromfile(folder + '/counts', dtype=np.float64).reshape(shape)",
-        "adata = anndata.AnnData(counts.astype(np.float32))",
-        "adata.obsm['spatial'] = np.fromfile(folder + '/coords').reshape(2, -1).T.copy()",
-        code,
-        "labels = adata.obs['m2st_domain'].cat.codes.to_numpy().astype(np.int32) + 1",
-        "labels.tofile(folder + '/labels')",
-        "adata.obs['m2st_confidence'].to_numpy().tofile(folder + '/confidence')",
-        "adata.obsm['X_m2st'].astype('<f4').tofile(folder + '/embedding')",
-        "adata.obsm['X_m2st_scale1'].astype('<f4').tofile(folder + '/scale1')"
-    ), script)
-    status <- system2(
-        python, c(shQuote(script), shQuote(folder)),
-        env = c("LD_LIBRARY_PATH=", "PYTHONWARNINGS=ignore"), stdout = FALSE
-    )
-    expect_identical(status, 0L)
-}
-
-bits <- function(matrix) writeBin(as.double(t(matrix)), raw(), size = 4L)
-
 test_that("R and Python give the same labels and the same bits", {
     skip_if_no_m2st()
     folder <- tempfile("m2st")
