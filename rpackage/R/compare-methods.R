@@ -270,7 +270,9 @@ runFunction <- function(own, input, k, seed) {
 
 runSelf <- function(input, k, seed, ...) {
     params <- m2stParams(...)
-    result <- computeDomains(input, k, params, seed, "cpu", FALSE, n_pcs = NULL, verbose = FALSE)
+    result <- computeDomains(
+        input, k, params, seed, "cpu", FALSE, n_pcs = NULL, save = NULL, verbose = FALSE
+    )
     list(labels = as.integer(result$domain), version = packageLabel("m2st"))
 }
 

@@ -348,9 +348,10 @@ class Model:
 
     def _from_ready(self, adata: AnnData, use_rep: str, place: Place) -> _Scores:
         """Features from ready ones; nothing is written."""
-        from m2st import pp, tl
+        from m2st import pp
 
-        if tl.owner_of_features(adata, use_rep) is not None:
+        trained_on = self.record.get("embed", {}).get("use_rep")
+        if self.projection is None and trained_on == use_rep:
             msg = (
                 "Expected a model that knows how its features are made, found one that was fitted "
                 f"on `obsm[{use_rep!r}]`, made before. Fit it without `use_rep`, or with ready "

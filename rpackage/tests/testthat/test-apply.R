@@ -50,12 +50,9 @@ test_that("a saved model places other spots, in every class to the same bits", {
         unname(SingleCellExperiment::reducedDim(sce, "ZONE_scale1")), unname(known$scales$scale1)
     )
 
-    skip_if_not_installed("SpatialExperiment")
-    spe <- SpatialExperiment::SpatialExperiment(
-        assays = list(counts = counts), spatialCoords = toyCoords() * 55
-    )
-    spe <- applyM2ST(spe, saved$folder)
-    expect_identical(spe$m2st_domain, unname(known$domain))
+    useSpatialExperiment()
+    spe <- suppressMessages(applyM2ST(toySPE(), saved$folder))
+    expect_identical(spe$m2st_domain, unname(again$domain))
 })
 
 test_that("what Python finds with the model, R finds to the bit", {

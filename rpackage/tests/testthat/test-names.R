@@ -16,7 +16,7 @@ test_that("every function calls a concept by the same name", {
         "normalized", "n_pcs", "assay.type", "assay", "layer", "dimred", "reduction", "image",
         "subset.row", "features", "set.ident", "truth", "confidence", "by", "metrics", "path",
         "columns", "counts", "markers", "title", "overwrite", "array", "platform", "nrep",
-        "burn.in", "methods", "options", "further", "folder", "a", "b"
+        "burn.in", "methods", "options", "further", "folder", "a", "b", "model", "save"
     )
     settings <- c("m2stParams", "m2stSetup")
     own <- list(RunM2ST = c("object", names(seuratSpellings)))
@@ -26,7 +26,7 @@ test_that("every function calls a concept by the same name", {
         expect_identical(setdiff(arguments, c(known, own[[name]])), character(), label = name)
     }
     # What two methods both have has the same default.
-    runs <- functions[grep("^(run|cluster)M2ST[.](matrix|S|m2st)", names(functions))]
+    runs <- functions[grep("^(run|cluster|apply)M2ST[.](matrix|S|m2st)", names(functions))]
     expect_gt(length(runs), 5L)
     for (argument in c("seed", "params", "verbose", "name", "sample_id")) {
         defaults <- unique(Filter(Negate(is.null), lapply(runs, function(run) {
