@@ -229,11 +229,11 @@ def test_too_few_shared_genes_and_the_likely_cause() -> None:
     kinds = r"The reference has Ensembl ids \(human\), and this section has gene symbols\."
     with pytest.raises(ValueError, match=rf"{few} {kinds} The reference has names such as ENSG"):
         register(section(), renamed(ensembl), "layer")
-    fits = r"`reference\.var\['symbol'\]` fits: call `reference\.var_names = reference\.var"
+    fits = r"The column 'symbol' of `reference\.var` fits\. Call `reference\.var_names"
     with pytest.raises(ValueError, match=rf"{few} {kinds} {fits}"):
         register(section(), renamed(ensembl, symbol=str), "layer")
     ours = renamed(ensembl, symbol=str)
-    with pytest.raises(ValueError, match=r"`adata\.var\['symbol'\]` fits"):
+    with pytest.raises(ValueError, match=r"The column 'symbol' of `adata\.var` fits"):
         register(ours, section(1), "layer")
     with pytest.raises(ValueError, match=r"case only: .* Take a reference of the same species\."):
         register(section(), renamed(str.upper), "layer")
