@@ -7,7 +7,9 @@ import pytest
 from sklearn.metrics import adjusted_rand_score
 from tests import reference
 
+from m2st._clustering import KINDS
 from m2st._clustering._dual import DualClustering, _procrustes, _State
+from m2st._params import DualParams
 
 Array = np.ndarray
 
@@ -166,6 +168,58 @@ def test_loadings_are_the_best_orthonormal_ones() -> None:
     for _ in range(200):
         other = np.linalg.qr(rng.normal(size=(5, 2)))[0].T
         assert np.trace(other.T @ target) <= best
+
+
+@pytest.mark.parametrize("solver", ["descent", "published"])
+@pytest.mark.parametrize("ridge", [0.0, 1.0])
+def test_other_observations_are_placed(solver: str, ridge: float) -> None:
+    """Half of the observations from the other half: the ridge solution, then the nearest centre."""
+    scales, truth = planted(0, n_obs=240)
+    params = DualParams(specific_dim=2, orthogonality=0.01, ridge=ridge, solver=solver)
+    found = DualClustering.from_params(3, params, random_state=1)
+    found.fit([scale[::2] for scale in scales])
+    domains = found.to_domains()
+    others = [scale[1::2] for scale in scales]
+    placed = domains.predict_proba(others)
+    np.testing.assert_array_equal(np.unique(placed), [0, 1])
+    fitted = domains.predict_proba([scale[::2] for scale in scales]).argmax(axis=1)
+    assert adjusted_rand_score(fitted, found.labels_) > 0.9
+    both = adjusted_rand_score(truth[::2], found.labels_)
+    assert adjusted_rand_score(truth[1::2], placed.argmax(axis=1)) > both - 0.1
+    read = KINDS[domains.kind].from_arrays(domains.to_arrays(), domains.to_settings())
+    np.testing.assert_array_equal(read.predict_proba(others), placed)
+    with pytest.raises(ValueError, match=r"Expected embeddings of widths .*, found \[2\]"):
+        domains.predict_proba([np.zeros((3, 2))])
+
+
+def test_other_observations_have_the_ridge_solution() -> None:
+    """Written out: the least of the first two terms of (12), loadings given."""
+    scales, _ = planted(3)
+    found = DualClustering(3, specific_dim=2, ridge=0.7, n_init=1).fit(scales)
+    (p_1, p_2), (w_1, w_2) = found.specific_loadings_, found.common_loadings_
+    stacked = np.block([[p_1, np.zeros_like(p_2)], [np.zeros_like(p_1), p_2], [w_1, w_2]])
+    together = np.concatenate(
+        [
+            (s - s.mean(axis=0)) / np.sqrt(np.mean(((s - s.mean(axis=0)) ** 2).sum(axis=1)))
+            for s in scales
+        ],
+        axis=1,
+    )
+    blocks = np.concatenate(found.to_domains().factors.project(scales), axis=1)
+    for x, z in zip(together[:5], blocks[:5], strict=True):
+        # Gradient of ‖x − z L‖² + β ‖z‖².
+        np.testing.assert_allclose(stacked @ (x - z @ stacked), 0.7 * z, atol=1e-10)
+
+
+def test_reorder_numbers_the_domains_anew() -> None:
+    scales, _ = planted(0)
+    found = DualClustering(3, specific_dim=2, n_init=1).fit(scales)
+    before, centers = found.labels_, found.centers_[0]
+    np.testing.assert_array_equal(found.responsibilities_, np.eye(3)[before])
+    assert found.reorder(np.array([2, 0, 1])) is found
+    np.testing.assert_array_equal(found.labels_, np.array([1, 2, 0])[before])
+    np.testing.assert_array_equal(found.responsibilities_, np.eye(3)[found.labels_])
+    np.testing.assert_array_equal(found.centers_[0], centers[[2, 0, 1]])
 
 
 def test_as_many_domains_as_asked_for_by_size() -> None:

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from m2st._checks import check_int, check_target
-from m2st._params import AutoencoderParams, ClusteringParams
+from m2st._params import AutoencoderParams, ClusteringParams, DualParams
 
 if TYPE_CHECKING:
-    from m2st._clustering import Domains, MultiScaleClustering
+    from m2st._clustering import Domains, Estimator, MultiScaleClustering
     from m2st._nn._autoencoder import MaskedGraphAutoencoder
     from m2st._nn._training import Callback, TrainingResult
 
@@ -128,18 +128,19 @@ def cluster_members(
     members: list[list[NDArray[np.float32]]],
     adjacency: sparse.csr_matrix,
     n_domains: int,
-    params: ClusteringParams,
+    params: ClusteringParams | DualParams,
     random_state: int,
     n_jobs: int | None,
-) -> list[MultiScaleClustering]:
-    """Cluster each member by itself."""
+) -> list[Estimator]:
+    """Cluster each member by itself; the class of the settings decides how."""
     from joblib import Parallel
 
-    from m2st._clustering import MultiScaleClustering
+    from m2st._clustering import METHODS
 
+    estimator = METHODS[params.method].estimator
     seeds = member_seeds(random_state, len(members))
-    fits: list[MultiScaleClustering] = Parallel(n_jobs=processes(n_jobs), prefer="processes")(
-        _delayed(MultiScaleClustering.from_params(n_domains, params, random_state=seed).fit)(
+    fits: list[Estimator] = Parallel(n_jobs=processes(n_jobs), prefer="processes")(
+        _delayed(estimator.from_params(n_domains, params, random_state=seed).fit)(
             scales, connectivities=adjacency
         )
         for seed, scales in zip(seeds, members, strict=True)

@@ -8,14 +8,14 @@ from typing import Any, ClassVar, Literal, Self, cast
 
 import numpy as np
 
-from m2st._checks import check_int, check_interval
+from m2st._checks import check_choice, check_int, check_interval
 
 
 @dataclass(frozen=True)
 class Range:
-    """Kind and range of a setting: a whole or real number between two ends, or yes and no."""
+    """Kind and range of a setting: a number between two ends, yes and no, or one of a few words."""
 
-    kind: Literal["whole", "real", "flag"]
+    kind: Literal["whole", "real", "flag", "choice"]
     low: float = 1
     high: float = float("inf")
     closed: tuple[bool, bool] = (True, False)
@@ -23,6 +23,8 @@ class Range:
     """Whether it may be None, which is never checked further."""
     several: bool = False
     """Whether it is a tuple of such numbers."""
+    choices: tuple[str, ...] = ()
+    """The words."""
 
     def check(self, name: str, value: object) -> None:
         """Require a value in this range."""
@@ -33,6 +35,8 @@ class Range:
                 check_int(name, one, minimum=int(self.low))
         elif self.kind == "real":
             check_interval(name, value, self.low, self.high, closed=self.closed)
+        elif self.kind == "choice":
+            check_choice(name, value, self.choices)
         elif not isinstance(value, bool | np.bool_):
             msg = f"Expected `{name}` to be True or False, found {value!r}."
             raise TypeError(msg)
@@ -41,6 +45,8 @@ class Range:
         """Return the value that a text stands for, in this range or not."""
         if self.none and text.lower() == "none":
             return None
+        if self.kind == "choice":
+            return text
         if self.kind == "flag":
             if text.lower() in {"true", "false"}:
                 return text.lower() == "true"
@@ -243,6 +249,8 @@ class AutoencoderParams(_Params):
 class ClusteringParams(_Params):
     """Entropy-weighted multi-scale clustering (paper, part B).
 
+    The paper's own clustering has other settings: `m2st.paper.DualParams`.
+
     Parameters
     ----------
     common_dim
@@ -285,6 +293,7 @@ class ClusteringParams(_Params):
     max_iter: int = 500
     tol: float = 1e-5
 
+    method: ClassVar[str] = "mixture"
     ranges: ClassVar[Mapping[str, Range]] = {
         "common_dim": Range("whole", none=True),
         "specific_dim": _WHOLE,
@@ -304,6 +313,81 @@ class ClusteringParams(_Params):
     def for_domains(self, n_domains: int) -> Self:
         """Return these settings with the width of the common representation for `n_domains`."""
         return replace(self, common_dim=self.common_dim or max(10, n_domains))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DualParams(_Params):
+    """The paper's own clustering, objective (12).
+
+    Parameters
+    ----------
+    common_dim
+        Width d_c of the representation common to all scales. None takes the number of domains, as
+        the paper does.
+    specific_dim
+        Width d_s of the representation specific to each scale; at most the width of its embedding.
+    ridge
+        β ≥ 0, weight of the squared norm of the representations.
+    orthogonality
+        λ ≥ 0, weight of the term that makes the centres orthonormal.
+    weight_entropy
+        δ > 0, weight of the entropy of the scale weights. A small one trusts one scale, a large one
+        trusts all equally.
+    solver
+        ``"descent"`` minimises (12). ``"published"`` is the update rule of the published code, with
+        which the objective may rise.
+    n_init
+        Number of starts of ``"descent"``; the one with the lowest objective is kept. The published
+        rule has one start.
+    max_iter
+        Most iterations. The published rule always takes all of them.
+    tol
+        The descent has converged if the objective, per observation, falls by no more in one
+        iteration.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a setting is out of its range.
+    """
+
+    common_dim: int | None = None
+    specific_dim: int = 10
+    ridge: float = 1.0
+    orthogonality: float = 1.0
+    weight_entropy: float = 1.0
+    solver: Literal["descent", "published"] = "descent"
+    n_init: int = 10
+    max_iter: int = 100
+    tol: float = 1e-6
+
+    method: ClassVar[str] = "dual"
+    ranges: ClassVar[Mapping[str, Range]] = {
+        "common_dim": Range("whole", none=True),
+        "specific_dim": _WHOLE,
+        "ridge": Range("real", 0),
+        "orthogonality": Range("real", 0),
+        "weight_entropy": _POSITIVE,
+        "solver": Range("choice", choices=("descent", "published")),
+        "n_init": _WHOLE,
+        "max_iter": _WHOLE,
+        "tol": _SHARE,
+    }
+
+    def __post_init__(self) -> None:
+        self._check()
+        self._to_plain()
+
+    def for_domains(self, n_domains: int) -> Self:
+        """Return these settings with the width of the common representation for `n_domains`."""
+        return replace(self, common_dim=self.common_dim or n_domains)
+
+
+def clustering_of(
+    given: ClusteringParams | DualParams | None, *, name: str
+) -> ClusteringParams | DualParams:
+    """Return the settings of one of the clusterings; the defaults if there are none."""
+    return given if isinstance(given, DualParams) else ClusteringParams.of(given, name=name)
 
 
 def read_settings(given: Sequence[str]) -> tuple[AutoencoderParams, ClusteringParams]:

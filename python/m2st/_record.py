@@ -79,6 +79,7 @@ _FITTING: dict[str, Callable[[object], bool]] = {
     "embed.params.n_epochs": _is_number,
     "embed.params.scale_dims": _is_complete,
     "cluster": _is_mapping,
+    "cluster.method": _is_text,
     "cluster.n_domains": _is_number,
     "cluster.converged": _is_flag,
     "cluster.scale_weights": _is_complete,

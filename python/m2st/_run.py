@@ -23,7 +23,7 @@ from m2st._checks import (
 )
 from m2st._ensemble import processes
 from m2st._model import Member, Model
-from m2st._params import AutoencoderParams, ClusteringParams
+from m2st._params import AutoencoderParams, ClusteringParams, DualParams, clustering_of
 from m2st._plotting._palette import palette
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def run(
     spatial_key: str | None = None,
     sample_key: str | None = None,
     autoencoder: AutoencoderParams | None = None,
-    clustering: ClusteringParams | None = None,
+    clustering: ClusteringParams | DualParams | None = None,
     random_state: int = 0,
     device: str = "auto",
     n_jobs: int | None = None,
@@ -97,7 +97,8 @@ def run(
     autoencoder
         Settings of `m2st.tl.embed`; None takes the defaults.
     clustering
-        Settings of `m2st.tl.cluster`; None takes the defaults.
+        Settings of `m2st.tl.cluster`; None takes the defaults. `m2st.paper.DualParams` takes the
+        paper's own clustering, which needs a number of domains.
     random_state
         Seed of all stages, from 0 to 2**32 - 1. On a CPU the same seed gives the same bits,
         whatever the number of threads.
@@ -168,7 +169,13 @@ def run(
     if checkpoint is not None:
         check_target(Path(f"{checkpoint}.1"), (), overwrite=True)
     autoencoder = AutoencoderParams.of(autoencoder, name="autoencoder")
-    clustering = ClusteringParams.of(clustering, name="clustering")
+    clustering = clustering_of(clustering, name="clustering")
+    if auto and isinstance(clustering, DualParams):
+        msg = (
+            'Expected a number of domains for the paper\'s own clustering, found "auto". Give a '
+            "number, or leave `clustering` out."
+        )
+        raise ValueError(msg)
     choose_device(device)
     processes(n_jobs)
     if callback is not None and not callable(cast("object", callback)):
@@ -232,7 +239,7 @@ def run(
     if auto:
         n_domains = tl.choose_n_domains(
             adata,
-            params=clustering,
+            params=cast("ClusteringParams", clustering),
             random_state=random_state,
             n_jobs=n_jobs,
             key_added=key_added,

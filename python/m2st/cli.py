@@ -671,12 +671,17 @@ def _domains_in_words(adata: AnnData, keys: _keys.Keys) -> list[str]:
     """Sizes of the domains, the graph, and how sure; of a run or of a model that was applied."""
     domains, graph = adata.obs[keys.domain], adata.uns[keys.record]["graph"]
     sizes = domains.value_counts(sort=False)
-    confident = (adata.obs[keys.confidence].dropna() >= 0.9).mean()
+    sure = adata.obs[keys.confidence].dropna()
+    confident = (
+        f"Confidence of at least 0.9: {(sure >= 0.9).mean():.0%} of the observations"
+        if len(sure)
+        else "No confidence: a single model gave labels without probabilities"
+    )
     lines = [
         f"{len(sizes)} domains in {adata.n_obs} observations: "
         + ", ".join(f"{name} ({size})" for name, size in sizes.items()),
         f"Graph: {graph.get('reason', graph['method'])}",
-        f"Confidence of at least 0.9: {confident:.0%} of the observations",
+        confident,
     ]
     n_invalid = int(domains.isna().sum())
     if n_invalid:

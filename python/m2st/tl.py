@@ -45,12 +45,12 @@ from m2st._ensemble import (
     train_members,
 )
 from m2st._naming import register, rename_domains, score_markers
-from m2st._params import AutoencoderParams, ClusteringParams
+from m2st._params import AutoencoderParams, ClusteringParams, DualParams, clustering_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from m2st._clustering import Factors, MultiScaleClustering
+    from m2st._clustering import Domains, Estimator, Factors
     from m2st._nn._autoencoder import MaskedGraphAutoencoder
     from m2st._nn._training import Callback
 
@@ -216,7 +216,7 @@ def embed(
 def transform(
     adata: AnnData,
     models: Sequence[MaskedGraphAutoencoder],
-    clusterings: Sequence[MultiScaleClustering] | None = None,
+    clusterings: Sequence[Estimator] | None = None,
     *,
     use_rep: str | None = None,
     key_added: str = _keys.DEFAULT,
@@ -257,15 +257,19 @@ def transform(
         If there is no model; if the numbers of models and clusterings differ; if features or graph
         do not fit; if `m2st.pp` built the graph from other coordinates.
     """
-    from m2st._clustering import MultiScaleClustering
+    from m2st._clustering import METHODS
     from m2st._nn._autoencoder import MaskedGraphAutoencoder
 
-    checked: list[tuple[str, object, type]] = [("models", models, MaskedGraphAutoencoder)]
+    checked: list[tuple[str, object, list[type]]] = [("models", models, [MaskedGraphAutoencoder])]
     if clusterings is not None:
-        checked.append(("clusterings", clusterings, MultiScaleClustering))
-    for name, given, kind in checked:
-        if not isinstance(given, Sequence) or not all(isinstance(one, kind) for one in given):
-            msg = f"Expected `{name}` to be a list of {kind.__name__}, found {given!r}."
+        estimators = [method.estimator for method in METHODS.values()]
+        checked.append(("clusterings", clusterings, estimators))
+    for name, given, kinds in checked:
+        if not isinstance(given, Sequence) or not all(
+            isinstance(one, tuple(kinds)) for one in given
+        ):
+            wanted = " or ".join(kind.__name__ for kind in kinds)
+            msg = f"Expected `{name}` to be a list of {wanted}, found {given!r}."
             raise TypeError(msg)
     if not models:
         msg = "Expected at least one trained model, found none."
@@ -287,19 +291,19 @@ def transform(
     write_scales(adata, members, valid, keys)
     if clusterings is not None:
         mean = np.mean(responsibilities, axis=0)
-        write_domains(adata, mean.argmax(axis=1), mean, valid, keys)
+        write_domains(adata, mean.argmax(axis=1), mean, valid, keys, sure=are_sure(domains))
 
 
 def cluster(
     adata: AnnData,
     n_domains: int,
-    params: ClusteringParams | None = None,
+    params: ClusteringParams | DualParams | None = None,
     *,
     random_state: int = 0,
     n_jobs: int | None = None,
     embedding_key: str | None = None,
     key_added: str = _keys.DEFAULT,
-) -> list[MultiScaleClustering]:
+) -> list[Estimator]:
     """Find spatial domains from the embeddings of all scales and members.
 
     Each member is clustered by itself (`m2st.MultiScaleClustering`), then once more from the
@@ -313,7 +317,8 @@ def cluster(
     n_domains
         Number of domains K.
     params
-        Settings of the clustering; None takes the defaults.
+        Settings of the clustering; None takes the defaults. `m2st.paper.DualParams` takes the
+        paper's own clustering (`m2st.paper.DualClustering`), without second starts.
     random_state
         Seed.
     n_jobs
@@ -335,14 +340,17 @@ def cluster(
         Categorical ``"1"`` to ``"K"``, by decreasing size.
     ``obs["m2st_confidence"]``
         Estimated probability that a run with another seed puts the observation into the same
-        domain, in [0, 1].
+        domain, in [0, 1]. NaN for the paper's own clustering of a single member, which gives labels
+        without probabilities.
     ``obsm["X_m2st"]``
-        float32 of shape (n_obs, d_c): the representation common to all scales and members.
+        float32 of shape (n_obs, d_c): the representation common to all scales and members. For the
+        paper's own clustering, the common representations of the members side by side.
     ``uns["m2st"]["cluster"]``
-        Parameters, seed, stability of each domain, and whether all members converged. A row for
-        each member: agreement with the consensus, scale weights (the last one belongs to the common
-        representation), objective of each iteration and start. With the embeddings of another
-        result, the name of that result and a copy of its entries on them.
+        Method (``"mixture"``, or ``"dual"`` for the paper's own), parameters, seed, stability of
+        each domain, and whether all members converged. A row for each member: agreement with the
+        consensus, scale weights (the last one belongs to the common representation), objective of
+        each iteration and start. With the embeddings of another result, the name of that result and
+        a copy of its entries on them.
 
     Observations without an embedding have a missing domain and NaN.
 
@@ -384,14 +392,14 @@ def cluster(
 class Found(NamedTuple):
     """The clustering of each member, and the loadings of what all have in common."""
 
-    fits: list[MultiScaleClustering]
+    fits: list[Estimator]
     common: Factors
 
 
 def find_domains(
     adata: AnnData,
     n_domains: int,
-    params: ClusteringParams | None,
+    params: ClusteringParams | DualParams | None,
     *,
     random_state: int,
     n_jobs: int | None,
@@ -399,7 +407,7 @@ def find_domains(
     key_added: str = _keys.DEFAULT,
 ) -> Found:
     """Do what `cluster` does, and return all that places other observations."""
-    from m2st._clustering import common_factors, consensus
+    from m2st._clustering import METHODS, consensus
 
     check_adata(adata)
     keys = check_key_added(adata, key_added)
@@ -407,16 +415,19 @@ def find_domains(
     random_state = check_seed(random_state)
     members, valid, adjacency = _members(adata, source)
     check_n_domains(n_domains, n_obs=int(valid.sum()))
-    params = ClusteringParams.of(params, name="params").for_domains(n_domains)
+    params = clustering_of(params, name="params").for_domains(n_domains)
+    method = METHODS[params.method]
     fits = cluster_members(members, adjacency, n_domains, params, random_state, n_jobs)
-    fits = refit_members(fits, adjacency, n_jobs)
+    if method.refits:
+        fits = refit_members(fits, adjacency, n_jobs)
     found = consensus([fit.responsibilities_ for fit in fits])
     for fit, order in zip(fits, found.orders, strict=True):
         fit.reorder(order)
-    write_domains(adata, found.labels, found.responsibilities, valid, keys)
+    sure = are_sure([fit.to_domains() for fit in fits])
+    write_domains(adata, found.labels, found.responsibilities, valid, keys, sure=sure)
     together = [scale for scales in members for scale in scales]
-    common = common_factors(together, params)
-    adata.obsm[keys.embedding] = side_by_side(common.project(together), valid)
+    common, representation = method.in_common(fits, together)
+    adata.obsm[keys.embedding] = side_by_side(representation, valid)
     record = adata.uns.setdefault(keys.record, {})
     if source != keys:
         described = adata.uns.get(source.record, {})
@@ -428,6 +439,7 @@ def find_domains(
         record |= deepcopy(kept)
         record["graph"] = dict(adata.uns.get(_keys.GRAPH_RECORD, {}).get("graph", {}))
     record["cluster"] = {
+        "method": params.method,
         "params": params.to_dict(),
         "n_domains": n_domains,
         **({} if source == keys else {"embedding_key": source.name}),
@@ -438,7 +450,8 @@ def find_domains(
         "scale_weights": np.stack([fit.scale_weights_ for fit in fits]),
         "objective": padded([fit.objective_ for fit in fits]),
         "start_objectives": np.stack([fit.start_objectives_ for fit in fits]),
-        "converged": all(fit.converged_ for fit in fits),
+        # The published rule does not ask.
+        **({} if fits[0].converged_ is None else {"converged": all(f.converged_ for f in fits)}),
     }
     return Found(fits, common)
 
@@ -706,20 +719,29 @@ def write_domains(
     valid: NDArray[np.bool_],
     keys: _keys.Keys,
     names: Sequence[str] | None = None,
+    *,
+    sure: bool,
 ) -> None:
     """Write domains, and responsibilities in them, of the valid observations; missing elsewhere.
 
-    Without names they are numbered from 1.
+    Without names they are numbered from 1. If the responsibilities do not say how sure they are,
+    the confidence is missing everywhere.
     """
     codes = np.full(adata.n_obs, -1)
     codes[valid] = labels
-    sure = np.full(adata.n_obs, np.nan)
-    sure[valid] = np.minimum(responsibilities[np.arange(len(labels)), labels], 1)
+    confidence = np.full(adata.n_obs, np.nan)
+    if sure:
+        confidence[valid] = np.minimum(responsibilities[np.arange(len(labels)), labels], 1)
     if names is None:
         names = [str(number) for number in range(1, responsibilities.shape[1] + 1)]
     adata.obs[keys.domain] = pd.Categorical.from_codes(codes, categories=names)
-    adata.obs[keys.confidence] = sure
+    adata.obs[keys.confidence] = confidence
     adata.uns.get(keys.record, {}).pop("register", None)  # of other domains
+
+
+def are_sure(domains: Sequence[Domains]) -> bool:
+    """Whether members say how sure a domain is: several do, one only with probabilities."""
+    return len(domains) > 1 or domains[0].soft
 
 
 def forget_clustering(adata: AnnData, keys: _keys.Keys) -> None:

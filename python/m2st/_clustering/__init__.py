@@ -21,12 +21,17 @@ Representations are stored by observation, the transpose of the paper's.
 
 from m2st._clustering._consensus import consensus, number_of_domains
 from m2st._clustering._domains import KINDS, Domains
+from m2st._clustering._dual import DualClustering
 from m2st._clustering._estimator import MultiScaleClustering
+from m2st._clustering._methods import METHODS, Estimator
 from m2st._clustering._representation import Factors, common_factors
 
 __all__ = [
     "KINDS",
+    "METHODS",
     "Domains",
+    "DualClustering",
+    "Estimator",
     "Factors",
     "MultiScaleClustering",
     "common_factors",

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse, special
+from scipy import sparse, spatial, special
 from threadpoolctl import threadpool_limits
 
 from m2st._clustering._mixture import (
@@ -31,6 +31,8 @@ class Domains(Protocol):
     """
 
     kind: ClassVar[str]
+    soft: ClassVar[bool]
+    """Whether the probabilities of one member say how sure it is: hard labels are 0 and 1."""
 
     @property
     def n_domains(self) -> int:
@@ -74,6 +76,7 @@ class MixtureDomains:
     """
 
     kind: ClassVar[str] = "mixture"
+    soft: ClassVar[bool] = True
 
     factors: Factors
     centers: list[Array]
@@ -93,11 +96,7 @@ class MixtureDomains:
         connectivities: sparse.spmatrix | None = None,
     ) -> Array:
         """Probabilities of the domains, as `MultiScaleClustering.predict_proba` describes them."""
-        widths = [scale.shape[1] for scale in scales]
-        expected = [len(mean) for mean in self.factors.means]
-        if widths != expected:
-            msg = f"Expected embeddings of widths {expected}, found {widths}."
-            raise ValueError(msg)
+        self.factors.check(scales)
         with threadpool_limits(1):
             cost = sum(
                 weight
@@ -125,17 +124,12 @@ class MixtureDomains:
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """All numbers by name."""
-        parts = {
-            "mean": self.factors.means,
-            "loading": self.factors.loadings,
-            "centers": self.centers,
-            "covariance": self.covariances,
-        }
-        arrays = {
-            f"{name}.{number}": array
-            for name, several in parts.items()
-            for number, array in enumerate(several)
-        }
+        arrays = _numbered(
+            mean=self.factors.means,
+            loading=self.factors.loadings,
+            centers=self.centers,
+            covariance=self.covariances,
+        )
         return {**arrays, "scale_weights": self.scale_weights}
 
     def to_settings(self) -> dict[str, Any]:
@@ -145,24 +139,111 @@ class MixtureDomains:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], settings: Mapping[str, Any]) -> Self:
         """Inverse of `to_arrays` and `to_settings`."""
-
-        def several(name: str, number: int) -> list[Array]:
-            return [arrays[f"{name}.{index}"] for index in range(number)]
-
-        n_blocks = len(arrays["scale_weights"])
-        means, loadings = several("mean", n_blocks - 1), several("loading", n_blocks)
-        centers, covariances = several("centers", n_blocks), several("covariance", n_blocks)
-        width = sum(map(len, means))
-        for loading, places, covariance in zip(loadings, centers, covariances, strict=True):
-            d = loading.shape[1]
-            shapes = [loading.shape, places.shape, covariance.shape]
-            if shapes != [(width, d), (len(centers[0]), d), (d, d)]:
-                msg = f"arrays of shapes {shapes} do not fit each other"
-                raise ValueError(msg)
+        factors, centers = _read_blocks(arrays)
+        covariances = _several(arrays, "covariance", len(centers))
+        for loading, covariance in zip(factors.loadings, covariances, strict=True):
+            _check_shapes([covariance], [(loading.shape[1], loading.shape[1])])
         params = ClusteringParams.from_dict(settings)
-        factors = Factors(means, loadings)
         return cls(factors, centers, covariances, arrays["scale_weights"], params)
 
 
-KINDS: dict[str, type[Domains]] = {MixtureDomains.kind: MixtureDomains}
+@dataclass(frozen=True)
+class DualDomains:
+    """The domains that `m2st.paper.DualClustering` has found.
+
+    Parameters
+    ----------
+    factors
+        From embeddings to the representations that they have without domains: of each scale and,
+        last, the common one.
+    centers
+        Centres of the domains in each representation, shape (n_domains, d) each.
+    scale_weights
+        Weights of the representations, shape (M + 1,).
+    """
+
+    kind: ClassVar[str] = "dual"
+    soft: ClassVar[bool] = False
+
+    factors: Factors
+    centers: list[Array]
+    scale_weights: Array
+
+    @property
+    def n_domains(self) -> int:
+        """Number of domains."""
+        return len(self.centers[0])
+
+    def predict_proba(
+        self,
+        scales: Sequence[NDArray[Any]],
+        *,
+        connectivities: sparse.spmatrix | None = None,
+    ) -> Array:
+        """1 in the domain with the least weighted distance, else 0; the graph does not count."""
+        self.factors.check(scales)
+        with threadpool_limits(1):
+            distances = sum(
+                weight * spatial.distance.cdist(block, centers, "sqeuclidean")
+                for weight, block, centers in zip(
+                    self.scale_weights,
+                    self.factors.project(list(scales)),
+                    self.centers,
+                    strict=True,
+                )
+            )
+        found: Array = np.eye(self.n_domains)[np.argmin(distances, axis=1)]
+        return found
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """All numbers by name."""
+        arrays = _numbered(
+            mean=self.factors.means, loading=self.factors.loadings, centers=self.centers
+        )
+        return {**arrays, "scale_weights": self.scale_weights}
+
+    def to_settings(self) -> dict[str, Any]:
+        """Nothing: the numbers are all."""
+        return {}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], settings: Mapping[str, Any]) -> Self:
+        """Inverse of `to_arrays`."""
+        return cls(*_read_blocks(arrays), arrays["scale_weights"])
+
+
+def _numbered(**parts: list[Array]) -> dict[str, NDArray[Any]]:
+    """Arrays by the name of their list and their number."""
+    return {
+        f"{name}.{number}": array
+        for name, several in parts.items()
+        for number, array in enumerate(several)
+    }
+
+
+def _several(arrays: Mapping[str, NDArray[Any]], name: str, number: int) -> list[Array]:
+    """Inverse of `_numbered`, for one list."""
+    return [arrays[f"{name}.{index}"] for index in range(number)]
+
+
+def _read_blocks(arrays: Mapping[str, NDArray[Any]]) -> tuple[Factors, list[Array]]:
+    """Factors, and centres in each representation; a ValueError if they do not fit."""
+    n_blocks = len(arrays["scale_weights"])
+    means, loadings = _several(arrays, "mean", n_blocks - 1), _several(arrays, "loading", n_blocks)
+    centers = _several(arrays, "centers", n_blocks)
+    width = sum(map(len, means))
+    for loading, places in zip(loadings, centers, strict=True):
+        d = loading.shape[1]
+        _check_shapes([loading, places], [(width, d), (len(centers[0]), d)])
+    return Factors(means, loadings), centers
+
+
+def _check_shapes(arrays: list[Array], expected: list[tuple[int, int]]) -> None:
+    shapes = [array.shape for array in arrays]
+    if shapes != expected:
+        msg = f"arrays of shapes {shapes} do not fit each other"
+        raise ValueError(msg)
+
+
+KINDS: dict[str, type[Domains]] = {one.kind: one for one in (MixtureDomains, DualDomains)}
 """Classes of what a saved model may hold, by the name that it is saved under."""

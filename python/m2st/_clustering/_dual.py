@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import linalg, optimize, special
+from scipy import linalg, optimize, sparse, special
 from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.cluster import KMeans
+from sklearn.utils.validation import check_is_fitted
 from threadpoolctl import threadpool_limits
 
-from m2st._checks import check_choice, check_int, check_interval, check_n_domains, check_seed
+from m2st._checks import check_int, check_n_domains, check_seed
+from m2st._clustering._domains import DualDomains
 from m2st._clustering._mixture import filled_labels
-from m2st._clustering._representation import check_embeddings
+from m2st._clustering._representation import Factors, check_embeddings
+from m2st._params import DualParams
 
 Array = NDArray[np.float64]
 Labels = NDArray[np.intp]
-
-SOLVERS = ("descent", "published")
 
 
 class DualClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
@@ -46,27 +47,14 @@ class DualClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     ----------
     n_domains
         Number of domains C. Exactly as many come out.
-    common_dim
-        Width :math:`d_c` of the common representation; None takes C, as the paper does.
-    specific_dim
-        Width :math:`d_s` of each specific representation, at most the width of its embedding.
-    ridge
-        :math:`\beta \ge 0`.
-    orthogonality
-        :math:`\lambda \ge 0`.
-    weight_entropy
-        :math:`\delta > 0`. Small values trust one scale, large ones all scales alike.
+    common_dim, specific_dim, ridge, orthogonality, weight_entropy
+        Widths :math:`d_c` and :math:`d_s`, and the weights :math:`\beta`, :math:`\lambda` and
+        :math:`\delta` of the terms: see `DualParams`.
     solver
         ``"descent"`` minimises (12): each step is exact or is kept only if it lowers the objective.
         ``"published"`` is the update rule of the published code. Its objective may rise.
-    n_init
-        Number of starts of ``"descent"``; the one with the lowest objective is kept. The published
-        rule has one start.
-    max_iter
-        Most iterations. The published rule always takes all of them.
-    tol
-        Decrease of the objective, per observation and iteration, at which the descent has
-        converged.
+    n_init, max_iter, tol
+        Control of the optimisation: see `DualParams`.
     random_state
         Seed of the starts.
 
@@ -74,6 +62,8 @@ class DualClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     ----------
     labels_
         Domain of each observation, 0 to C - 1 by decreasing size; shape (n_obs,).
+    responsibilities_
+        :math:`U`: 1 in the domain of an observation, else 0; shape (n_obs, C).
     common_
         :math:`H_c`, shape (n_obs, d_c).
     specific_
@@ -88,6 +78,8 @@ class DualClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         :math:`\alpha`, shape (M + 1,), the last one of the common representation.
     objective_
         Objective after each iteration, the first three terms per observation.
+    start_objectives_
+        Objective at the end of each start.
     n_iter_
         Number of iterations.
     converged_
@@ -129,6 +121,7 @@ class DualClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     """
 
     labels_: Labels
+    responsibilities_: Array
     common_: Array
     specific_: list[Array]
     common_loadings_: list[Array]
@@ -136,6 +129,7 @@ class DualClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     centers_: list[Array]
     scale_weights_: Array
     objective_: Array
+    start_objectives_: Array
     n_iter_: int
     converged_: bool | None
 
@@ -143,15 +137,15 @@ class DualClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         self,
         n_domains: int,
         *,
-        common_dim: int | None = None,
-        specific_dim: int = 10,
-        ridge: float = 1.0,
-        orthogonality: float = 1.0,
-        weight_entropy: float = 1.0,
-        solver: Literal["descent", "published"] = "descent",
-        n_init: int = 10,
-        max_iter: int = 100,
-        tol: float = 1e-6,
+        common_dim: int | None = DualParams.common_dim,
+        specific_dim: int = DualParams.specific_dim,
+        ridge: float = DualParams.ridge,
+        orthogonality: float = DualParams.orthogonality,
+        weight_entropy: float = DualParams.weight_entropy,
+        solver: Literal["descent", "published"] = DualParams.solver,
+        n_init: int = DualParams.n_init,
+        max_iter: int = DualParams.max_iter,
+        tol: float = DualParams.tol,
         random_state: int = 0,
     ) -> None:
         self.n_domains = n_domains
@@ -166,7 +160,30 @@ class DualClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         self.tol = tol
         self.random_state = random_state
 
-    def fit(self, X: Sequence[NDArray[Any]] | NDArray[Any], y: None = None) -> DualClustering:
+    @classmethod
+    def from_params(
+        cls, n_domains: int, params: DualParams, *, random_state: int = 0
+    ) -> DualClustering:
+        """Make an estimator with the settings of `m2st.tl.cluster`.
+
+        Parameters
+        ----------
+        n_domains
+            Number of domains.
+        params
+            Settings by name.
+        random_state
+            Seed of the starts.
+        """
+        return cls(n_domains, **asdict(params), random_state=random_state)
+
+    def fit(
+        self,
+        X: Sequence[NDArray[Any]] | NDArray[Any],
+        y: None = None,
+        *,
+        connectivities: sparse.spmatrix | None = None,
+    ) -> DualClustering:
         """Find the domains.
 
         Parameters
@@ -176,6 +193,8 @@ class DualClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             scale.
         y
             Not used; here by scikit-learn's convention.
+        connectivities
+            Not used: (12) has no term in space. Here as in `m2st.MultiScaleClustering`.
 
         Returns
         -------
@@ -187,7 +206,9 @@ class DualClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             If embeddings are missing, not finite, of unequal length, or fewer than `n_domains`; if
             a setting is out of its range.
         """
-        self._check()
+        self._params()
+        check_int("n_domains", self.n_domains, minimum=1)
+        check_seed(self.random_state)
         scales = [X] if isinstance(X, np.ndarray) else X
         given = [scale.astype(np.float64) for scale in check_embeddings(scales)]
         check_n_domains(self.n_domains, n_obs=len(given[0]))
@@ -199,29 +220,104 @@ class DualClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             )
             raise ValueError(msg)
         with threadpool_limits(1):  # sums keep their order
-            state = self._descend(given) if self.solver == "descent" else self._published(given)
-        self._keep(state)
+            published = self.solver == "published"
+            units = [(_span if published else _spread)(scale) for scale in given]
+            scales = [
+                (scale - shift) / unit for scale, (shift, unit) in zip(given, units, strict=True)
+            ]
+            found = [self._published(scales)] if published else self._descents(scales)
+            best = min(found, key=lambda state: state.objective[-1])
+            self._factors = self._factors_of(best, given, units)
+        self.start_objectives_ = np.array([state.objective[-1] for state in found])
+        self._keep(best)
         return self
 
-    def _check(self) -> None:
-        """Require settings in their ranges."""
-        for name in ("n_domains", "specific_dim", "n_init", "max_iter"):
-            check_int(name, getattr(self, name), minimum=1)
-        if self.common_dim is not None:
-            check_int("common_dim", self.common_dim, minimum=1)
-        infinity = float("inf")
-        for name in ("ridge", "orthogonality", "tol"):
-            check_interval(name, getattr(self, name), 0, infinity, closed=(True, False))
-        check_interval("weight_entropy", self.weight_entropy, 0, infinity, closed=(False, False))
-        check_choice("solver", self.solver, SOLVERS)
-        check_seed(self.random_state)
+    def to_domains(self) -> DualDomains:
+        """Keep of this estimator what places other observations, and no more.
 
-    def _descend(self, given: list[Array]) -> _State:
-        """Descents from several starts; the lowest."""
-        scales = [_standardised(scale) for scale in given]
+        Returns
+        -------
+        Something that has `predict_proba` and `n_domains`, and does not change with the estimator.
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` has not run.
+        """
+        check_is_fitted(self)
+        return DualDomains(self._factors, list(self.centers_), self.scale_weights_)
+
+    def reorder(self, order: Labels) -> DualClustering:
+        """Number the domains anew, in place.
+
+        Parameters
+        ----------
+        order
+            For each new number the present one, shape (n_domains,).
+
+        Returns
+        -------
+        The estimator itself.
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` has not run.
+        """
+        check_is_fitted(self)
+        self.labels_ = np.argsort(order, kind="stable")[self.labels_]
+        self.responsibilities_ = self.responsibilities_[:, order]
+        self.centers_ = [centers[order] for centers in self.centers_]
+        return self
+
+    def _params(self) -> DualParams:
+        """The settings, checked."""
+        return DualParams(**{one.name: getattr(self, one.name) for one in fields(DualParams)})
+
+    def _factors_of(
+        self, state: _State, given: list[Array], units: list[tuple[Array, Array]]
+    ) -> Factors:
+        """From embeddings to representations without domains, which other observations have."""
+        published = self.solver == "published"
+        solutions = (self._published_loadings if published else self._loadings)(state)
+        divisors = np.concatenate([unit for _, unit in units])[:, None]
+        factors = Factors([shift for shift, _ in units], [one / divisors for one in solutions])
+        if published:  # its representations have columns of length 1
+            factors.loadings = [
+                loading / _lengths(block)
+                for loading, block in zip(factors.loadings, factors.project(given), strict=True)
+            ]
+        return factors
+
+    def _loadings(self, state: _State) -> list[Array]:
+        """The least of the first two terms of (12), which is linear in the embeddings X.
+
+        With all loadings stacked, L, it is X Lᵀ (L Lᵀ + β I)⁻¹.
+        """
+        stacked = np.concatenate(
+            [linalg.block_diag(*state.p), np.concatenate(state.w, axis=1)], axis=0
+        )
+        gram = stacked @ stacked.T + self.ridge * np.eye(len(stacked))
+        # Without a ridge, what is common and what is specific may overlap.
+        together = stacked.T @ np.linalg.pinv(gram, hermitian=True)
+        return np.split(together, np.cumsum([len(p) for p in state.p]), axis=1)
+
+    def _published_loadings(self, state: _State) -> list[Array]:
+        """Each representation by the published rule, which leaves hardly anything to the others.
+
+        Its representations have columns of length 1 and its loadings rows of length 1, so that
+        their products are small beside the embeddings.
+        """
+        stacked = [*np.split(linalg.block_diag(*state.p), len(state.p)), np.concatenate(state.w, 1)]
+        return [
+            rows.T @ np.linalg.inv((self.ridge + weight) * np.eye(len(rows)) + rows @ rows.T)
+            for rows, weight in zip(stacked, state.weights, strict=True)
+        ]
+
+    def _descents(self, scales: list[Array]) -> list[_State]:
+        """Descents from several starts."""
         rng = np.random.default_rng(self.random_state)
-        found = [self._descent(scales, int(seed)) for seed in rng.integers(2**31, size=self.n_init)]
-        return min(found, key=lambda state: state.objective[-1])
+        return [self._descent(scales, int(seed)) for seed in rng.integers(2**31, size=self.n_init)]
 
     def _descent(self, scales: list[Array], seed: int) -> _State:
         """Updates of one block after the other, none of which raises the objective."""
@@ -318,10 +414,9 @@ class DualClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         )
         return float(total - self.weight_entropy * np.sum(special.entr(state.weights)))
 
-    def _published(self, given: list[Array]) -> _State:
+    def _published(self, scales: list[Array]) -> _State:
         """The update rule of the published code."""
         rng = np.random.default_rng(self.random_state)
-        scales = [_from_0_to_1(scale) for scale in given]
         n_obs, n_scales = len(scales[0]), len(scales)
         h_s = [np.linalg.qr(rng.normal(size=(n_obs, self.specific_dim)))[0] for _ in scales]
         h_c = np.linalg.qr(rng.normal(size=(n_obs, self.common_dim or self.n_domains)))[0]
@@ -376,16 +471,17 @@ class DualClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
 
     def _keep(self, state: _State) -> None:
         """Domains by decreasing size, none of them empty; and what else was found."""
-        labels = filled_labels(-state.distances())
-        order = np.argsort(-np.bincount(labels, minlength=self.n_domains), kind="stable")
-        self.labels_ = np.argsort(order, kind="stable")[labels]
+        self.labels_ = filled_labels(-state.distances())
+        self.responsibilities_ = np.eye(self.n_domains)[self.labels_]
         self.common_, self.specific_ = state.h_c, state.h_s
         self.common_loadings_, self.specific_loadings_ = state.w, state.p
-        self.centers_ = [v[order] for v in state.centers]
+        self.centers_ = state.centers
         self.scale_weights_ = state.weights
         self.objective_ = np.array(state.objective)
         self.n_iter_ = len(state.objective) - (self.solver == "descent")
         self.converged_ = state.converged
+        sizes = np.bincount(self.labels_, minlength=self.n_domains)
+        self.reorder(np.argsort(-sizes, kind="stable"))
 
 
 @dataclass
@@ -434,17 +530,17 @@ class _State:
         return np.where(stays, self.labels, found)
 
 
-def _standardised(scale: Array) -> Array:
-    """Centred, with a mean squared norm of 1."""
-    centred: Array = scale - scale.mean(axis=0)
-    length = float(np.sqrt(np.mean(np.sum(centred**2, axis=1))))
-    return centred / (length or 1.0)
+def _spread(scale: Array) -> tuple[Array, Array]:
+    """Mean of each column, and what to divide it by for a mean squared norm of 1."""
+    mean = scale.mean(axis=0)
+    length = float(np.sqrt(np.mean(np.sum((scale - mean) ** 2, axis=1))))
+    return mean, np.full(len(mean), length or 1.0)
 
 
-def _from_0_to_1(scale: Array) -> Array:
-    """Each column scaled to [0, 1]; one that does not vary becomes 0."""
+def _span(scale: Array) -> tuple[Array, Array]:
+    """Least value of each column, and what to divide it by for values in [0, 1]."""
     span = np.ptp(scale, axis=0)
-    return np.asarray((scale - scale.min(axis=0)) / np.where(span == 0, 1, span))
+    return scale.min(axis=0), np.where(span == 0, 1, span)
 
 
 def _principal_axes(matrix: Array, n_axes: int) -> Array:
@@ -472,12 +568,17 @@ def _means(block: Array, labels: Labels, n_domains: int) -> Array:
     return np.asarray(_sums(block, labels, n_domains) / np.maximum(sizes, 1)[:, None])
 
 
-def _unit_rows(matrix: Array) -> Array:
-    """Divide each row by its length; a row of zeros stays."""
-    lengths = np.linalg.norm(matrix, axis=1, keepdims=True)
-    return np.asarray(matrix / np.where(lengths == 0, 1, lengths))
+def _lengths(matrix: Array) -> Array:
+    """Length of each column; 1 for a column of zeros."""
+    lengths = np.linalg.norm(matrix, axis=0)
+    return np.where(lengths == 0, 1, lengths)
 
 
 def _unit_columns(matrix: Array) -> Array:
     """Divide each column by its length; a column of zeros stays."""
-    return _unit_rows(matrix.T).T
+    return np.asarray(matrix / _lengths(matrix))
+
+
+def _unit_rows(matrix: Array) -> Array:
+    """Divide each row by its length; a row of zeros stays."""
+    return _unit_columns(matrix.T).T

@@ -27,6 +27,13 @@ class Factors:
     means: list[Array]
     loadings: list[Array]  # of each representation, on all scales side by side
 
+    def check(self, scales: Sequence[NDArray[Any]]) -> None:
+        """Require embeddings of the same widths."""
+        widths, expected = [scale.shape[1] for scale in scales], [len(mean) for mean in self.means]
+        if widths != expected:
+            msg = f"Expected embeddings of widths {expected}, found {widths}."
+            raise ValueError(msg)
+
     def project(self, scales: list[NDArray[Any]]) -> list[Array]:
         """Representations of observations."""
         # In one order, whether they come from a decomposition or a file: products keep their bits.

@@ -254,7 +254,15 @@ class Model:
             adata.obsm[keys.embedding] = tl.side_by_side(common, found.filled)
         if probabilities:
             mean = np.mean(probabilities, axis=0)
-            tl.write_domains(adata, mean.argmax(axis=1), mean, found.filled, keys, self.domains)
+            tl.write_domains(
+                adata,
+                mean.argmax(axis=1),
+                mean,
+                found.filled,
+                keys,
+                self.domains,
+                sure=tl.are_sure([cast("Domains", member.domains) for member in self.members]),
+            )
             adata.uns[_keys.colors(keys.domain)] = list(self.colors)
         record = adata.uns[keys.record]
         record["graph"] = dict(adata.uns[_keys.GRAPH_RECORD]["graph"])

@@ -107,7 +107,17 @@ def _findings_of_run(record: Mapping[str, Any]) -> list[str]:
             "The clustering of at least one member had not converged at its last iteration. Raise "
             "max_iter."
         )
-    if int(record.get("n_members", 2)) == 1:
+    if cluster.get("method") == "dual":
+        found.append(
+            "The domains come from the paper's own clustering, which gives labels without "
+            "probabilities. "
+            + (
+                "There is a single model, so there is no confidence."
+                if int(record.get("n_members", 2)) == 1
+                else "The confidence is the share of the models that agree."
+            )
+        )
+    elif int(record.get("n_members", 2)) == 1:
         found.append(
             "There is a single model and no consensus. The confidence is that model's membership: "
             "not calibrated, and mostly too high."

@@ -1,0 +1,64 @@
+"""The ways to cluster the members of an ensemble, and what tells them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg
+
+from m2st._clustering._dual import DualClustering
+from m2st._clustering._estimator import MultiScaleClustering
+from m2st._clustering._representation import Factors, common_factors
+from m2st._params import ClusteringParams, DualParams
+
+Estimator = MultiScaleClustering | DualClustering
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to cluster.
+
+    Parameters
+    ----------
+    estimator
+        Class of the estimator of one member.
+    refits
+        Whether a member may start once more from the labels of the others.
+    in_common
+        From the fits and the embeddings, all members and scales side by side, to what all have in
+        common: the loadings for other observations, and the representation of these ones.
+    """
+
+    estimator: type[Any]
+    refits: bool
+    in_common: Callable[[Sequence[Any], list[NDArray[Any]]], tuple[Factors, list[NDArray[Any]]]]
+
+
+def _principal(
+    fits: Sequence[MultiScaleClustering], embeddings: list[NDArray[Any]]
+) -> tuple[Factors, list[NDArray[Any]]]:
+    """Principal components of all members."""
+    width = fits[0].common_dim
+    factors = common_factors(embeddings, ClusteringParams(common_dim=width))
+    return factors, list(factors.project(embeddings))
+
+
+def _side_by_side(
+    fits: Sequence[DualClustering], embeddings: list[NDArray[Any]]
+) -> tuple[Factors, list[NDArray[Any]]]:
+    """H_c of each member."""
+    own = [fit.to_domains().factors for fit in fits]
+    means = [mean for factors in own for mean in factors.means]
+    loading = linalg.block_diag(*(factors.loadings[-1] for factors in own))
+    return Factors(means, [np.asarray(loading)]), [fit.common_ for fit in fits]
+
+
+METHODS: dict[str, Method] = {
+    ClusteringParams.method: Method(MultiScaleClustering, refits=True, in_common=_principal),
+    DualParams.method: Method(DualClustering, refits=False, in_common=_side_by_side),
+}
+"""By the name that settings have in `method`, and the record in ``"method"``."""
