@@ -42,6 +42,7 @@ MAY_IMPORT = {
     "_ensemble": BASE | {"_clustering", "_nn"},
     "_features": BASE,
     "_graph": BASE,
+    "_guided": BASE | {"_graph"},
     "_sections": BASE | {"_graph"},
     "_naming": BASE | CORE,
     "_registration": BASE | {"_features"},
