@@ -54,6 +54,7 @@ MAY_IMPORT = {
     "io": BASE | {"interop", "_stores", "_trust"},
     "datasets": BASE | {"interop"},
     "_model": BASE | CORE | {"pp", "tl"},
+    "_annotate": BASE | CORE | SHELL | {"_model", "_plotting"},
     "_run": BASE | CORE | SHELL | {"_model", "_plotting"},
     "compare": BASE | SHELL | {"bridge"},
     "_report": BASE | {"_plotting"},

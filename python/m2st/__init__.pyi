@@ -5,6 +5,7 @@ from . import metrics as metrics
 from . import pl as pl
 from . import pp as pp
 from . import tl as tl
+from ._annotate import annotate as annotate
 from ._clustering import MultiScaleClustering as MultiScaleClustering
 from ._model import Model as Model
 from ._model import load as load

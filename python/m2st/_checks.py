@@ -158,7 +158,7 @@ def check_key_added(adata: Any, name: object) -> Keys:
     found = []
     if not isinstance(record, Mapping) or (known and not known & {*_ENTRIES, "n_members"}):
         found.append(f"adata.uns[{name!r}]")
-    if "n_members" not in known:
+    if not known & {"n_members", "apply"}:
         found += [f"adata.obs[{k!r}]" for k in (keys.domain, keys.confidence) if k in adata.obs]
         own = [keys.embedding, *scales_of(adata, keys)]
         found += [f"adata.obsm[{key!r}]" for key in own if key in adata.obsm]

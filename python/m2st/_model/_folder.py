@@ -52,6 +52,8 @@ def pack(model: Model) -> dict[str, bytes]:
     if model.common is not None:
         arrays |= {f"common/mean/{i}": mean for i, mean in enumerate(model.common.means)}
         arrays["common/loading"] = model.common.loadings[0]
+    if model.guide is not None:
+        arrays |= {f"guide/{name}": array for name, array in model.guide.to_arrays().items()}
     files = {_ARRAYS: pack_tensors(arrays, {})}
     for number, member in enumerate(model.members, start=1):
         files[_network(number)] = member.network.to_bytes()
@@ -241,6 +243,7 @@ def _in_our_words(folder: Path) -> Iterator[None]:
 def _read(folder: Path, content: Mapping[str, Any], files: Mapping[str, Any]) -> Model:
     """Put a model together from files that are whole."""
     from m2st._clustering import KINDS, Factors
+    from m2st._guided import GuidedDomains
     from m2st._nn._autoencoder import MaskedGraphAutoencoder
 
     arrays, _ = read_tensors(folder / _ARRAYS)
@@ -252,6 +255,7 @@ def _read(folder: Path, content: Mapping[str, Any], files: Mapping[str, Any]) ->
         means = _within(arrays, "common/mean")
         in_order = [means[str(number)] for number in range(len(means))]
         common = Factors(in_order, [arrays["common/loading"]])
+    guide = GuidedDomains.from_arrays(found) if (found := _within(arrays, "guide")) else None
     members = []
     for number in range(1, int(content["n_members"]) + 1):
         domains = None
@@ -270,6 +274,7 @@ def _read(folder: Path, content: Mapping[str, Any], files: Mapping[str, Any]) ->
         projection=projection,
         common=common,
         record=_with_arrays(dict(content["record"]), arrays, "record"),
+        guide=guide,
     )
 
 

@@ -20,6 +20,8 @@ from m2st._checks import (
     check_rep,
     check_several,
     check_unique_names,
+    numbers_at,
+    scales_of,
     warn,
     warn_invalid,
 )
@@ -31,8 +33,10 @@ if TYPE_CHECKING:
     import os
 
     from anndata import AnnData
+    from scipy import sparse
 
     from m2st._clustering import Domains, Factors
+    from m2st._guided import GuidedDomains
     from m2st._nn._autoencoder import MaskedGraphAutoencoder
     from m2st.pp import Place
 
@@ -61,7 +65,7 @@ class Model:
     """A fitted model: what `m2st.run` returns, and `m2st.load` reads.
 
     It holds all that is needed to treat another section the same: genes by name, how counts become
-    features, trained networks, domains, their names and colours. No observation is in it.
+    features, trained networks, domains, their names and colours. It holds no observation's values.
 
     Parameters
     ----------
@@ -84,6 +88,9 @@ class Model:
         domains.
     record
         ``uns["m2st"]`` of the run: settings, seed, versions.
+    guide
+        What `m2st.annotate` learned from labels, in place of members; None for other models. It
+        holds places of the annotated sections, and the share of each label around them.
 
     Raises
     ------
@@ -100,10 +107,14 @@ class Model:
     projection: ExpressionProjection | ReadyProjection | None
     common: Factors | None
     record: Mapping[str, Any]
+    guide: GuidedDomains | None = None
 
     def __post_init__(self) -> None:
         numbers = {m.domains.n_domains if m.domains else 0 for m in self.members}
         widths = {m.network.n_features for m in self.members}
+        if self.guide is not None:
+            numbers.add(self.guide.n_domains)
+            widths.add(self.guide.n_features)
         unfit = {
             "members of different features or domains": len(numbers) != 1 or len(widths) != 1,
             "domains without a name of their own": {len(set(self.domains))} != numbers
@@ -126,10 +137,11 @@ class Model:
 
     def __repr__(self) -> str:
         found = f"{len(self.domains)} domains" if self.domains else "embeddings only"
+        by = "labels" if self.guide is not None else f"{len(self.members)} members"
         used = f"{self.n_features} genes"
         if self.use_rep is not None:
             used = f"{self.n_features} columns of {self.use_rep}"
-        return f"<m2st.Model: {found}, {len(self.members)} members, {used}>"
+        return f"<m2st.Model: {found}, {by}, {used}>"
 
     @property
     def n_features(self) -> int:
@@ -183,7 +195,9 @@ class Model:
         Writes
         ------
         ``obs["m2st_domain"]``
-            Categorical, the model's domains by name; some may be empty.
+            Categorical, the model's domains by name; some may be empty. A model that was fitted on
+            labels (`m2st.annotate`) leaves tissue unlike all of them missing, and its confidence is
+            the probability that an annotator would give the label; it writes no embedding.
         ``obs["m2st_confidence"]``, ``obsm["X_m2st"]``, ``obsm["X_m2st_scale<m>"]``
             As `m2st.tl.cluster` and `m2st.tl.embed` write them.
         ``obsm["X_m2st_pca"]``
@@ -218,12 +232,36 @@ class Model:
         deviation, in each section, that it had where the model was fitted. If a section holds only
         part of the tissue, this takes away part of what sets it apart.
         """
+        processes(n_jobs)
+        self._apply(
+            adata,
+            labels=None,
+            layer=layer,
+            normalized=normalized,
+            spatial_key=spatial_key,
+            sample_key=sample_key,
+            n_jobs=n_jobs,
+            key_added=key_added,
+        )
+
+    def _apply(
+        self,
+        adata: AnnData,
+        *,
+        labels: NDArray[np.intp] | None,
+        layer: str | None,
+        normalized: bool,
+        spatial_key: str | None,
+        sample_key: str | None,
+        n_jobs: int | None = None,
+        key_added: str,
+    ) -> None:
+        """Do what `apply` does; labels that are known stay, -1 where there are none."""
         from m2st import pp, tl
 
         check_adata(adata)
         keys = check_key_added(adata, key_added)
         check_several(adata)
-        processes(n_jobs)
         place = pp.find_place(adata, spatial_key, sample_key)
         if self.use_rep is None:
             found = self._from_expression(adata, place, layer, normalized=normalized)
@@ -237,6 +275,9 @@ class Model:
             found = self._from_ready(adata, self.use_rep, place)
         pp.ensure_graph(adata, place.spatial_key, place.sample_key)
         graph = tl.induced_subgraph(check_graph(adata), found.filled)
+        if self.guide is not None:
+            self._write_guided(adata, place, found, graph, labels, keys)
+            return
         members, probabilities = apply_members(
             [member.network for member in self.members],
             [member.domains for member in self.members if member.domains is not None],
@@ -270,6 +311,51 @@ class Model:
         record["prepare"] = found.entry
         record["apply"] = self._origin() | {"n_invalid": int((~found.filled).sum())}
 
+    def _write_guided(
+        self,
+        adata: AnnData,
+        place: Place,
+        found: _Scores,
+        graph: sparse.csr_matrix,
+        labels: NDArray[np.intp] | None,
+        keys: _keys.Keys,
+    ) -> None:
+        """Find and write the labels of all observations, and how likely they are right."""
+        from m2st import tl
+
+        filled = found.filled
+        known = None if labels is None else labels[filled]
+        guidance = cast("GuidedDomains", self.guide).predict(
+            found.scores,
+            graph,
+            place.sections[filled],
+            cast("NDArray[np.float64]", numbers_at(adata, place.spatial_key))[filled],
+            known,
+        )
+        codes = guidance.probabilities.argmax(axis=1)
+        shown = np.where(guidance.foreign, -1, codes)
+        if known is not None:
+            codes, shown = (np.where(known >= 0, known, one) for one in (codes, shown))
+        sure = np.full(adata.n_obs, np.nan)
+        sure[filled] = guidance.probabilities[np.arange(len(codes)), codes]
+        tl.forget_clustering(adata, keys)
+        for key in scales_of(adata, keys):
+            del adata.obsm[key]
+        adata.obsm.pop(keys.single, None)
+        adata.obsm[keys.features] = tl.side_by_side([found.scores], filled)
+        tl.write_domains(adata, shown, guidance.probabilities, filled, keys, self.domains)
+        adata.obs[keys.confidence] = sure
+        adata.uns[_keys.colors(keys.domain)] = list(self.colors)
+        record = adata.uns.setdefault(keys.record, {})
+        record["graph"] = dict(adata.uns[_keys.GRAPH_RECORD]["graph"])
+        record.pop("embed", None)
+        record.pop("n_members", None)
+        record["prepare"] = found.entry
+        record["apply"] = self._origin() | {
+            "n_invalid": int((~filled).sum()),
+            "n_unassigned": int((shown < 0).sum()),
+        }
+
     def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write everything to a folder of safetensors and JSON files, whole or not at all.
 
@@ -300,9 +386,14 @@ class Model:
         return {
             "model": _folder.digest(self),
             "n_domains": len(self.domains),
-            "fitted": dict(self.record.get("embed", {}).get("versions", {})),
+            "fitted": dict(self._fitted().get("versions", {})),
             "applied": {name: version(name) for name in ("m2st", "torch", "numpy", "scanpy")},
         }
+
+    def _fitted(self) -> Mapping[str, Any]:
+        """Entry of the record that says what the model was fitted with."""
+        found: Mapping[str, Any] = self.record.get("embed", self.record.get("annotate", {}))
+        return found
 
     def _from_expression(
         self, adata: AnnData, place: Place, layer: str | None, *, normalized: bool
