@@ -24,7 +24,16 @@ PACKAGE = ROOT / "python" / "m2st"
 
 # A module may import those of its own layer's list only, at the top or inside a function.
 BASE = {"_keys", "_checks", "_files", "_params", "_record", "_tensors", "_gene_names"}
-CORE = {"_nn", "_clustering", "_ensemble", "_features", "_graph", "_sections", "_registration"}
+CORE = {
+    "_nn",
+    "_clustering",
+    "_ensemble",
+    "_features",
+    "_graph",
+    "_guided",
+    "_sections",
+    "_registration",
+}
 SHELL = {"pp", "tl", "pl", "io", "datasets", "metrics"}
 MAY_IMPORT = {
     "_keys": set(),
