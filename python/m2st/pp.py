@@ -102,9 +102,9 @@ def prepare(
 
     The mean counts of an observation and its neighbours on the spatial graph are treated in the
     same way. The principal components belong to the sum of two covariances, each divided by its
-    trace: the one of single observations and the one of these means. The features are the scores of
-    single observations. Above 100,000 observations, a random sample of 100,000 chooses genes and
-    components.
+    trace. One is the covariance of single observations, the other of these means. The features are
+    the scores of single observations. Above 100,000 observations, a random sample of 100,000
+    chooses genes and components.
 
     Parameters
     ----------
@@ -783,7 +783,7 @@ class Place(NamedTuple):
 
 
 def find_place(adata: AnnData, spatial_key: str | None, sample_key: str | None) -> Place:
-    """Find coordinates and sections, those of the graph that is there if no key says otherwise.
+    """Find coordinates and sections; without keys, of the graph in the object.
 
     A graph of the user's own has to keep the sections apart. Nothing is written.
     """

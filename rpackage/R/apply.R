@@ -24,8 +24,8 @@
 #' @param normalized The values are already normalised and on a log scale. If the model was fitted on
 #'   counts, natural logarithms are taken back first.
 #' @param dimred,reduction Name of ready features, for a model that was fitted on such.
-#' @return As for [runM2ST()]. The levels of the domains are those of the model, and some domains may
-#'   have no spots. The record tells which model was applied.
+#' @return As for [runM2ST()]. The domains have the levels of the model, and some may have no spots.
+#'   The record tells which model was applied.
 #' @seealso [runM2ST()]
 #' @examples
 #' set.seed(1)
