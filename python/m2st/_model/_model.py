@@ -343,8 +343,10 @@ class Model:
             del adata.obsm[key]
         adata.obsm.pop(keys.single, None)
         adata.obsm[keys.features] = tl.side_by_side([found.scores], filled)
-        tl.write_domains(adata, shown, guidance.probabilities, filled, keys, self.domains)
-        adata.obs[keys.confidence] = sure
+        tl.write_domains(
+            adata, shown, guidance.probabilities, filled, keys, self.domains, sure=False
+        )
+        adata.obs[keys.confidence] = sure  # also where the domain is missing
         adata.uns[_keys.colors(keys.domain)] = list(self.colors)
         record = adata.uns.setdefault(keys.record, {})
         record["graph"] = dict(adata.uns[_keys.GRAPH_RECORD]["graph"])
