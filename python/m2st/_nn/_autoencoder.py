@@ -217,9 +217,8 @@ class MaskedGraphAutoencoder(nn.Module):
         """Error, summed over observations and averaged over scales, equation (10)."""
         if self.params.loss_exponent is None:
             return (reconstructions - target).square().mean(dim=2).sum(dim=1).mean()
-        found: Tensor = _ScaledCosine.apply(  # type: ignore[no-untyped-call]
-            reconstructions, target, self.params.loss_exponent
-        )
+        apply: Any = _ScaledCosine.apply  # older releases of torch have no type for it
+        found: Tensor = apply(reconstructions, target, self.params.loss_exponent)
         return found
 
     def transform(

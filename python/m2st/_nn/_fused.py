@@ -183,9 +183,8 @@ def sums(
     together = torch.cat(list(vectors), dim=1).view(3, h.shape[1])
     h, together = (_pad(part, shapes, layout.width).contiguous() for part in (h, together))
     if torch.is_grad_enabled() or dropout:
-        out: Tensor = _FusedAttention.apply(  # type: ignore[no-untyped-call]
-            h, together, layout, edges, slope, dropout
-        )
+        apply: Any = _FusedAttention.apply  # older releases of torch have no type for it
+        out: Tensor = apply(h, together, layout, edges, slope, dropout)
     else:
         out = h.new_empty(edges.n_targets, layout.width)
         rows = _Rows.of(layout, h, together)

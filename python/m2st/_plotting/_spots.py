@@ -34,7 +34,8 @@ class Section:
     @property
     def extent(self) -> NDArray[np.float64]:
         """Width and height, spots at the border and a narrow margin included."""
-        return np.ptp(self.points, axis=0) + 1.5 * self.size  # type: ignore[no-any-return]
+        found: NDArray[np.float64] = np.ptp(self.points, axis=0) + 1.5 * self.size
+        return found
 
 
 def read_categories(adata: AnnData, key: str, *, hint: str = "") -> pd.Categorical:
