@@ -414,3 +414,32 @@ def test_what_r_knows_of_sections_is_used_for_warnings_only(adata: AnnData) -> N
     known = bridge.run(request_of(adata, candidates=[column], names=names))
     assert labels(known) == labels(plain)
     assert known["record"].keys() == plain["record"].keys()
+
+
+def test_registration_is_that_of_python(adata: AnnData) -> None:
+    def side() -> dict[str, Any]:
+        return request_of(adata) | {"genes": "\n".join(adata.var_names)}
+
+    codes = adata.obs["domain"].cat.codes.to_numpy(dtype=np.int32)
+    levels = list(adata.obs["domain"].cat.categories)
+    numbers = [str(number) for number in range(1, len(levels) + 1)]
+    request = {
+        "expression": side(),
+        "reference": side(),
+        "domains": {"codes": bytearray(codes.tobytes()), "levels": numbers},
+        "labels": {"codes": bytearray(codes.tobytes()), "levels": levels},
+        "label_key": "domain",
+        "n_top_genes": 20,
+    }
+    answer = bridge.register(request)
+    assert_plain(answer)
+    ours = adata.copy()
+    ours.obs["m2st_domain"] = adata.obs["domain"].cat.rename_categories(numbers)
+    table = m2st.tl.register(ours, adata, "domain", n_top_genes=20)
+    found = np.frombuffer(answer["correlation"]).reshape((len(levels), -1), order="F")
+    np.testing.assert_array_equal(found, table[levels])
+    assert answer["suggested"] == table["suggested"].tolist() == levels
+    np.testing.assert_array_equal(np.frombuffer(answer["margin"]), table["margin"])
+    request["reference"]["genes"] = "\n".join(adata.var_names).upper()
+    error = bridge.register(request)["error"]
+    assert "genes among the row names, found 0. They differ in upper and lower case only" in error

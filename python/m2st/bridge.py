@@ -31,7 +31,7 @@ from m2st._model import check_folder, load
 from m2st._params import AutoencoderParams, ClusteringParams
 from m2st._run import run as m2st_run
 
-__all__ = ["apply", "cluster", "report", "run"]
+__all__ = ["apply", "cluster", "register", "report", "run"]
 
 # R prints what concerns its user; without a handler logging would write to the terminal.
 logging.getLogger("m2st").addHandler(logging.NullHandler())
@@ -50,8 +50,10 @@ _IN_R = (
     (r"`?adata\.obsm\[['\"]spatial['\"]\]`?", "coordinates"),
     (r"`?adata\.obs\[['\"]sample['\"]\]`?", "the sections"),
     (r"`adata\.obs\[('[^']*')\]`", r"column \1"),
+    (r"`reference\.obs\[('[^']*')\]`", r"column \1 of `reference`"),
     (r"in `adata\.var_names`", "among the row names"),
     (r"of `adata\.var`", "of the rows"),
+    (r"of `reference\.var`", "of the rows of `reference`"),
     (r"Name the layer that holds the counts with `layer=`", "Name the raw counts"),
     (r"\(n_obs, (\w+)\)", r"spots × \1"),
     (r"found None\b", "found none"),
@@ -168,8 +170,7 @@ def apply(request: Request, callback: Callback | None = None) -> Answer:
             raise ValueError(msg)
         if given:
             adata.obsm[str(model.use_rep)] = adata.obsm[_FEATURES]
-        for column in request.get("gene_columns") or []:
-            adata.var[str(column["name"])] = str(column["values"]).split("\n")
+        _add_gene_columns(adata, request)
         sample_key = read_place(adata, request)
         with _known_in_r(adata, request):
             pp.spatial_graph(adata, sample_key=sample_key)
@@ -250,9 +251,7 @@ def report(request: Request, callback: Callback | None = None) -> Answer:
         sample_key = read_place(adata, request)
         keys = [str(column["name"]) for column in request["columns"]]
         for key, column in zip(keys, request["columns"], strict=True):
-            codes = np.frombuffer(column["codes"], dtype=np.int32)
-            levels = [str(level) for level in column["levels"]]
-            adata.obs[key] = pd.Categorical.from_codes(codes, categories=levels)
+            adata.obs[key] = _labels(column)
         if request.get("confidence") is not None:
             adata.obs[_keys.Keys().confidence] = np.frombuffer(
                 request["confidence"], dtype=np.float64
@@ -271,6 +270,46 @@ def report(request: Request, callback: Callback | None = None) -> Answer:
             overwrite=True,
         )
         return {}
+
+    return answer_safely(compute, request)
+
+
+def register(request: Request, callback: Callback | None = None) -> Answer:
+    """Compare domains with the labels of a reference: `m2st.tl.register` on buffers.
+
+    Parameters
+    ----------
+    request
+        ``expression`` and ``reference``: what `run` takes as counts, ``genes``, and
+        ``gene_columns`` as in `apply`. ``domains`` and ``labels``: int32 ``codes`` from 0 (-1 where
+        missing) and ``levels``. ``label_key``: name of the labels. ``n_top_genes``.
+    callback
+        Not called.
+
+    Returns
+    -------
+    ``correlation`` (float64, Fortran order, domains × labels), ``labels``, ``suggested``,
+    ``margin`` (float64), NaN where missing, and ``warnings``. Or ``error``, or ``interrupted``.
+    """
+
+    def compute() -> Answer:
+        from m2st import tl
+
+        sides = request["expression"], request["reference"]
+        adata, reference = map(read_expression, sides)
+        for side, expression in zip((adata, reference), sides, strict=True):
+            _add_gene_columns(side, expression)
+        key = str(request["label_key"])
+        adata.obs[_keys.Keys().domain] = _labels(request["domains"])
+        reference.obs[key] = _labels(request["labels"])
+        tl.register(adata, reference, key, n_top_genes=int(request["n_top_genes"]))
+        found = adata.uns[_keys.DEFAULT]["register"]
+        return {
+            "correlation": bytearray(found["correlation"].tobytes(order="F")),
+            "labels": found["labels"],
+            "suggested": found["suggested"],
+            "margin": bytearray(found["margin"].tobytes()),
+        }
 
     return answer_safely(compute, request)
 
@@ -445,10 +484,7 @@ def _known_in_r(adata: AnnData, request: Request) -> Iterator[None]:
     before = adata.obs
     obs = before.copy()
     for column in request.get("candidates") or []:
-        codes = np.frombuffer(column["codes"], dtype=np.int32)
-        obs[str(column["name"])] = pd.Categorical.from_codes(
-            codes, categories=[str(level) for level in column["levels"]]
-        )
+        obs[str(column["name"])] = _labels(column)
     names = str(request.get("names") or "").split("\n")
     if len(names) == adata.n_obs:
         obs.index = pd.Index(names)
@@ -459,6 +495,18 @@ def _known_in_r(adata: AnnData, request: Request) -> Iterator[None]:
         yield
     finally:
         adata.obs = before
+
+
+def _add_gene_columns(adata: AnnData, request: Request) -> None:
+    """Add further names that genes may have."""
+    for column in request.get("gene_columns") or []:
+        adata.var[str(column["name"])] = str(column["values"]).split("\n")
+
+
+def _labels(column: Mapping[str, Any]) -> pd.Categorical:
+    """Factor of R."""
+    codes = np.frombuffer(column["codes"], dtype=np.int32)
+    return pd.Categorical.from_codes(codes, categories=[str(level) for level in column["levels"]])
 
 
 def read_place(adata: AnnData, request: Request) -> str | None:

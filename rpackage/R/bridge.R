@@ -80,6 +80,14 @@ expressionRequest <- function(input) {
     )
 }
 
+# Codes of a factor from 0, -1 where missing, and its levels.
+labelsRequest <- function(values) {
+    codes <- as.integer(values) - 1L
+    list(
+        codes = toBuffer(ifelse(is.na(codes), -1L, codes), 4L), levels = as.list(levels(values))
+    )
+}
+
 placeRequest <- function(input) {
     list(
         coordinates = toBuffer(as.double(input$coords), 8L),
@@ -111,10 +119,7 @@ genesRequest <- function(input, columns = FALSE) {
 # What tells sections apart that lie on top of each other: columns that may name them, and barcodes.
 overlayRequest <- function(input) {
     columns <- Map(function(name, values) {
-        values <- factor(values)
-        codes <- as.integer(values) - 1L
-        list(name = name, codes = toBuffer(ifelse(is.na(codes), -1L, codes), 4L),
-            levels = as.list(levels(values)))
+        c(list(name = name), labelsRequest(factor(values)))
     }, names(input$candidates), input$candidates)
     list(candidates = unname(columns), names = paste(input$names, collapse = "\n"))
 }

@@ -135,8 +135,8 @@ shownSE <- function(x, name, columns, coords, sample_id, assay.type) {
     shown$record <- reportRecord(shown$owner, function(name) S4Vectors::metadata(x)[[name]])
     if (isTRUE(assay.type %in% SummarizedExperiment::assayNames(x))) {
         found <- expressionSE(x, assay.type, NULL, NULL)
-        if (is.null(rownames(found$counts))) {
-            rownames(found$counts) <- rownames(x)
+        if (!is.null(found$genes)) {
+            rownames(found$counts) <- found$genes
         }
         shown$counts <- checkExpression(found$counts, found$what)
     }
@@ -211,20 +211,16 @@ writeReport <- function(shown, path, markers, title, overwrite) {
 
 reportRequest <- function(shown, path, markers, title) {
     n <- nrow(shown$coords)
-    codes <- function(values) {
-        codes <- as.integer(values) - 1L
-        toBuffer(ifelse(is.na(codes), -1L, codes), 4L)
-    }
     sample <- if (!is.null(shown$sample)) factor(shown$sample, unique(shown$sample))
     list(
         path = path, title = title, words = wordsOf$matrix, n_markers = as.integer(markers),
         names = as.list(if (is.null(shown$names)) as.character(seq_len(n)) else shown$names),
         columns = unname(Map(function(name, values) {
-            list(name = name, codes = codes(values), levels = as.list(levels(values)))
+            c(list(name = name), labelsRequest(values))
         }, names(shown$columns), shown$columns)),
         confidence = if (!is.null(shown$confidence)) toBuffer(as.double(shown$confidence), 8L),
         coordinates = toBuffer(as.double(shown$coords), 8L), n_axes = 2L,
-        sample = if (!is.null(sample)) codes(sample), sample_names = as.list(levels(sample)),
+        sample = if (!is.null(sample)) labelsRequest(sample)$codes, sample_names = as.list(levels(sample)),
         record = shown$record,
         images = lapply(Filter(length, shown$images), function(image) {
             list(
@@ -235,7 +231,7 @@ reportRequest <- function(shown, path, markers, title) {
         expression = if (!is.null(shown$counts)) {
             genes <- rownames(shown$counts)
             genes <- if (is.null(genes)) paste("gene", seq_len(nrow(shown$counts))) else genes
-            c(expressionRequest(list(counts = shown$counts)), list(genes = paste(genes, collapse = "\n")))
+            c(expressionRequest(shown), genesRequest(list(genes = genes)))
         }
     )
 }
