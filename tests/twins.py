@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from m2st import AutoencoderParams, ClusteringParams, _sections, interop
+from m2st import AutoencoderParams, ClusteringParams, _checks, _sections, interop
 from m2st._plotting import MISSING_COLOR, palette, spot_shape
 from m2st.interop import _seurat
 
@@ -77,6 +77,10 @@ def shared() -> dict[str, Any]:
         "colours": {"first": palette(30), "missing": MISSING_COLOR},
         "spots": spots(),
         "coordinate_columns": [list(names) for names in interop._COORDINATE_COLUMNS],
+        "result_names": {
+            "pattern": _checks._NAME.pattern,
+            "reserved": _checks._NO_NAME.pattern,
+        },
         "section_columns": {"pattern": _sections._COLUMN.pattern},
         "raw_assays": list(_seurat._RAW_ASSAYS),
     }

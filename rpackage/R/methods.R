@@ -250,12 +250,15 @@ runM2ST.Seurat <- function(
 #'
 #' @param x An object that [runM2ST()] or [embedM2ST()] returned.
 #' @param k Number of domains, or several.
-#' @param name Name of the result: of the embeddings that are read, and of everything that is
-#'   written.
+#' @param name Name of the result, for one `k`. For several, `name = "m2st"` gives the results
+#'   `m2st_k5`, `m2st_k7` and so on.
+#' @param embedding_name Name of the result whose embeddings are clustered. `NULL` takes those of
+#'   `name` if there are some, else those of `"m2st"`.
 #' @inheritParams runM2ST
 #' @return The object with new results. For one `k`, the domains are in the column `<name>_domain`,
-#'   with their confidence and the common representation beside them. For several, they are in
-#'   `m2st_domain_k5`, `m2st_confidence_k5`, `M2ST_k5` (`m2st.k5`) and so on. The result of a matrix
+#'   with their confidence and the common representation beside them. For several, each is a result
+#'   with a name of its own: `m2st_k5_domain`, `m2st_k5_confidence`, `M2ST_K5` (`m2st_k5` in Seurat)
+#'   and the record `m2st_k5`. Embeddings of the scales are not copied. The result of a matrix
 #'   gets a data frame `domains` for several. `clusterM2ST(k = )` gives the same as `runM2ST(k = )`.
 #' @examples
 #' coords <- as.matrix(expand.grid(row = 1:10, col = 1:10))
@@ -289,8 +292,8 @@ clusterM2ST.m2st <- function(x, k, params = m2stParams(), seed = 0L, verbose = N
     results <- computeClusters(input, k, params, seed)
     if (length(k) > 1L) {
         domains <- lapply(results, function(result) result[c("domain", "confidence")])
-        suffix <- clusterSuffix(k)
-        names <- rbind(domainName("m2st", suffix), confidenceName("m2st", suffix))
+        names <- resultNames("m2st", k)
+        names <- rbind(domainName(names), confidenceName(names))
         x$domains <- data.frame(stats::setNames(unlist(domains, recursive = FALSE), names),
             row.names = spots)
         return(x)
@@ -299,28 +302,35 @@ clusterM2ST.m2st <- function(x, k, params = m2stParams(), seed = 0L, verbose = N
     result$scales <- x$scales
     result$coords <- x$coords
     result$sample <- x$sample_id
-    result$record <- mergeRecord(x$record, result$record)
+    result$record <- clusterRecord(x$record, result$record, "m2st", "m2st")
     newM2ST(result, spots)
 }
 
 #' @rdname clusterM2ST
 #' @export
 clusterM2ST.SingleCellExperiment <- function(
-    x, k, coords = NULL, sample_id = NULL, name = "m2st", params = m2stParams(), seed = 0L,
-    verbose = NULL, ...
+    x, k, coords = NULL, sample_id = NULL, name = "m2st", embedding_name = NULL,
+    params = m2stParams(), seed = 0L, verbose = NULL, ...
 ) {
     checkNoMore(...)
-    checkName(name)
-    checkNameSE(x, name)
+    checkHasK(k)
+    names <- resultNames(name, k)
+    lapply(names, function(one) {
+        checkName(one)
+        checkNameSE(x, one)
+    })
+    from <- embeddingName(name, k, embedding_name, function(one) {
+        reducedName(one, "_scale1") %in% SingleCellExperiment::reducedDimNames(x)
+    })
     hushed(verbose, {
+        record <- S4Vectors::metadata(x)[[from]]
         input <- c(
-            list(scales = scalesSE(x, name), record = S4Vectors::metadata(x)[[name]]),
-            placeSE(x, coords, sample_id)
+            list(scales = scalesSE(x, from), record = record), placeSE(x, coords, sample_id)
         )
         results <- computeClusters(input, k, params, seed)
-        suffix <- clusterSuffix(k)
         for (i in seq_along(k)) {
-            x <- writeClusterSE(x, results[[i]], name, suffix[i])
+            results[[i]]$record <- clusterRecord(record, results[[i]]$record, names[i], from)
+            x <- writeClusterSE(x, results[[i]], names[i])
         }
         x
     })
@@ -338,23 +348,28 @@ clusterM2ST.SpatialExperiment <- function(x, k, coords = NULL, ...) {
 #' @rdname clusterM2ST
 #' @export
 clusterM2ST.Seurat <- function(
-    x, k, coords = NULL, sample_id = NULL, image = NULL, name = "m2st",
+    x, k, coords = NULL, sample_id = NULL, image = NULL, name = "m2st", embedding_name = NULL,
     set.ident = length(k) == 1L, params = m2stParams(), seed = 0L, verbose = NULL, ...
 ) {
     checkNoMore(...)
     checkHasK(k)
     loadClasses(x)
-    checkNameSeurat(x, name, k)
+    names <- resultNames(name, k)
+    lapply(names, function(one) checkNameSeurat(x, one))
+    from <- embeddingName(name, k, embedding_name, function(one) {
+        paste0(one, ".scale1") %in% SeuratObject::Reductions(x)
+    })
     hushed(verbose, {
+        record <- SeuratObject::Misc(x, slot = from)
         input <- c(
-            list(scales = scalesSeurat(x, name), record = SeuratObject::Misc(x, slot = name)),
+            list(scales = scalesSeurat(x, from), record = record),
             placeSeurat(x, image, coords, sample_id)
         )
-        input$measured <- measuredSeurat(x, name)
+        input$measured <- measuredSeurat(x, from)
         results <- computeClusters(input, k, params, seed)
-        suffix <- clusterSuffix(k)
         for (i in seq_along(k)) {
-            x <- writeClusterSeurat(x, results[[i]], name, set.ident, suffix[i])
+            results[[i]]$record <- clusterRecord(record, results[[i]]$record, names[i], from)
+            x <- writeClusterSeurat(x, results[[i]], names[i], set.ident)
         }
         x
     })

@@ -1,21 +1,17 @@
 # What a result is called. All that `name = "m2st"` writes starts with that name, so that results
 # with different names live side by side in one object.
 
-domainName <- function(name, suffix = "") {
-    paste0(name, "_domain", suffix)
-}
+domainName <- function(name) paste0(name, "_domain")
 
-confidenceName <- function(name, suffix = "") {
-    paste0(name, "_confidence", suffix)
-}
+confidenceName <- function(name) paste0(name, "_confidence")
 
-# What distinguishes the results for several k in names; nothing for one.
-clusterSuffix <- function(k, separator = "_") {
-    if (length(k) < 2L) "" else paste0(separator, "k", k)
+# The result for each k: of several, each has a name of its own.
+resultNames <- function(name, k) {
+    if (length(k) < 2L) name else paste0(name, "_k", k)
 }
 
 # Columns of domains, of whatever name.
-domainPattern <- "^(.+)_domain(_k[0-9]+)?$"
+domainPattern <- "^(.+)_domain$"
 
 # The column that `name` stands for: the domains of the result of that name, else the column itself.
 resolveColumn <- function(name, present) {
@@ -23,21 +19,51 @@ resolveColumn <- function(name, present) {
     if (isTRUE(domain %in% present)) domain else name
 }
 
-# The result and the suffix ("" or "_k5") that a column of domains belongs to; NULL if to none.
+# The result that a column of domains belongs to; NULL if to none.
 ownerOf <- function(column) {
-    parts <- regmatches(column, regexec(domainPattern, column))[[1L]]
-    if (length(parts)) list(name = parts[2L], suffix = parts[3L])
+    if (grepl(domainPattern, column)) sub(domainPattern, "\\1", column)
 }
+
+# What a result can be called, and what not, as in Python (`key_added`).
+namePattern <- "[^\\W_][\\w.-]*"
+reservedNames <- paste0(
+    "spatial|spatial_neighbors|spatialdata_attrs|m2st_(r|python)",
+    "|.*_(pca|pca_single|scale\\d*|domain|confidence|colors)"
+)
 
 checkName <- function(value, argument = "name") {
     if (!is.character(value) || length(value) != 1L || is.na(value) || !nzchar(value)) {
         stopM2ST("Expected `", argument, "` to be one name, found ", shorten(value), ".")
     }
+    fits <- function(pattern) grepl(paste0("(*UCP)^(", pattern, ")$"), value, perl = TRUE)
+    if (!fits(namePattern)) {
+        stopM2ST("Expected `", argument, "` of letters, digits, '_', '-' and '.', with a letter or ",
+            "a digit first, found '", value, "'. Choose another name.")
+    }
+    if (fits(reservedNames)) {
+        stopM2ST("Expected `", argument, "` to be a name of its own, found '", value, "', which ",
+            "stands for something else or ends like a name of m2ST. Choose another name.")
+    }
 }
 
-# What stands where a result would be written, and is not from an earlier run, stays: `embeddings`
-# of that name, unless `columns` or the record show a run, and another `record`. Records of a run
-# have this `entry`.
+# The result whose embeddings are clustered, by Python's rule: `chosen`, else `name` if it `has` some,
+# else the default.
+embeddingName <- function(name, k, chosen, has) {
+    if (is.null(chosen)) {
+        chosen <- if (has(name)) name else "m2st"
+    }
+    checkName(chosen, "embedding_name")
+    others <- Filter(has, setdiff(resultNames(name, k), chosen))
+    if (length(others)) {
+        stopM2ST("Expected `name` to name no other embeddings than those to be clustered, '",
+            chosen, "', found some of '", others[1L], "'. Choose another name.")
+    }
+    chosen
+}
+
+# What stands where a result would be written, and is not from an earlier run, stays: another
+# `record`; `embeddings` and a column of domains, unless both are there, or the record shows a run.
+# Records of a run have this `entry`.
 checkNotTaken <- function(name, embeddings, columns, record, where, entry = "n_members") {
     known <- is.list(record) && entry %in% names(record)
     if (!is.null(record) && !known) {
@@ -48,25 +74,26 @@ checkNotTaken <- function(name, embeddings, columns, record, where, entry = "n_m
         stopM2ST("Expected `name` to be free for embeddings, found ", quoted(embeddings), ", not ",
             "made by m2ST. Choose another name.")
     }
+    column <- intersect(c(domainName(name), confidenceName(name)), columns)
+    if (length(column) && !length(embeddings) && !known && entry == "n_members" && name != "m2st") {
+        stopM2ST("Expected `name` to be free for columns, found '", column[1L], "', not made by ",
+            "m2ST. Choose another name.")
+    }
 }
 
 # Embeddings of an earlier run under this prefix, and no others.
 staleNames <- function(present, prefix, separator) {
     own <- startsWith(present, prefix)
     rest <- substring(present, nchar(prefix) + 1L)
-    ours <- grepl(paste0("^([", separator, "](scale|k)[0-9]+)?$"), rest)
-    present[own & ours]
+    present[own & grepl(paste0("^([", separator, "]scale[0-9]+)?$"), rest)]
 }
 
-# Which columns hold results for several numbers of domains.
-staleColumns <- function(present, name) {
-    stem <- sub("_k[0-9]+$", "", present)
-    stem != present & stem %in% c(domainName(name), confidenceName(name))
-}
-
-# The record with the clustering of a result, under a name of its own if there are several.
-mergeRecord <- function(record, other, suffix = "") {
-    record[[paste0("cluster", suffix)]] <- other$cluster
+# The record of a clustering of the embeddings that `record` tells of: those of the result `from`.
+clusterRecord <- function(record, other, name, from) {
+    record$cluster <- other$cluster
+    if (name != from) {
+        record$cluster$embedding_key <- from
+    }
     record
 }
 
@@ -95,9 +122,9 @@ seuratSpellings <- c(
 )
 
 nameOfColumn <- function(column) {
-    checkName(column, "cluster.name")
-    name <- sub("_domain$", "", column)
-    if (name == column || !nzchar(name)) {
+    name <- if (is.character(column)) sub("_domain$", "", column) else column
+    checkName(name, "cluster.name")
+    if (name == column) {
         stopM2ST("Expected `cluster.name` to end in '_domain', as all columns of domains do, ",
             "found ", quoted(column), ". Pass name = \"", column, "\", which writes the column '",
             domainName(column), "'.")

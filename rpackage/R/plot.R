@@ -20,7 +20,7 @@
 #' @param x A Seurat object, a SummarizedExperiment or a class that extends it, a data frame with
 #'   labels and coordinates, or the result of [runM2ST()] on a matrix.
 #' @param name Name of the result, whose domains are in the column `<name>_domain`; or the name of
-#'   any column of labels, such as `"m2st_domain_k5"`.
+#'   any column of labels.
 #' @param truth Name of a column with a reference to draw too. For the result of a matrix, a label
 #'   for each spot.
 #' @param confidence Name of a column of numbers from 0 to 1, such as `"m2st_confidence"`: the

@@ -23,7 +23,7 @@
 #' @param x An object that [runM2ST()] returned.
 #' @param path File to write; its name ends in `.html`.
 #' @param name Name of the result, whose domains are in the column `<name>_domain`, or name of a
-#'   column of domains, such as `"m2st_domain_k5"`.
+#'   column of domains.
 #' @param columns Names of further columns to show on the map, such as an annotation or other
 #'   numbers of domains, with at most 1000 categories each. They are compared with nothing.
 #' @param markers Most genes to list for each domain. With 0, the counts are not read.
@@ -114,7 +114,7 @@ reportM2ST.Seurat <- function(
     } else {
         sampleColumn(held, sample_id, "meta.data")
     }
-    shown$record <- reportRecord(shown$owner, function(name) SeuratObject::Misc(x, slot = name))
+    shown$record <- if (!is.null(shown$owner)) SeuratObject::Misc(x, slot = shown$owner)
     names(place$images) <- place$images
     shown$images <- lapply(place$images, function(one) pixelsSeurat(x[[one]]))
     if (markers > 0) {
@@ -132,7 +132,7 @@ shownSE <- function(x, name, columns, coords, sample_id, assay.type) {
     shown$names <- colnames(x)
     shown$coords <- orientColumns(checkCoords(coordsSE(x, coords), colnames(x), ncol(x)))
     shown$sample <- sampleSE(x, sample_id)
-    shown$record <- reportRecord(shown$owner, function(name) S4Vectors::metadata(x)[[name]])
+    shown$record <- if (!is.null(shown$owner)) S4Vectors::metadata(x)[[shown$owner]]
     if (isTRUE(assay.type %in% SummarizedExperiment::assayNames(x))) {
         found <- expressionSE(x, assay.type, NULL, NULL)
         if (!is.null(found$genes)) {
@@ -150,18 +150,8 @@ shownColumns <- function(held, name, columns, where) {
     names(shown) <- others
     shown <- c(list(m2st_domain = drawnColumn(held, domain, where)), shown)
     owner <- ownerOf(domain)
-    confidence <- if (!is.null(owner)) held[[confidenceName(owner$name, owner$suffix)]]
+    confidence <- if (!is.null(owner)) held[[confidenceName(owner)]]
     list(columns = shown, confidence = if (is.numeric(confidence)) confidence, owner = owner)
-}
-
-# The record of the result that the column comes from, with its clustering and no other.
-reportRecord <- function(owner, get) {
-    record <- if (!is.null(owner)) get(owner$name)
-    clusters <- grep("^cluster", names(record), value = TRUE)
-    chosen <- record[[paste0("cluster", owner$suffix)]]
-    record <- record[setdiff(names(record), clusters)]
-    record$cluster <- chosen
-    record
 }
 
 # Tissue image of a Seurat image that has one: pixels (height x width x 3, from 0 to 1), and how

@@ -190,6 +190,9 @@ readAnswer <- function(answer, valid) {
         R = format(getRversion()),
         n_invalid = sum(!valid)
     )
+    # Last, as where a clustering follows later.
+    steps <- names(result$record)
+    result$record <- result$record[c(setdiff(steps, "cluster"), intersect(steps, "cluster"))]
     if (!is.null(answer$labels)) {
         labels <- rep(NA_integer_, length(valid))
         labels[valid] <- labelsFromBuffer(answer$labels, sum(valid))

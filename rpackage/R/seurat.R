@@ -290,18 +290,12 @@ writeSeurat <- function(object, result, name, set.ident, assay) {
     for (old in intersect(staleReductions(object, name), SeuratObject::Reductions(object))) {
         object[[old]] <- NULL
     }
-    columns <- names(object[[]])
-    for (column in columns[staleColumns(columns, name)]) {
-        object[[column]] <- NULL
-    }
     for (m in seq_along(result$scales)) {
         scale <- paste0("scale", m)
         object <- setReduction(
             object, paste0(name, ".", scale), keyOf(name, scale), result$scales[[m]], assay
         )
     }
-    record <- result$record[setdiff(names(result$record), "cluster")]
-    object <- setMisc(object, name, record)
     writeClusterSeurat(object, result, name, set.ident, assay = assay)
 }
 
@@ -310,29 +304,24 @@ staleReductions <- function(object, name) {
 }
 
 # What a Seurat object calls by one name only, and the keys of what will be written.
-checkNameSeurat <- function(object, name, k = NULL) {
+checkNameSeurat <- function(object, name) {
     checkName(name)
     reductions <- as.character(SeuratObject::Reductions(object))
-    written <- c(domainName(name), paste0(name, clusterSuffix(k, ".")))
     others <- setdiff(names(object), reductions)
-    taken <- c(
-        intersect(written, others),
-        intersect(domainName(name, clusterSuffix(k)), reductions)
-    )
+    taken <- c(intersect(c(domainName(name), name), others), intersect(domainName(name), reductions))
     if (length(taken)) {
         stopM2ST("Expected `name` to leave the names of assays, reductions, graphs and images, ",
             "found ", quoted(taken[1L]), ". Choose another name.")
     }
-    if (!grepl("[[:alnum:]]", name) || grepl("[.](scale|k)[0-9]+$", name)) {
-        stopM2ST("Expected `name` with a letter or digit, and not with '.scale' or '.k' and a ",
-            "number at the end, as embeddings have them, found '", name, "'. Choose another name.")
+    if (grepl("[.]scale[0-9]+$", name)) {
+        stopM2ST("Expected `name` without '.scale' and a number at the end, as embeddings have ",
+            "them, found '", name, "'. Choose another name.")
     }
     columns <- names(object[[]])
     record <- SeuratObject::Misc(object, slot = name)
     checkNotTaken(name, intersect(name, reductions), columns, record, "Misc(x)")
-    keys <- keyOf(name, toupper(clusterSuffix(k, "")))
     for (reduction in setdiff(reductions, staleReductions(object, name))) {
-        if (SeuratObject::Key(object[[reduction]]) %in% keys) {
+        if (SeuratObject::Key(object[[reduction]]) == keyOf(name)) {
             stopM2ST("Expected `name` to give a new key, found '",
                 SeuratObject::Key(object[[reduction]]), "', which the reduction '", reduction,
                 "' has. Choose another name.")
@@ -357,10 +346,10 @@ logRun <- function(object, call, arguments, assay) {
 }
 
 writeClusterSeurat <- function(
-    object, result, name, set.ident, suffix = "", assay = SeuratObject::DefaultAssay(object)
+    object, result, name, set.ident, assay = SeuratObject::DefaultAssay(object)
 ) {
-    domain <- domainName(name, suffix)
-    confidence <- confidenceName(name, suffix)
+    domain <- domainName(name)
+    confidence <- confidenceName(name)
     for (column in intersect(c(domain, confidence), names(object[[]]))) {
         if (column == domain) {
             say("Overwriting the column '", domain, "'.")
@@ -372,16 +361,12 @@ writeClusterSeurat <- function(
         names(columns) <- domain
         columns[[confidence]] <- result$confidence
         object <- SeuratObject::AddMetaData(object, columns)
-        object <- setReduction(
-            object, paste0(name, sub("_", ".", suffix)), keyOf(name, toupper(sub("_", "", suffix))),
-            result$embedding, assay
-        )
+        object <- setReduction(object, name, keyOf(name), result$embedding, assay)
         if (set.ident) {
             SeuratObject::Idents(object) <- domain
         }
     }
-    record <- SeuratObject::Misc(object, slot = name)
-    setMisc(object, name, mergeRecord(record, result$record, suffix))
+    setMisc(object, name, result$record)
 }
 
 setReduction <- function(object, name, key, matrix, assay) {

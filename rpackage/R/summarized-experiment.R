@@ -291,29 +291,25 @@ writeSE <- function(x, result, name) {
     for (old in staleNames(SingleCellExperiment::reducedDimNames(x), reducedName(name), "_")) {
         SingleCellExperiment::reducedDim(x, old) <- NULL
     }
-    columns <- SummarizedExperiment::colData(x)
-    SummarizedExperiment::colData(x) <- columns[!staleColumns(names(columns), name)]
     for (m in seq_along(result$scales)) {
         x <- setReduced(x, reducedName(name, paste0("_scale", m)), result$scales[[m]])
     }
-    S4Vectors::metadata(x)[[name]] <- result$record[setdiff(names(result$record), "cluster")]
-    writeClusterSE(x, result, name, "")
+    writeClusterSE(x, result, name)
 }
 
-writeClusterSE <- function(x, result, name, suffix) {
+writeClusterSE <- function(x, result, name) {
     columns <- SummarizedExperiment::colData(x)
-    domain <- domainName(name, suffix)
+    domain <- domainName(name)
     if (domain %in% names(columns)) {
         say("Overwriting the column '", domain, "'.")
     }
     columns[[domain]] <- result$domain
-    columns[[confidenceName(name, suffix)]] <- result$confidence
+    columns[[confidenceName(name)]] <- result$confidence
     SummarizedExperiment::colData(x) <- columns
     if (!is.null(result$embedding)) {
-        x <- setReduced(x, reducedName(name, suffix), result$embedding)
+        x <- setReduced(x, reducedName(name), result$embedding)
     }
-    record <- S4Vectors::metadata(x)[[name]]
-    S4Vectors::metadata(x)[[name]] <- mergeRecord(record, result$record, suffix)
+    S4Vectors::metadata(x)[[name]] <- result$record
     x
 }
 

@@ -55,13 +55,13 @@ spots <- data.frame(
     section = rep(c("s2", "s10"), c(4, 5)),
     layer = c("a", "a", "b", "b", "a", "b", "b", NA, "a"),
     m2st_domain = factor(c(1, 1, 2, 2, 1, 1, 2, 2, NA)),
-    m2st_domain_k3 = c(1, 2, 3, 3, NA, 1, 1, 1, 2),
+    m2st_k3_domain = c(1, 2, 3, 3, NA, 1, 1, 1, 2),
     other = 1
 )
 
 test_that("columns of domains are found, and missing labels are left out and counted", {
     found <- compareDomains(spots, "layer")
-    expect_identical(found$label, c("m2st_domain", "m2st_domain_k3"))
+    expect_identical(found$label, c("m2st_domain", "m2st_k3_domain"))
     expect_identical(found$n, c(7L, 7L))
     expect_identical(found$n_missing, c(2L, 2L))
     expect_identical(found$n_domains, c(2L, 3L))
@@ -69,7 +69,7 @@ test_that("columns of domains are found, and missing labels are left out and cou
     expect_identical(names(compareDomains(spots, "layer", "other", c("purity", "ARI"))), c(
         "label", "n", "n_missing", "n_domains", "purity", "ARI"
     ))
-    expect_identical(compareDomains(spots, "m2st_domain")$label, "m2st_domain_k3")
+    expect_identical(compareDomains(spots, "m2st_domain")$label, "m2st_k3_domain")
 })
 
 test_that("groups are compared one by one, in order", {

@@ -90,10 +90,10 @@ test_that("embeddings can be clustered for one or several numbers", {
     expect_identical(byName(one), byName(whole))
     several <- withFake(clusterM2ST(one, c(2, 5)))
     expect_named(several$domains, c(
-        "m2st_domain_k2", "m2st_confidence_k2", "m2st_domain_k5", "m2st_confidence_k5"
+        "m2st_k2_domain", "m2st_k2_confidence", "m2st_k5_domain", "m2st_k5_confidence"
     ))
-    expect_identical(several$domains$m2st_domain_k2, unname(withFake(clusterM2ST(one, 2))$domain))
-    expect_identical(several$domains$m2st_confidence_k5, unname(one$confidence))
+    expect_identical(several$domains$m2st_k2_domain, unname(withFake(clusterM2ST(one, 2))$domain))
+    expect_identical(several$domains$m2st_k5_confidence, unname(one$confidence))
     expect_identical(rownames(several$domains), colnames(toyCounts()))
 })
 

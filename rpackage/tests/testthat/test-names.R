@@ -16,7 +16,8 @@ test_that("every function calls a concept by the same name", {
         "normalized", "n_pcs", "assay.type", "assay", "layer", "dimred", "reduction", "image",
         "subset.row", "features", "set.ident", "truth", "confidence", "by", "metrics", "path",
         "columns", "counts", "markers", "title", "overwrite", "array", "platform", "nrep",
-        "burn.in", "methods", "options", "further", "folder", "a", "b", "model", "save"
+        "burn.in", "methods", "options", "embedding_name", "further", "folder", "a", "b", "model",
+        "save"
     )
     settings <- c("m2stParams", "m2stSetup")
     own <- list(RunM2ST = c("object", names(seuratSpellings)))
@@ -101,12 +102,32 @@ test_that("two results live side by side in a Seurat object, each with its recor
     expect_identical(SeuratObject::Misc(object, "m2st"), SeuratObject::Misc(before, "m2st"))
     expect_identical(SeuratObject::Misc(object, "fine")$cluster$n_domains, 6L)
     several <- quiet(clusterM2ST(object, k = 2:3, name = "fine"))
-    expect_true(all(c("fine_domain_k2", "fine_confidence_k3") %in% names(several[[]])))
-    expect_true(all(c("fine.k2", "fine.k3") %in% SeuratObject::Reductions(several)))
+    expect_true(all(c("fine_k2_domain", "fine_k3_confidence") %in% names(several[[]])))
+    expect_true(all(c("fine_k2", "fine_k3") %in% SeuratObject::Reductions(several)))
+    expect_identical(SeuratObject::Misc(several, "fine"), SeuratObject::Misc(object, "fine"))
+    record <- SeuratObject::Misc(several, "fine_k2")
+    expect_identical(record$cluster$n_domains, 2L)
+    expect_identical(record$cluster$embedding_key, "fine")
+    expect_identical(record$embed, SeuratObject::Misc(object, "fine")$embed)
     # A new run of one leaves the other.
     again <- quiet(runM2ST(several, k = 3))
-    expect_identical(again$fine_domain_k2, several$fine_domain_k2)
-    expect_error(quiet(clusterM2ST(object, 2, name = "coarse")), "no embeddings 'coarse.scale1'")
+    expect_identical(again$fine_k2_domain, several$fine_k2_domain)
+    # Without embeddings of its own, a result is of those of the default name.
+    coarse <- quiet(clusterM2ST(object, 2, name = "coarse"))
+    expect_identical(SeuratObject::Misc(coarse, "coarse")$cluster$embedding_key, "m2st")
+    expect_identical(as.integer(coarse$coarse_domain), byRow(2))
+    expect_identical(coarse$m2st_domain, object$m2st_domain)
+    other <- quiet(clusterM2ST(object, 2, name = "coarse", embedding_name = "fine"))
+    expect_identical(SeuratObject::Misc(other, "coarse")$cluster$embedding_key, "fine")
+    expect_error(
+        clusterM2ST(object, 2, name = "fine", embedding_name = "m2st"),
+        "no other embeddings than those to be clustered, 'm2st', found some of 'fine'"
+    )
+    expect_error(clusterM2ST(object, 2, embedding_name = "none"), "found some of 'm2st'")
+    expect_error(
+        quiet(clusterM2ST(object, 2, name = "a", embedding_name = "none")), "'none.scale1'"
+    )
+    expect_error(clusterM2ST(object, 2, embedding_name = 1), "`embedding_name` to be one name")
     expect_error(quiet(runM2ST(object, 2, name = "f.ine")), "key, found 'FINE_', .* 'fine' has")
 })
 
@@ -124,8 +145,12 @@ test_that("two results live side by side in a SingleCellExperiment, each with it
     expect_identical(S4Vectors::metadata(x)$fine$cluster$n_domains, 6L)
     expect_error(quiet(runM2ST(x, 2, name = "Fine")), "from 'fine' by more than capitals")
     several <- quiet(clusterM2ST(x, k = 2:3, name = "fine"))
-    expect_true("FINE_k3" %in% SingleCellExperiment::reducedDimNames(several))
-    expect_identical(quiet(runM2ST(several, k = 3))$fine_domain_k2, several$fine_domain_k2)
+    expect_true("FINE_K3" %in% SingleCellExperiment::reducedDimNames(several))
+    expect_identical(S4Vectors::metadata(several)$fine_k3$cluster$n_domains, 3L)
+    expect_identical(S4Vectors::metadata(several)$fine_k3$cluster$embedding_key, "fine")
+    expect_identical(quiet(runM2ST(several, k = 3))$fine_k2_domain, several$fine_k2_domain)
+    coarse <- quiet(clusterM2ST(x, 2, name = "coarse"))
+    expect_identical(S4Vectors::metadata(coarse)$coarse$cluster$embedding_key, "m2st")
 })
 
 test_that("what is not from m2ST is not written over", {
@@ -135,7 +160,11 @@ test_that("what is not from m2ST is not written over", {
     S4Vectors::metadata(x)$study <- "mine"
     expect_error(quiet(runM2ST(x, 2, name = "pca")), "free for embeddings, found 'PCA', not")
     expect_error(quiet(runM2ST(x, 2, name = "study")), "in metadata\\(x\\), found something else")
+    x$zone_domain <- "mine"
+    expect_error(quiet(runM2ST(x, 2, name = "zone")), "free for columns, found 'zone_domain', not")
     object <- toySeurat()
+    object$zone_confidence <- 1
+    expect_error(quiet(runM2ST(object, 2, name = "zone")), "found 'zone_confidence', not made by")
     values <- matrix(sin(1:240), 120, dimnames = list(colnames(object), c("PC_1", "PC_2")))
     object[["pca"]] <- SeuratObject::CreateDimReducObject(values, key = "PC_", assay = "RNA")
     SeuratObject::Misc(object, "study") <- "mine"
@@ -150,10 +179,10 @@ test_that("what is not from m2ST is not written over", {
 test_that("a result is drawn and compared by its name", {
     spots <- data.frame(
         row = toyCoords()[, 1], col = toyCoords()[, 2], truth = byRow(3), m2st_domain = byRow(3),
-        fine_domain = byRow(6), fine_domain_k4 = byRow(4), zone = byRow(2)
+        fine_domain = byRow(6), fine_k4_domain = byRow(4), zone = byRow(2)
     )
     expect_identical(
-        compareDomains(spots, "truth")$label, c("m2st_domain", "fine_domain", "fine_domain_k4")
+        compareDomains(spots, "truth")$label, c("m2st_domain", "fine_domain", "fine_k4_domain")
     )
     expect_identical(
         compareDomains(spots, "truth", c("fine", "zone", "m2st"))$label,
@@ -165,7 +194,7 @@ test_that("a result is drawn and compared by its name", {
     }
     expect_identical(title(), "m2st_domain")
     expect_identical(title("fine"), "fine_domain")
-    expect_identical(title("fine_domain_k4"), "fine_domain_k4")
+    expect_identical(title("fine_k4"), "fine_k4_domain")
     expect_identical(title("zone"), "zone")
 })
 

@@ -13,8 +13,10 @@ test_that("what cannot be written fails before the work", {
     object <- toySeurat()
     object[["SCT"]] <- SeuratObject::CreateAssayObject(toyCounts())
     expect_error(quiet(RunM2ST(object, k = 2, name = "SCT")), "names of assays, .*, found 'SCT'")
-    expect_error(quiet(RunM2ST(object, k = 2, name = "..")), "`name` with a letter or digit")
-    expect_error(quiet(RunM2ST(object, k = 2, name = "m2st.k5")), "'.k' and a number at the end")
+    expect_error(quiet(RunM2ST(object, k = 2, name = "..")), "with a letter or a digit first, found")
+    expect_error(quiet(RunM2ST(object, k = 2, name = "m2st.scale5")), "without '.scale' and a number")
+    expect_error(quiet(RunM2ST(object, k = 2, name = "m2st_pca")), "a name of its own, found")
+    expect_error(quiet(RunM2ST(object, k = 2, name = "a/b")), "of letters, digits, .* found 'a/b'")
     expect_error(quiet(RunM2ST(object, k = 2, name = c("a", "b"))), "to be one name, found")
     expect_false(worked(RunM2ST(object, k = 2, name = "SCT")))
     skip_if_not_installed("SingleCellExperiment")
@@ -48,17 +50,17 @@ test_that("the user's embeddings and columns that look like ours stay", {
     }
     SingleCellExperiment::reducedDim(x, "M2ST_scale7") <- matrix(1, 120, 2)
     x$m2st_domain_kmeans <- x$m2st_domain_2 <- "mine"
-    x$m2st_domain_k4 <- "ours"
+    x$m2st_k4_domain <- "of another result"
     y <- quiet(runM2ST(x, k = 2))
     expect_setequal(
         SingleCellExperiment::reducedDimNames(y), c(own, "M2ST", "M2ST_scale1", "M2ST_scale2")
     )
     expect_identical(y$m2st_domain_kmeans, x$m2st_domain_kmeans)
     expect_identical(y$m2st_domain_2, x$m2st_domain_2)
-    expect_null(y$m2st_domain_k4)
+    expect_identical(y$m2st_k4_domain, x$m2st_k4_domain)
     # Names are no patterns.
-    x$m2stX_domain_k3 <- 1
-    expect_identical(quiet(runM2ST(x, k = 2, name = "m2st."))$m2stX_domain_k3, rep(1, 120))
+    x$m2stX_domain <- 1
+    expect_identical(quiet(runM2ST(x, k = 2, name = "m2st."))$m2stX_domain, rep(1, 120))
     object <- toySeurat()
     values <- matrix(sin(1:240), 120, dimnames = list(colnames(object), c("K_1", "K_2")))
     object[["m2st.kmeans"]] <- SeuratObject::CreateDimReducObject(values, key = "K_", assay = "RNA")
@@ -151,7 +153,7 @@ test_that("the result of a matrix is drawn and compared", {
     expect_error(compareDomains(result, "layer"), "each of 120 spots in `truth`, found \"layer\"")
     several <- quiet(clusterM2ST(result, k = 2:3))
     expect_identical(
-        compareDomains(several, truth)$label, c("m2st_domain", "m2st_domain_k2", "m2st_domain_k3")
+        compareDomains(several, truth)$label, c("m2st_domain", "m2st_k2_domain", "m2st_k3_domain")
     )
     expect_error(
         compareDomains(quiet(embedM2ST(toyCounts(), toyCoords())), truth), "Found no domains"
@@ -160,5 +162,5 @@ test_that("the result of a matrix is drawn and compared", {
     plot <- plotDomains(result, confidence = "m2st_confidence", truth = truth)
     expect_s3_class(plot, "ggplot")
     expect_identical(nlevels(plot$data$panel), 4L)
-    expect_s3_class(plotDomains(several, "m2st_domain_k3"), "ggplot")
+    expect_s3_class(plotDomains(several, "m2st_k3_domain"), "ggplot")
 })

@@ -47,15 +47,18 @@ test_that("ten domains are in numeric order", {
 test_that("several numbers of domains come from stored embeddings", {
     object <- quiet(RunM2ST(toySeurat(), k = 3))
     several <- quiet(clusterM2ST(object, k = c(2, 5)))
-    expect_identical(as.integer(several$m2st_domain_k5), byRow(5))
-    expect_equal(several$m2st_confidence_k2, object$m2st_confidence)
-    expect_true(all(c("m2st.k2", "m2st.k5") %in% SeuratObject::Reductions(several)))
+    expect_identical(as.integer(several$m2st_k5_domain), byRow(5))
+    expect_equal(several$m2st_k2_confidence, object$m2st_confidence)
+    expect_true(all(c("m2st_k2", "m2st_k5") %in% SeuratObject::Reductions(several)))
     expect_identical(SeuratObject::Idents(several), SeuratObject::Idents(object))
     one <- quiet(clusterM2ST(object, k = 5))
     expect_identical(one$m2st_domain, quiet(RunM2ST(toySeurat(), k = 5))$m2st_domain)
     embedded <- quiet(embedM2ST(several))
-    expect_false(any(grepl("m2st", names(embedded[[]]))))
-    expect_setequal(SeuratObject::Reductions(embedded), c("m2st.scale1", "m2st.scale2"))
+    expect_false("m2st_domain" %in% names(embedded[[]]))
+    expect_identical(embedded$m2st_k2_domain, several$m2st_k2_domain)
+    expect_setequal(
+        SeuratObject::Reductions(embedded), c("m2st_k2", "m2st_k5", "m2st.scale1", "m2st.scale2")
+    )
     expect_error(clusterM2ST(toySeurat(), k = 2), "Found no embeddings")
 })
 

@@ -38,13 +38,17 @@ test_that("names of results can be chosen, and old results make room", {
     x <- toySCE()
     x <- suppressMessages(withFake({
         x <- clusterM2ST(runM2ST(x, k = 3), k = c(2, 4))
-        expect_true(all(c("m2st_domain_k2", "m2st_confidence_k4") %in% names(x@colData)))
-        expect_true("M2ST_k4" %in% SingleCellExperiment::reducedDimNames(x))
-        expect_identical(S4Vectors::metadata(x)$m2st$cluster_k4$n_domains, 4L)
+        expect_true(all(c("m2st_k2_domain", "m2st_k4_confidence") %in% names(x@colData)))
+        expect_true("M2ST_K4" %in% SingleCellExperiment::reducedDimNames(x))
+        expect_identical(S4Vectors::metadata(x)$m2st_k4$cluster$n_domains, 4L)
         embedM2ST(x)
     }))
-    expect_identical(names(SummarizedExperiment::colData(x)), c("row", "col"))
-    expect_identical(SingleCellExperiment::reducedDimNames(x), c("M2ST_scale1", "M2ST_scale2"))
+    kept <- c("m2st_k2_domain", "m2st_k2_confidence", "m2st_k4_domain", "m2st_k4_confidence")
+    expect_identical(names(SummarizedExperiment::colData(x)), c("row", "col", kept))
+    expect_setequal(
+        SingleCellExperiment::reducedDimNames(x),
+        c("M2ST_K2", "M2ST_K4", "M2ST_scale1", "M2ST_scale2")
+    )
     expect_null(S4Vectors::metadata(x)$m2st$cluster)
     x <- suppressMessages(withFake(runM2ST(x, k = 3, name = "zone")))
     expect_true(all(c("zone_domain", "zone_confidence") %in% names(x@colData)))

@@ -58,6 +58,8 @@ test_that("coordinates are known by the names of Python", {
 
 test_that("sections are known by the names of Python", {
     expect_identical(sectionNames, shared$section_columns$pattern)
+    expect_identical(namePattern, shared$result_names$pattern)
+    expect_identical(reservedNames, shared$result_names$reserved)
 })
 
 test_that("raw assays are known by the names of Python", {
