@@ -245,8 +245,8 @@ def test_too_few_shared_genes_and_the_likely_cause() -> None:
 @pytest.mark.parametrize(
     ("change", "error", "match"),
     [
-        (lambda a, r: a.obs.drop(columns="m2st_domain", inplace=True), KeyError, "tl.cluster"),
-        (lambda a, r: r.obs.drop(columns="layer", inplace=True), KeyError, r"reference\.obs"),
+        (lambda a, r: a.obs.pop("m2st_domain"), KeyError, "tl.cluster"),
+        (lambda a, r: r.obs.pop("layer"), KeyError, r"reference\.obs"),
         (lambda a, r: r.obs.insert(0, "x", "L1"), ValueError, "at least 2 different labels in"),
         (
             lambda a, r: r.obs.insert(0, "x", np.nan, allow_duplicates=True),
