@@ -19,8 +19,7 @@
 #' @param truth Name of the column with the reference labels. For the result of a matrix, a label
 #'   for each spot.
 #' @param name Names of the results to compare, whose domains are in the columns `<name>_domain`, or
-#'   names of any columns of labels. `NULL` takes all columns whose names end in `_domain`, or in
-#'   `_domain_k` and a number.
+#'   names of any columns of labels. `NULL` takes all columns whose names end in `_domain`.
 #' @param metrics Which of the three to compute.
 #' @param by Name of a column of groups, such as sections, to compare one by one. In the result of a
 #'   matrix, the sections are called `"sample_id"`.

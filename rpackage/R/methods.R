@@ -252,14 +252,14 @@ runM2ST.Seurat <- function(
 #' @param k Number of domains, or several.
 #' @param name Name of the result, for one `k`. For several, `name = "m2st"` gives the results
 #'   `m2st_k5`, `m2st_k7` and so on.
-#' @param embedding_name Name of the result whose embeddings are clustered. `NULL` takes those of
-#'   `name` if there are some, else those of `"m2st"`.
+#' @param embedding_name Name of the result whose embeddings are clustered. `NULL` takes `name` if
+#'   it has embeddings, else `"m2st"`.
 #' @inheritParams runM2ST
 #' @return The object with new results. For one `k`, the domains are in the column `<name>_domain`,
 #'   with their confidence and the common representation beside them. For several, each is a result
-#'   with a name of its own: `m2st_k5_domain`, `m2st_k5_confidence`, `M2ST_K5` (`m2st_k5` in Seurat)
-#'   and the record `m2st_k5`. Embeddings of the scales are not copied. The result of a matrix
-#'   gets a data frame `domains` for several. `clusterM2ST(k = )` gives the same as `runM2ST(k = )`.
+#'   with its name: `m2st_k5_domain`, `m2st_k5_confidence`, `M2ST_K5` (`m2st_k5` in Seurat) and the
+#'   record `m2st_k5`. Embeddings of the scales are not copied. The result of a matrix gets a data
+#'   frame `domains` for several. `clusterM2ST(k = )` gives the same as `runM2ST(k = )`.
 #' @examples
 #' coords <- as.matrix(expand.grid(row = 1:10, col = 1:10))
 #' counts <- outer(1:30, 1:100, function(gene, spot) (gene * spot) %% 7 + gene %% (1 + spot %/% 34))

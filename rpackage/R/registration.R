@@ -2,8 +2,8 @@
 
 #' Compare domains with the labels of an annotated reference
 #'
-#' What users of spatialLIBD call spatial registration. For each domain and each label, a t statistic
-#' per gene compares log expression inside with all other spots. The table holds the correlation of
+#' spatialLIBD calls this spatial registration. For each domain and each label, a t statistic per
+#' gene compares log expression inside with all other spots. The table holds the correlation of
 #' these statistics, over the genes that tell the labels apart. Nothing is trained, and no domain
 #' changes. [renameDomains()] takes the table.
 #'
@@ -24,16 +24,17 @@
 #'   the same tissue and species. The technology may be another.
 #' @param labels Name of the column of `reference` with the labels. Spots may lack one.
 #' @param name Name of the result, whose domains are in the column `<name>_domain`, or name of a
-#'   column of domains, such as `"m2st_domain_k5"`.
+#'   column of domains, such as `"m2st_k5_domain"`.
 #' @param reference.assay Assay of `reference` with the expression. `NULL` takes the counts, or else
 #'   the assay `logcounts` of a SummarizedExperiment.
-#' @param n_top_genes Genes for each label, at least 10: those with the highest statistic.
+#' @param n_top_genes Number of genes with the highest statistic to take for each label, at least
+#'   10.
 #' @param counts For the result of a matrix: the counts that [runM2ST()] was given.
 #' @param assay.type,assay,layer As in [runM2ST()].
 #' @param ... Arguments of the methods.
 #' @return A data frame with a row for each domain and a column for each label, which holds the
-#'   correlation, `NA` for a domain without spots. Two further columns are `suggested`, a name of its
-#'   own for each domain, and `margin`, how far the highest correlation is ahead of the second.
+#'   correlation, `NA` for a domain without spots. Two further columns are `suggested`, a different
+#'   name for each domain, and `margin`, how far the highest correlation is ahead of the second.
 #' @references
 #' Maynard KR, Collado-Torres L, et al. (2021). Transcriptome-scale spatial gene expression in the
 #' human dorsolateral prefrontal cortex. *Nature Neuroscience* 24, 425-436.
@@ -206,13 +207,13 @@ checkTwo <- function(labels, what) {
 #' Rename domains
 #'
 #' Gives domains other names. Their order, confidence and record stay. The report and plots show the
-#' new names. Other columns, such as those of other numbers of domains, keep theirs.
+#' new names. Other columns, such as other numbers of domains, keep their names.
 #'
 #' @param x An object that [runM2ST()] returned.
 #' @param names New names by present ones, such as `c("1" = "white matter")`, or the table from
 #'   [registerDomains()]. Other domains keep their names.
 #' @param name Name of the result, whose domains are in the column `<name>_domain`, or name of a
-#'   column of domains, such as `"m2st_domain_k5"`.
+#'   column of domains, such as `"m2st_k5_domain"`.
 #' @param ... Arguments of the methods.
 #' @return The object with the same domains, in the same order, under the new names. If the domains
 #'   are the active identities of a Seurat object, these have the new names, too. Two domains never
