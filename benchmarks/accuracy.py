@@ -30,7 +30,6 @@ import numpy as np
 import pandas as pd
 from sklearn.cluster import KMeans
 from sklearn.mixture import GaussianMixture
-from tests.reference import published_clustering
 
 import m2st
 from benchmarks.data import CHOSEN_ON, FILES, Case, load, role
@@ -48,20 +47,6 @@ WIDE = "wide"
 ALONE = "m2ST, no surroundings in its components"
 ORACLE = {"starmap_visual_cortex": 0.610}
 """Zhang et al. 2025: maxima over 3,200 settings, chosen with the labels."""
-PUBLISHED = m2st.AutoencoderParams(
-    n_members=1,
-    scale_dims=(128, 64),
-    hidden_dim=256,
-    n_layers=1,
-    use_prelu=True,
-    negative_slope=0.2,
-    feature_dropout=0.2,
-    attention_dropout=0.1,
-    loss_exponent=2.0,
-    n_epochs=200,
-    learning_rate=5e-3,
-    min_delta=0.0,
-)
 
 Labels = np.ndarray
 Method = Callable[[Case, anndata.AnnData, int], dict[str, Labels]]
@@ -109,20 +94,19 @@ def averaged_ours(case: Case, adata: anndata.AnnData, seed: int) -> dict[str, La
 def published(case: Case, adata: anndata.AnnData, seed: int) -> dict[str, Labels]:
     """The paper's recipe at one fixed setting: features, network, update rule."""
     if case.use_rep is None and not case.normalized:
-        m2st.pp.prepare_paper(adata)
+        m2st.paper.prepare(adata)
     m2st.tl.embed(
         adata,
-        PUBLISHED,
+        m2st.paper.PUBLISHED_CODE,
         use_rep=case.use_rep or (KEYS.single if case.normalized else KEYS.features),
         random_state=seed,
         progress=False,
     )
     scales = [adata.obsm[f"X_m2st_scale{m}"].astype(float) for m in (1, 2)]
-    return {
-        "the paper's recipe": published_clustering(
-            scales, case.n_domains, specific_dim=20, random_state=seed
-        )
-    }
+    found = m2st.paper.DualClustering(
+        case.n_domains, specific_dim=20, solver="published", random_state=seed
+    )
+    return {"the paper's recipe": found.fit(scales).labels_}
 
 
 def ours(case: Case, adata: anndata.AnnData, seed: int) -> dict[str, Labels]:

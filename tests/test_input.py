@@ -56,7 +56,7 @@ SEEDED: dict[str, Callable[[AnnData, Any], object]] = {
     "run": lambda a, seed: run(a, random_state=seed),
     "prepare": lambda a, seed: m2st.pp.prepare(a, random_state=seed),
     "prepare_rep": lambda a, seed: m2st.pp.prepare_rep(a, "X", random_state=seed),
-    "prepare_paper": lambda a, seed: m2st.pp.prepare_paper(a, random_state=seed),
+    "paper.prepare": lambda a, seed: m2st.paper.prepare(a, random_state=seed),
     "embed": lambda a, seed: m2st.tl.embed(a, QUICK, random_state=seed, progress=False),
     "cluster": lambda a, seed: m2st.tl.cluster(a, 2, ONCE, random_state=seed),
     "choose_n_domains": lambda a, seed: m2st.tl.choose_n_domains(a, [2], ONCE, random_state=seed),
@@ -157,8 +157,8 @@ def test_counts_in_any_storage_give_the_same_bits(
     assert contents(adata.layers["here"]) == before
     if normalized:
         return
-    m2st.pp.prepare_paper(wanted, n_pcs=5)
-    m2st.pp.prepare_paper(adata, n_pcs=5, layer="here")
+    m2st.paper.prepare(wanted, n_pcs=5)
+    m2st.paper.prepare(adata, n_pcs=5, layer="here")
     assert adata.obsm["X_m2st_pca"].tobytes() == wanted.obsm["X_m2st_pca"].tobytes()
 
 
@@ -556,7 +556,7 @@ def test_other_objects_are_refused_everywhere(wrong: Any) -> None:
         lambda: run(wrong),
         lambda: pp.prepare(wrong),
         lambda: pp.prepare_rep(wrong, "X_pca"),
-        lambda: pp.prepare_paper(wrong),
+        lambda: m2st.paper.prepare(wrong),
         lambda: pp.spatial_graph(wrong),
         lambda: pp.spatial_graph_lattice(wrong),
         lambda: pp.spatial_graph_radius(wrong, 1.0),

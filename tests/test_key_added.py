@@ -184,7 +184,7 @@ def test_names_that_would_take_a_place(
         "run": lambda: m2st.run(adata, 3, progress=False, key_added=name),
         "prepare": lambda: m2st.pp.prepare(adata, key_added=name),
         "prepare_rep": lambda: m2st.pp.prepare_rep(adata, "X_m2st_pca", key_added=name),
-        "prepare_paper": lambda: m2st.pp.prepare_paper(adata, key_added=name),
+        "paper.prepare": lambda: m2st.paper.prepare(adata, key_added=name),
         "embed": lambda: m2st.tl.embed(adata, progress=False, key_added=name),
         "cluster": lambda: m2st.tl.cluster(adata, 3, key_added=name),
         "choose": lambda: m2st.tl.choose_n_domains(adata, key_added=name),

@@ -264,7 +264,7 @@ def test_ready_features_in_x_are_found_by_name() -> None:
 def test_features_made_apart_cannot_be_made_again() -> None:
     adata = bands()
     m2st.pp.spatial_graph(adata)
-    m2st.pp.prepare_paper(adata, n_pcs=10)
+    m2st.paper.prepare(adata, n_pcs=10)
     model = fit(adata, use_rep="X_m2st_pca")
     with pytest.raises(ValueError, match="that knows how its features are made, found one that"):
         model.apply(adata)

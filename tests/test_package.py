@@ -64,16 +64,17 @@ MAY_IMPORT = {
     "datasets": BASE | {"interop"},
     "_model": BASE | CORE | {"pp", "tl"},
     "_annotate": BASE | CORE | SHELL | {"_model", "_plotting"},
+    "paper": BASE | CORE | {"_model", "_run", "pp"},
     "_run": BASE | CORE | SHELL | {"_model", "_plotting"},
     "compare": BASE | SHELL | {"bridge"},
     "_report": BASE | {"_plotting"},
     "cli": BASE | CORE | SHELL | {"_model", "_run", "interop", "m2st"},
-    "bridge": BASE | CORE | SHELL | {"_model", "_report", "_run", "m2st"},
+    "bridge": BASE | CORE | SHELL | {"_model", "_report", "_run", "m2st", "paper"},
 }
 # A room is a module or a folder: what is in a folder may import the folder's other modules, too.
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 ROOMS = {path: path.parts[0].removesuffix(".py") for path in FILES if path.name != "__init__.py"}
-PUBLIC = [m2st.pp, m2st.tl, m2st.pl, m2st.io, m2st.interop, m2st.datasets, m2st.metrics]
+PUBLIC = [m2st.pp, m2st.tl, m2st.pl, m2st.paper, m2st.io, m2st.interop, m2st.datasets, m2st.metrics]
 
 
 def imported(path: Path) -> set[str]:
@@ -178,6 +179,7 @@ def documented_functions() -> list[tuple[str, object]]:
         (f"{module.__name__}.{name}", getattr(module, name))
         for module in PUBLIC
         for name in module.__all__
+        if callable(getattr(module, name))
     ]
     more = [m2st.run, m2st.load, m2st.report, m2st.Model.apply, m2st.Model.save]
     return [*functions, *((f"m2st.{one.__qualname__}", one) for one in more)]

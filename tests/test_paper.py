@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -10,10 +12,11 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 from sklearn.metrics import adjusted_rand_score
+from typer.testing import CliRunner
 
 import m2st
-from m2st._clustering import DualClustering
-from m2st._params import DualParams
+from m2st.cli import app
+from m2st.paper import DualClustering, DualParams
 
 FEW = m2st.AutoencoderParams(n_members=1, scale_dims=(8, 4), hidden_dim=8, n_heads=2, n_epochs=3)
 DUAL = DualParams(specific_dim=2, n_init=2)
@@ -124,3 +127,79 @@ def test_the_number_of_domains_has_to_be_given() -> None:
 def test_settings_are_checked(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DualParams(**settings)  # type: ignore[arg-type]
+
+
+def cortex() -> ad.AnnData:
+    return m2st.datasets.simulate_cortex(n_obs=150, n_genes=80)
+
+
+def test_run_is_prepare_and_the_engine() -> None:
+    adata, steps = cortex(), cortex()
+    params = replace(m2st.paper.AUTOENCODER, n_epochs=3)
+    m2st.paper.run(adata, 3, n_pcs=20, autoencoder=params, clustering=DUAL, progress=False)
+    m2st.pp.spatial_graph(steps)
+    m2st.paper.prepare(steps, n_pcs=20)
+    m2st.tl.embed(steps, params, progress=False)
+    m2st.tl.cluster(steps, 3, DUAL)
+    pd.testing.assert_series_equal(adata.obs["m2st_domain"], steps.obs["m2st_domain"])
+    for key in ("X_m2st_pca", "X_m2st_scale1", "X_m2st_scale2", "X_m2st"):
+        np.testing.assert_array_equal(adata.obsm[key], steps.obsm[key])
+    record = adata.uns["m2st"]
+    assert record["prepare"]["recipe"] == "paper"
+    assert record["cluster"]["method"] == "dual"
+    assert record["embed"]["params"]["use_prelu"] is True
+
+
+def test_run_under_a_name() -> None:
+    adata = cortex()
+    params = replace(m2st.paper.PUBLISHED_CODE, n_epochs=2)
+    m2st.paper.run(adata, 3, n_pcs=20, autoencoder=params, progress=False, key_added="published")
+    assert {"published_domain", "published_confidence"} <= set(adata.obs)
+    assert adata.obsm["X_published_pca"].shape == (150, 20)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"n_domains": 151}, ValueError, "no more `n_domains` than observations, 150, found 151"),
+        ({"n_domains": "auto"}, ValueError, 'Expected a number of domains .*, found "auto"'),
+        (
+            {"clustering": m2st.ClusteringParams()},
+            TypeError,
+            r"as `clustering`, found ClusteringParams. Write `m2st.paper.DualParams\(...\)`",
+        ),
+        ({"n_pcs": 0}, ValueError, "Expected `n_pcs` to be at least 1, found 0"),
+        ({"device": "gpu"}, ValueError, "`device`"),
+        ({"layer": "raw"}, KeyError, "raw"),
+    ],
+)
+def test_what_is_wrong_is_told_before_any_work(
+    given: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    adata = cortex()
+    before = set(adata.obsm)
+    with pytest.raises(error, match=message):
+        m2st.paper.run(adata, **{"n_domains": 3, **given})
+    assert set(adata.obsm) == before
+
+
+def test_on_the_command_line(tmp_path: Path) -> None:
+    cortex().write_h5ad(tmp_path / "in.h5ad")
+    given = ["run", str(tmp_path / "in.h5ad"), "-k", "3", "-o", str(tmp_path / "out.h5ad")]
+    few = ["--epochs", "3", "--n-pcs", "20", "--set", "solver=published", "--set", "max_iter=5"]
+    done = CliRunner().invoke(app, [*given, "--paper", *few])
+    assert done.exit_code == 0, done.output
+    assert "No confidence: a single model gave labels without probabilities" in done.output
+    found, wanted = ad.read_h5ad(tmp_path / "out.h5ad"), cortex()
+    m2st.paper.run(
+        wanted,
+        3,
+        n_pcs=20,
+        autoencoder=replace(m2st.paper.AUTOENCODER, n_epochs=3),
+        clustering=DualParams(solver="published", max_iter=5),
+        progress=False,
+    )
+    assert found.obs["m2st_domain"].tolist() == wanted.obs["m2st_domain"].tolist()
+    refused = CliRunner().invoke(app, [*given, "--paper", "--normalized", "--overwrite"])
+    assert refused.exit_code != 0
+    assert "Expected neither `--use-rep` nor `--normalized` with `--paper`" in refused.output

@@ -6,11 +6,15 @@ from typing import Any
 import pytest
 
 from m2st import AutoencoderParams, ClusteringParams
-from m2st._params import read_settings
+from m2st._params import DualParams, read_settings
+
+DEFAULTS = (AutoencoderParams(), ClusteringParams())
 
 
-@pytest.mark.parametrize("cls", [AutoencoderParams, ClusteringParams])
-def test_round_trip_through_json(cls: type[AutoencoderParams] | type[ClusteringParams]) -> None:
+@pytest.mark.parametrize("cls", [AutoencoderParams, ClusteringParams, DualParams])
+def test_round_trip_through_json(
+    cls: type[AutoencoderParams | ClusteringParams | DualParams],
+) -> None:
     params = cls()
     assert cls.from_dict(json.loads(json.dumps(params.to_dict()))) == params
 
@@ -80,11 +84,20 @@ def test_types_are_checked() -> None:
 
 def test_settings_are_read_from_text() -> None:
     given = ["n_epochs=7", "scale_dims=8,4", "use_prelu=true", "loss_exponent=None", "tol=1e-3"]
-    assert read_settings(given) == (
+    assert read_settings(given, *DEFAULTS) == (
         AutoencoderParams(n_epochs=7, scale_dims=(8, 4), use_prelu=True, loss_exponent=None),
         ClusteringParams(tol=1e-3),
     )
-    assert read_settings([]) == (AutoencoderParams(), ClusteringParams())
+    assert read_settings([], *DEFAULTS) == DEFAULTS
+
+
+def test_settings_of_the_paper_start_from_its_own() -> None:
+    base = AutoencoderParams(use_prelu=True)
+    found = read_settings(["solver=published", "n_epochs=7"], base, DualParams(ridge=2))
+    assert found == (
+        AutoencoderParams(use_prelu=True, n_epochs=7),
+        DualParams(ridge=2, solver="published"),
+    )
 
 
 @pytest.mark.parametrize(
@@ -92,7 +105,7 @@ def test_settings_are_read_from_text() -> None:
     [
         (
             ["smooth=1"],
-            "Expected settings such as smoothness=5, found 'smooth=1'. There are: ",
+            "Expected settings such as tol=1e-4, found 'smooth=1'. There are: ",
         ),
         (["tol"], "Expected `tol` to be a number, found ''"),
         (["n_epochs=2.5"], "Expected `n_epochs` to be a whole number, found '2.5'"),
@@ -107,7 +120,7 @@ def test_settings_are_read_from_text() -> None:
 )
 def test_settings_that_cannot_be_read(given: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        read_settings(given)
+        read_settings(given, *DEFAULTS)
 
 
 @pytest.mark.parametrize(("n_obs", "expected"), [(50, 20), (500, 20), (1_000, 10), (10**6, 5)])

@@ -20,7 +20,7 @@ from anndata import AnnData
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
-from m2st import io, pp
+from m2st import io, paper, pp
 from m2st._checks import valid_observations
 
 GRAPHS: dict[str, Callable[..., None]] = {
@@ -30,7 +30,7 @@ GRAPHS: dict[str, Callable[..., None]] = {
     "delaunay": pp.spatial_graph_delaunay,
     "auto": pp.spatial_graph,
 }
-RECIPES = [pp.prepare, pp.prepare_paper]
+RECIPES = [pp.prepare, paper.prepare]
 
 
 def counts(n_obs: int = 60, n_vars: int = 80, *, seed: int = 0) -> AnnData:
@@ -149,7 +149,7 @@ def test_paper_recipe_is_what_it_says() -> None:
     dense[:, 1] = 0
     dense[:2, 1] = 1  # in fewer than three observations
     adata.X = sparse.csr_matrix(dense, dtype=np.float32)
-    pp.prepare_paper(adata, n_pcs=6)
+    paper.prepare(adata, n_pcs=6)
     kept = np.delete(dense, 1, axis=1)
     share = kept / kept.sum(axis=1, keepdims=True)
     highly = (share > 0.05).any(axis=0)
@@ -301,7 +301,7 @@ def test_same_bits_from_a_file(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Writing zarr v2 data", UserWarning)
         adata.write_h5ad(path) if suffix == ".h5ad" else adata.write_zarr(path)
-    small = {} if recipe is pp.prepare_paper else {"n_top_genes": 30}
+    small = {} if recipe is paper.prepare else {"n_top_genes": 30}
     with pytest.warns(UserWarning, match="2 of 60 observations have no counts"):
         recipe(adata, n_pcs=4, **small)
     monkeypatch.setattr("m2st._features._blocks._BLOCK", 500)
@@ -383,7 +383,7 @@ def test_constant_genes_are_left_out() -> None:
 def test_paper_recipe_says_when_observations_stay_raw() -> None:
     adata = linked(counts(n_vars=8))
     with pytest.warns(UserWarning, match=r"60 of 60 .* they stay raw") as caught:
-        pp.prepare_paper(adata)
+        paper.prepare(adata)
     assert len(caught) == 1
 
 
@@ -540,9 +540,9 @@ def test_refused_parameters() -> None:
     with pytest.raises(ValueError, match="`n_pcs` to be at least 1"):
         pp.prepare(adata, n_pcs=0)
     with pytest.raises(ValueError, match="`n_pcs` to be at least 1"):
-        pp.prepare_paper(adata, n_pcs=0)
+        paper.prepare(adata, n_pcs=0)
     with pytest.raises(ValueError, match="`min_cells` to be at least 1"):
-        pp.prepare_paper(adata, min_cells=0)
+        paper.prepare(adata, min_cells=0)
     assert "X_m2st_pca" not in adata.obsm
 
 
@@ -747,7 +747,7 @@ def test_features_of_spots_off_the_tissue_are_missing(off: Callable[[np.ndarray]
     n_off = int((~inside).sum())
     made = [
         lambda adata: pp.prepare(adata, n_pcs=5),
-        lambda adata: pp.prepare_paper(adata, n_pcs=5),
+        lambda adata: paper.prepare(adata, n_pcs=5),
         lambda adata: pp.prepare_rep(adata, "X", n_pcs=5),
     ]
     for prepare in made:

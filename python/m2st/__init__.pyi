@@ -2,6 +2,7 @@ from . import datasets as datasets
 from . import interop as interop
 from . import io as io
 from . import metrics as metrics
+from . import paper as paper
 from . import pl as pl
 from . import pp as pp
 from . import tl as tl

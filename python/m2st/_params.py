@@ -73,6 +73,8 @@ class _Params:
 
     ranges: ClassVar[Mapping[str, Range]]
     """Range of each setting, in their order; R reads them from a file that a test keeps."""
+    _room: ClassVar[str] = ""
+    """Module of the class within the package, for messages."""
 
     def _check(self) -> None:
         """Require each setting in its range."""
@@ -87,7 +89,7 @@ class _Params:
         if not isinstance(given, cls):
             msg = (
                 f"Expected settings of their own class as `{name}`, found {type(given).__name__}. "
-                f"Write `m2st.{cls.__name__}(...)` with the settings by name."
+                f"Write `m2st.{cls._room}{cls.__name__}(...)` with the settings by name."
             )
             raise TypeError(msg)
         return given
@@ -362,6 +364,7 @@ class DualParams(_Params):
     tol: float = 1e-6
 
     method: ClassVar[str] = "dual"
+    _room: ClassVar[str] = "paper."
     ranges: ClassVar[Mapping[str, Range]] = {
         "common_dim": Range("whole", none=True),
         "specific_dim": _WHOLE,
@@ -390,9 +393,13 @@ def clustering_of(
     return given if isinstance(given, DualParams) else ClusteringParams.of(given, name=name)
 
 
-def read_settings(given: Sequence[str]) -> tuple[AutoencoderParams, ClusteringParams]:
-    """Settings of both halves from texts such as ``"smoothness=5"``; others have their default."""
-    halves: tuple[type[_Params], ...] = (AutoencoderParams, ClusteringParams)
+def read_settings(
+    given: Sequence[str],
+    autoencoder: AutoencoderParams,
+    clustering: ClusteringParams | DualParams,
+) -> tuple[AutoencoderParams, ClusteringParams | DualParams]:
+    """Settings of both halves, changed by texts such as ``"tol=1e-4"``."""
+    halves: tuple[_Params, ...] = (autoencoder, clustering)
     values: tuple[dict[str, Any], ...] = ({}, {})
     for setting in given:
         name, _, text = setting.partition("=")
@@ -405,6 +412,6 @@ def read_settings(given: Sequence[str]) -> tuple[AutoencoderParams, ClusteringPa
                 break
         else:
             known = ", ".join(name for half in halves for name in half.ranges)
-            msg = f"Expected settings such as smoothness=5, found {setting!r}. There are: {known}."
+            msg = f"Expected settings such as tol=1e-4, found {setting!r}. There are: {known}."
             raise ValueError(msg)
-    return AutoencoderParams(**values[0]), ClusteringParams(**values[1])
+    return replace(autoencoder, **values[0]), replace(clustering, **values[1])

@@ -77,7 +77,7 @@ def run(
         `m2st.tl.cluster` afterwards.
     use_rep
         Ready features in place of the counts: a key of ``obsm``, or ``"X"``. Features of
-        `m2st.pp.prepare` or `m2st.pp.prepare_paper` are used as they are. Other features are
+        `m2st.pp.prepare` or `m2st.paper.prepare` are used as they are. Other features are
         brought to their components (`m2st.pp.prepare_rep`). Effects of sections must already be
         removed.
     n_pcs
@@ -158,29 +158,22 @@ def run(
     ['1', '2', '3', '4', '5', '6', '7']
     """
     from m2st import pp, tl
-    from m2st._nn._training import choose_device
 
-    check_adata(adata)
-    keys = check_key_added(adata, key_added)
-    check_several(adata)
-    auto = isinstance(n_domains, str) and n_domains == "auto"
-    _check_enough(n_domains, n_obs=adata.n_obs)
+    check_run(
+        adata,
+        n_domains,
+        autoencoder=autoencoder,
+        clustering=clustering,
+        random_state=random_state,
+        device=device,
+        n_jobs=n_jobs,
+        callback=callback,
+        checkpoint=checkpoint,
+        key_added=key_added,
+    )
+    keys = _keys.Keys(key_added)
     random_state = check_seed(random_state)
-    if checkpoint is not None:
-        check_target(Path(f"{checkpoint}.1"), (), overwrite=True)
-    autoencoder = AutoencoderParams.of(autoencoder, name="autoencoder")
-    clustering = clustering_of(clustering, name="clustering")
-    if auto and isinstance(clustering, DualParams):
-        msg = (
-            'Expected a number of domains for the paper\'s own clustering, found "auto". Give a '
-            "number, or leave `clustering` out."
-        )
-        raise ValueError(msg)
-    choose_device(device)
-    processes(n_jobs)
-    if callback is not None and not callable(cast("object", callback)):
-        msg = f"Expected `callback` to be a function, found {type(callback).__name__}."
-        raise TypeError(msg)
+    auto = isinstance(n_domains, str)
     if use_rep is not None and (layer is not None or normalized):
         msg = (
             f"Expected either ready features or expression to prepare, found `use_rep={use_rep!r}` "
@@ -255,6 +248,44 @@ def run(
             key_added=key_added,
         )
     return _model_of(adata, keys, use_rep, projection, networks, found)
+
+
+def check_run(
+    adata: AnnData,
+    n_domains: int | Literal["auto"] | None,
+    *,
+    autoencoder: AutoencoderParams | None,
+    clustering: ClusteringParams | DualParams | None,
+    random_state: int,
+    device: str,
+    n_jobs: int | None,
+    callback: Callback | None,
+    checkpoint: str | Path | None,
+    key_added: str,
+) -> None:
+    """Require what a run needs, whatever its features are; before any work."""
+    from m2st._nn._training import choose_device
+
+    check_adata(adata)
+    check_key_added(adata, key_added)
+    check_several(adata)
+    _check_enough(n_domains, n_obs=adata.n_obs)
+    check_seed(random_state)
+    if checkpoint is not None:
+        check_target(Path(f"{checkpoint}.1"), (), overwrite=True)
+    AutoencoderParams.of(autoencoder, name="autoencoder")
+    clustering = clustering_of(clustering, name="clustering")
+    if isinstance(n_domains, str) and isinstance(clustering, DualParams):
+        msg = (
+            'Expected a number of domains for the paper\'s own clustering, found "auto". Give a '
+            "number."
+        )
+        raise ValueError(msg)
+    choose_device(device)
+    processes(n_jobs)
+    if callback is not None and not callable(cast("object", callback)):
+        msg = f"Expected `callback` to be a function, found {type(callback).__name__}."
+        raise TypeError(msg)
 
 
 def _model_of(

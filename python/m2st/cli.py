@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import numpy as np
 import typer
@@ -23,7 +23,7 @@ import typer
 from m2st import _keys
 from m2st._checks import check_target, importing, warn
 from m2st._files import write_whole
-from m2st._params import AutoencoderParams, ClusteringParams, read_settings
+from m2st._params import AutoencoderParams, ClusteringParams, DualParams, read_settings
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -34,6 +34,7 @@ INTERRUPTED = 130
 
 _DASK_TIMEOUT = 10  # seconds
 _SETTINGS = ", ".join([*AutoencoderParams.ranges, *ClusteringParams.ranges])
+_OF_PAPER = ", ".join(DualParams.ranges)
 _PICTURES = ("domains.png", "training.png", "scale_weights.png")
 _ARGUMENT = re.compile(
     r"`(key_added|layer|normalized|overwrite|sample_key|spatial_key|table|use_rep)=([^`]*)`"
@@ -113,6 +114,9 @@ def run_command(
     normalized: Normalized = False,
     spatial_key: SpatialKey = None,
     sample_key: SampleKey = None,
+    paper: Annotated[
+        bool, typer.Option("--paper", help="The published method, whole: m2st.paper.run.")
+    ] = False,
     members: Annotated[int | None, typer.Option(min=1, help="Models of the ensemble.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Most epochs to train.")] = None,
     scale_dims: Annotated[
@@ -126,7 +130,8 @@ def run_command(
         typer.Option(
             "--set",
             metavar="NAME=VALUE",
-            help=f"Any setting, such as smoothness=5; once for each. There are {_SETTINGS}.",
+            help=f"Any setting, such as tol=1e-4; once for each. There are {_SETTINGS}. "
+            f"With --paper, those of the clustering are {_OF_PAPER}.",
         ),
     ] = None,
     seed: Seed = 0,
@@ -171,34 +176,53 @@ def run_command(
             "batch_size": batch_size,
         }
         named = [f"{name}={value}" for name, value in options.items() if value is not None]
-        autoencoder, clustering = read_settings([*named, *(settings or [])])
+        base: tuple[AutoencoderParams, ClusteringParams | DualParams]
+        base = (AutoencoderParams(), ClusteringParams())
+        if paper:
+            base = (m2st.paper.AUTOENCODER, DualParams())
+        autoencoder, clustering = read_settings([*named, *(settings or [])], *base)
+        if paper and (use_rep is not None or normalized):
+            msg = "Expected neither `--use-rep` nor `--normalized` with `--paper`. Leave it out."
+            raise ValueError(msg)
         if dask is not None and jobs != 1:
             msg = f"Expected either `--jobs` or `--dask`, found {jobs} and {dask}. Leave one out."
             raise ValueError(msg)
+        shared: dict[str, Any] = {
+            "layer": layer,
+            "spatial_key": spatial_key,
+            "sample_key": sample_key,
+            "random_state": seed,
+            "device": device,
+            "n_jobs": jobs,
+            "progress": sys.stderr.isatty() and not quiet,
+            "checkpoint": checkpoint,
+            "key_added": key_added,
+        }
         with _on_cluster(dask), among_processes():
             # What serves as features is needed as a whole, and zarr is written from memory.
             whole = use_rep == "X" or output.suffix.lower() == ".zarr"
             backed: Literal["auto", False] = False if whole else "auto"
             adata = m2st.io.read(input_path, table=table, backed=backed, trust=trust)
             m2st.io.check_writable(adata, output, table=output_table)
-            model = m2st.run(
-                adata,
-                _n_domains(domains),
-                use_rep=use_rep,
-                n_pcs=n_pcs,
-                layer=layer,
-                normalized=normalized,
-                spatial_key=spatial_key,
-                sample_key=sample_key,
-                autoencoder=autoencoder,
-                clustering=clustering,
-                random_state=seed,
-                device=device,
-                n_jobs=jobs,
-                progress=sys.stderr.isatty() and not quiet,
-                checkpoint=checkpoint,
-                key_added=key_added,
-            )
+            if paper:
+                model = m2st.paper.run(
+                    adata,
+                    cast("int", _n_domains(domains)),
+                    autoencoder=autoencoder,
+                    clustering=cast("DualParams", clustering),
+                    **(shared if n_pcs is None else shared | {"n_pcs": n_pcs}),
+                )
+            else:
+                model = m2st.run(
+                    adata,
+                    _n_domains(domains),
+                    use_rep=use_rep,
+                    n_pcs=n_pcs,
+                    normalized=normalized,
+                    autoencoder=autoencoder,
+                    clustering=clustering,
+                    **shared,
+                )
         if not first:  # all processes end with the same result
             return
         m2st.io.write(adata, output, table=output_table, overwrite=overwrite)

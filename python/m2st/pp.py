@@ -44,12 +44,10 @@ from m2st._checks import (
 from m2st._features import (
     ExpressionProjection,
     ReadyProjection,
-    as_published,
     blocks,
     from_counts,
     from_ready,
     some_rows,
-    take,
 )
 from m2st._keys import (
     CONNECTIVITIES,
@@ -64,7 +62,6 @@ from m2st._sections import find_overlay, overlay_in_words
 
 __all__ = [
     "prepare",
-    "prepare_paper",
     "prepare_rep",
     "spatial_graph",
     "spatial_graph_delaunay",
@@ -215,7 +212,7 @@ def project_counts(
     matrix, name, totals, of_genes = survey(adata, layer, valid, normalized=normalized)
     graph = check_graph(adata)
     filled, genes = valid & (totals > 0), of_genes.n_cells > 0
-    _check_filled(filled, genes, name)
+    check_filled(filled, genes, name)
     sections = None if sample_key is None else _sections(adata, sample_key, valid)[0]
     found = from_counts(
         matrix,
@@ -236,7 +233,7 @@ def project_counts(
         "n_top_genes": n_top_genes,
         "n_genes": len(found.projection.axes),
     }
-    _write_features(adata, keys, filled, found.scores, "prepare", layer, random_state, parameters)
+    write_features(adata, keys, filled, found.scores, "prepare", layer, random_state, parameters)
     adata.obsm[keys.single] = _with_all_rows(found.single, filled)
     warn_invalid(int((~valid).sum()), n_obs=adata.n_obs)
     return cast("ExpressionProjection", found.projection)
@@ -348,109 +345,11 @@ def project_rep(
             "Using %d components of the %d features in %s", features.shape[1], n_features, use_rep
         )
     parameters = {"use_rep": use_rep, "n_features": n_features}
-    _write_features(adata, keys, filled, features, "prepare_rep", None, random_state, parameters)
+    write_features(adata, keys, filled, features, "prepare_rep", None, random_state, parameters)
     if found is None:
         return None
     adata.obsm[keys.single] = _with_all_rows(found.single, filled)
     return cast("ReadyProjection", found.projection)
-
-
-def prepare_paper(
-    adata: AnnData,
-    *,
-    layer: str | None = None,
-    n_pcs: int = 200,
-    min_cells: int = 3,
-    random_state: int = 0,
-    key_added: str = DEFAULT,
-) -> None:
-    """Make features by the recipe of the published m2ST runs, to reproduce published numbers.
-
-    Genes present in at least `min_cells` observations are kept. Library sizes are brought to 1,
-    without genes that hold over 5 % of the counts of any observation. Each gene is scaled to
-    variance 1. The features are the principal components.
-
-    Parameters
-    ----------
-    adata
-        n_obs × n_vars, raw counts in ``X`` or a layer.
-    layer
-        Layer that holds the counts; ``X`` if not given.
-    n_pcs
-        Number of components; fewer if there are too few observations or genes.
-    min_cells
-        Least number of observations in which a gene must be present.
-    random_state
-        Seed of the iterative eigensolver's first vector.
-    key_added
-        Name of the result, as for `prepare`.
-
-    Writes
-    ------
-    ``obsm["X_m2st_pca"]``
-        float32, (n_obs, n_pcs): component scores. Rows of observations without counts, off the
-        tissue or without coordinates are NaN (see `spatial_graph`).
-    ``uns["m2st"]["prepare"]``
-        Parameters, and the numbers of genes, components and empty observations.
-
-    Raises
-    ------
-    ValueError
-        If there is no matrix; if fewer than two observations, or two varying genes, have counts; if
-        values are negative, not finite or on a log scale; if names are not unique.
-    KeyError
-        If the layer is missing.
-
-    Warns
-    -----
-    UserWarning
-        If counts are fractional; if observations have no counts, lie off the tissue or have no
-        coordinates; if observations only have counts of genes left out of the library size.
-
-    Notes
-    -----
-    Not the default: a few outlying observations dominate whole components
-    (``docs/departures.md``).
-
-    Genes are not centred before PCA, which centres them itself. The scores are the same, and the
-    matrix stays sparse.
-
-    References
-    ----------
-    Zhang W, Zhang Z, Yang H, et al. m2ST: dual multi-scale graph clustering for spatially resolved
-    transcriptomics. Bioinformatics, 2025.
-
-    Examples
-    --------
-    >>> import anndata, numpy as np, m2st
-    >>> counts = np.random.default_rng(0).poisson(1.0, size=(60, 200)).astype("float32")
-    >>> adata = anndata.AnnData(counts)
-    >>> m2st.pp.prepare_paper(adata, n_pcs=5)
-    >>> adata.obsm["X_m2st_pca"].shape
-    (60, 5)
-    """
-    check_adata(adata)
-    keys = check_key_added(adata, key_added)
-    check_int("n_pcs", n_pcs, minimum=1)
-    check_int("min_cells", min_cells, minimum=1)
-    random_state = check_seed(random_state)
-    valid = valid_observations(adata)
-    matrix, name, _, of_genes = survey(adata, layer, valid, normalized=False)
-    genes = of_genes.n_cells >= min_cells
-    counts = take(matrix, np.ones(adata.n_obs, dtype=bool), genes)
-    filled = valid & (counts.sum(axis=1).A1 > 0)
-    _check_filled(filled, genes, name)
-    scores, n_genes, n_raw = as_published(counts[filled], n_pcs=n_pcs, random_state=random_state)
-    parameters = {"min_cells": min_cells, "n_genes": n_genes}
-    _write_features(adata, keys, filled, scores, "prepare_paper", layer, random_state, parameters)
-    warn_invalid(int((~valid).sum()), n_obs=adata.n_obs)
-    if n_raw:
-        msg = (
-            f"{n_raw} of {adata.n_obs} observations only have counts of genes that hold over 5 % "
-            "of some observation, which this recipe leaves out of the library size: they stay raw. "
-            "`m2st.pp.prepare` has no such limit."
-        )
-        warn(msg)
 
 
 def spatial_graph(
@@ -986,7 +885,7 @@ def _counts_elsewhere(adata: AnnData, layer: str | None) -> str:
     return ""
 
 
-def _check_filled(filled: NDArray[np.bool_], genes: NDArray[np.bool_], name: str) -> None:
+def check_filled(filled: NDArray[np.bool_], genes: NDArray[np.bool_], name: str) -> None:
     """Require observations and genes with counts."""
     if min(filled.sum(), genes.sum()) < 2:
         msg = (
@@ -997,7 +896,7 @@ def _check_filled(filled: NDArray[np.bool_], genes: NDArray[np.bool_], name: str
         raise ValueError(msg)
 
 
-def _write_features(
+def write_features(
     adata: AnnData,
     keys: Keys,
     filled: NDArray[np.bool_],

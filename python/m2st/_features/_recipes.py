@@ -149,14 +149,14 @@ def from_ready(
 def as_published(
     counts: sparse.csr_matrix, *, n_pcs: int, random_state: int
 ) -> tuple[Scores, int, int]:
-    """Features as `m2st.pp.prepare_paper` describes them.
+    """Features as `m2st.paper.prepare` describes them.
 
     Parameters
     ----------
     counts
         Of the observations and genes that take part.
     n_pcs, random_state
-        As in `m2st.pp.prepare_paper`.
+        As in `m2st.paper.prepare`.
 
     Returns
     -------
