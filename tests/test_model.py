@@ -107,8 +107,8 @@ def test_genes_in_another_order_and_more_of_them_change_nothing(model: Model) ->
     assert_same_bits(applied(model, adata), known)
 
 
-@pytest.mark.parametrize("kind", ["csc", "dense", "float64", "layer"])
-def test_storage_changes_nothing(model: Model, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["csc", "dense", "float64", "layer", "backed"])
+def test_storage_changes_nothing(model: Model, kind: str, tmp_path: Path) -> None:
     known, adata = applied(model, bands(1)), bands(1)
     settings = {}
     if kind == "csc":
@@ -117,6 +117,10 @@ def test_storage_changes_nothing(model: Model, kind: str) -> None:
         adata.X = adata.X.toarray()
     elif kind == "float64":
         adata.X = adata.X.astype(np.float64)
+    elif kind == "backed":
+        m2st.io.write(adata, tmp_path / "section.h5ad")
+        left = m2st.io.read(tmp_path / "section.h5ad", backed=True)
+        assert_same_bits(applied(model, left), known)
     else:
         adata.layers["counts"], adata.X = adata.X, None
         settings = {"layer": "counts"}

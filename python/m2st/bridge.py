@@ -68,6 +68,16 @@ _PYTHON = re.compile(
 )
 """What only a user of Python knows."""
 
+# Errors whose text says all, without the name of their class.
+_IN_WORDS = (
+    KeyError,
+    TypeError,
+    ValueError,
+    FileExistsError,
+    FileNotFoundError,
+    FloatingPointError,
+)
+
 Request = Mapping[str, Any]
 Answer = dict[str, Any]
 Callback = Callable[[int, int, float], object]
@@ -416,8 +426,9 @@ def _ending(compute: Callable[[], Answer]) -> Answer:
     """What `compute` returns, or its error as a text."""
     try:
         return compute()
-    except (KeyError, TypeError, ValueError, FloatingPointError) as error:
-        return {"error": str(error.args[0]) if error.args else repr(error)}
+    except _IN_WORDS as error:
+        text = error.args[0] if len(error.args) == 1 else error
+        return {"error": str(text) or repr(error)}
     except Exception as error:  # R raises it again
         return {"error": f"{type(error).__name__}: {error}"}
 
