@@ -387,6 +387,12 @@ def test_other_species_cases_and_versions_are_told(model: Model) -> None:
         of_ids.apply(bands(1))
 
 
+def test_a_panel_of_other_genes_is_told(model: Model) -> None:
+    panel = renamed(lambda number: f"{'gene' if number < 20 else 'other'}{number}")
+    with pytest.raises(ValueError, match=r"found 20\. This section has 60 genes, mostly others\."):
+        model.apply(panel)
+
+
 def test_nothing_is_written_on_error(model: Model) -> None:
     def no_genes(adata: AnnData) -> None:
         adata.var_names = [f"other{number}" for number in range(60)]

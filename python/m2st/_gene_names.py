@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 # Ids of Ensembl: of a species (none for human), of a gene, with a version or without.
 _ENSEMBL = re.compile(r"ENS([A-Z]{0,6})G\d{6,}(\.\d+)?")
+# Share of the fewer genes that is there by name, from which the names are of the same kind.
+_SAME_NAMES = 0.2
 # Names that are looked at to tell what kind they are.
 _N_ASKED = 200
 
@@ -79,6 +81,9 @@ def explain_missing(
             f"{text}They differ in upper and lower case only: genes of mouse are written Gapdh, of "
             f"human GAPDH. {other} the same species. If it is the same, rename the genes."
         )
+    if n_there > _SAME_NAMES * min(len(wanted), len(found)):
+        text += f"This section has {len(found)} genes, mostly others. "
+        return f"{text}{other} the genes of both."
     return (
         f"{text}The {owner} has names such as {', '.join(list(genes)[:3])}, this section "
         f"{', '.join(found[:3])}. Use the same names for both, or {another} these genes."
