@@ -280,6 +280,39 @@ def test_anndata_comes_back_equal_from_seurat(adata: ad.AnnData) -> None:
     assert_same_adata(adata, found)
 
 
+@pytest.mark.parametrize(
+    ("as_", "names"),
+    [
+        ("SingleCellExperiment", ["M2ST", "M2ST_scale1", "M2ST_K5", "FINE.2", "FINE.2_scale1"]),
+        ("Seurat", ["m2st", "m2st.scale1", "m2st_k5", "fine.2", "fine.2.scale1"]),
+    ],
+)
+def test_results_are_called_as_r_calls_them(r: R, as_: str, names: list[str]) -> None:
+    counts = sparse.csr_matrix(np.arange(12.0).reshape(4, 3))
+    adata = ad.AnnData(counts, obs=pd.DataFrame(index=list("abcd")))
+    adata.var_names = list("xyz")
+    for key in ("m2st", "m2st_scale1", "m2st_k5", "fine.2", "fine.2_scale1"):
+        adata.obsm[f"X_{key}"] = np.random.default_rng(0).random((4, 2))
+    for name in ("m2st", "m2st_k5", "fine.2"):
+        adata.obs[f"{name}_domain"] = pd.Categorical(["1", "2", "1", "2"])
+        adata.obs[f"{name}_confidence"] = 0.5
+        adata.uns[name] = {"n_members": 2, "cluster": {"n_domains": 2}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        made = interop.from_anndata(adata, as_)
+        found = interop.to_anndata(made)
+    function = {"Seurat": "SeuratObject::Reductions"}.get(
+        as_, "SingleCellExperiment::reducedDimNames"
+    )
+    assert r.texts(function, made) == names
+    assert set(found.obsm) == set(adata.obsm)
+    assert {"m2st", "m2st_k5", "fine.2"} <= set(found.uns)
+    # What R itself writes has no note of Python's.
+    del found.uns["m2st_r"]
+    assert "m2st_python" not in found.uns
+    pd.testing.assert_frame_equal(found.obs[adata.obs.columns], adata.obs, check_dtype=False)
+
+
 # ---- what stands where: the tables of the module, line by line
 
 IMAGE = np.arange(4)[:, None, None] * 5 + np.arange(5)[None, :, None] + np.arange(3) * 20

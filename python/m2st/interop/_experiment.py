@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -54,14 +55,23 @@ def main_assay(names: list[str]) -> str:
     return next((name for name in ("X", "counts") if name in names), names[0])
 
 
-def reduced_key(name: str) -> str:
-    """Return the key in ``obsm`` of a reducedDim: ``X_pca`` for PCA."""
+def reduced_key(name: str, results: Iterable[str] = ()) -> str:
+    """Return the key in ``obsm`` of a reducedDim: ``X_pca`` for PCA.
+
+    Embeddings of results have the name of the result in capitals, as the R package writes them.
+    """
+    for result in results:
+        if found := re.fullmatch(rf"{re.escape(result.upper())}(_scale\d+)?", name):
+            return f"X_{result}{found[1] or ''}"
     first, dash, rest = name.partition("_")
     return f"X_{first.lower() if first.isupper() else first}{dash}{rest}"
 
 
-def reduced_name(key: str) -> str:
+def reduced_name(key: str, results: Iterable[str] = ()) -> str:
     """Return the name of the reducedDim for a key of ``obsm``: PCA for ``X_pca``."""
+    for result in results:
+        if found := re.fullmatch(rf"X_{re.escape(result)}(_scale\d+)?", key):
+            return f"{result.upper()}{found[1] or ''}"
     if not key.startswith("X_") or key == "X_":
         return key
     first, dash, rest = key[2:].partition("_")
@@ -183,9 +193,10 @@ def _read_reduced(
     listing = inner["reducedDims"].attribute("listData") if "reducedDims" in inner else NULL
     keys = {note["name"]: key for key, note in python.items()}
     names = listing.names or []
+    results = _record.results(adata.uns)
     plain = "spatialCoords" not in inner and "spatial" in names
     wanted = [
-        "spatial" if plain and name == "spatial" else keys.get(name, reduced_key(name))
+        "spatial" if plain and name == "spatial" else keys.get(name, reduced_key(name, results))
         for name in names
     ]
     notes: dict[str, Note] = {}
@@ -382,7 +393,8 @@ def _write_reduced(
     notes = record.get("reduced", {})
     keys = [key for key in adata.obsm if not (spatial and key == _keys.COORDINATES)]
     keys = in_order(keys, list(notes))
-    wanted = [notes.get(key, {}).get("name", reduced_name(key)) for key in keys]
+    results = _record.results(adata.uns)
+    wanted = [notes.get(key, {}).get("name", reduced_name(key, results)) for key in keys]
     made, python = {}, {}
     for key, name in zip(keys, unique_names(wanted), strict=True):
         value, columns = adata.obsm[key], notes.get(key, {}).get("columns")
@@ -396,7 +408,7 @@ def _write_reduced(
         if matrix is None:
             continue
         made[name] = matrix
-        if hint or reduced_key(name) != key:
+        if hint or reduced_key(name, results) != key:
             python[key] = {"name": name, **hint}
     return r.listing(made), python
 

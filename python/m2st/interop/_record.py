@@ -32,6 +32,15 @@ FROM_PYTHON = "m2st_python"
 _ORIGINAL = "original_name"
 
 
+def results(uns: Mapping[str, Any]) -> list[str]:
+    """Names of the results of m2ST, by their records: the `key_added` of Python, `name` of R."""
+    return [
+        name
+        for name, record in uns.items()
+        if isinstance(record, Mapping) and "n_members" in record
+    ]
+
+
 def load(text: Any) -> dict[str, Any]:
     """Read a record; nothing where there is none."""
     return json.loads(text) if isinstance(text, str) else {}

@@ -71,13 +71,22 @@ class _Image(NamedTuple):
 # ---- from R
 
 
-def reduction_key(name: str) -> str:
-    """Return the key in ``obsm`` of a reduction: ``X_m2st_scale1`` for m2st.scale1."""
+def reduction_key(name: str, results: Iterable[str] = ()) -> str:
+    """Return the key in ``obsm`` of a reduction: ``X_m2st_scale1`` for m2st.scale1.
+
+    Embeddings of results have the name of the result, as the R package writes them.
+    """
+    for result in results:
+        if found := re.fullmatch(rf"{re.escape(result)}(?:[.](scale\d+))?", name):
+            return f"X_{result}_{found[1]}" if found[1] else f"X_{result}"
     return f"X_{name.replace('.', '_')}"
 
 
-def reduction_name(key: str) -> str:
+def reduction_name(key: str, results: Iterable[str] = ()) -> str:
     """Return the name of the reduction for a key of ``obsm``: m2st.scale1 for X_m2st_scale1."""
+    for result in results:
+        if found := re.fullmatch(rf"X_{re.escape(result)}(?:_(scale\d+))?", key):
+            return f"{result}.{found[1]}" if found[1] else result
     name = re.sub(r"[^\w.]|_", ".", key.removeprefix("X_")) or "X"
     return name if name[0].isalpha() or name[0] == "." else f"X{name}"
 
@@ -326,7 +335,8 @@ def _read_reductions(
     keys = {note["name"]: key for key, note in python.items()}
     notes: dict[str, Note] = {}
     reductions = listing.fields()
-    wanted = [keys.get(name, reduction_key(name)) for name in reductions]
+    results = _record.results(adata.uns)
+    wanted = [keys.get(name, reduction_key(name, results)) for name in reductions]
     for key, (name, node) in zip(unique_names(wanted), reductions.items(), strict=True):
         embedding = node.attribute("cell.embeddings")
         values, _ = read_matrix(embedding)
@@ -708,7 +718,8 @@ def _write_reductions(
 ) -> tuple[Any, dict[str, Note]]:
     notes = record.get("reductions", {})
     keys = in_order([key for key in adata.obsm if key != _keys.COORDINATES], list(notes))
-    wanted = [notes.get(key, {}).get("name", reduction_name(key)) for key in keys]
+    results = _record.results(adata.uns)
+    wanted = [notes.get(key, {}).get("name", reduction_name(key, results)) for key in keys]
     made, python = {}, {}
     taken = {note.get("key") for note in notes.values()}
     names = (name if name in wanted else name.replace("-", ".") for name in unique_names(wanted))
@@ -734,7 +745,7 @@ def _write_reductions(
                 "stdev": r.numeric(np.array(note.get("stdev", []), dtype=float), "double"),
             }
         )
-        if dtype is not None or reduction_key(name) != key:
+        if dtype is not None or reduction_key(name, results) != key:
             python[key] = {"name": name, "dtype": dtype}
     return r.listing(made), python
 
