@@ -80,6 +80,35 @@ def test_a_saved_model_is_applied_to_another_section(data: Path, tmp_path: Path)
     assert f"{output} exists" in call(*words).stderr
 
 
+def test_labels_of_a_reference_reach_a_new_section(tmp_path: Path) -> None:
+    whole = m2st.datasets.simulate_cortex(n_obs=500, n_genes=100)
+    left = whole.obsm["spatial"][:, 0] < np.median(whole.obsm["spatial"][:, 0])
+    old, new = tmp_path / "old.h5ad", tmp_path / "new.h5ad"
+    m2st.io.write(whole[left].copy(), old)
+    m2st.io.write(whole[~left].copy(), new)
+    output, folder = tmp_path / "out.h5ad", tmp_path / "model"
+    found = call(
+        "annotate", new, "--reference", old, "--labels", "domain", "-o", output,
+        "--save-model", folder, "--plots", tmp_path / "plots",
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.endswith(f"Saved {output} and {folder}\n")
+    assert [path.name for path in (tmp_path / "plots").iterdir()] == ["domains.png"]
+    again = tmp_path / "again.h5ad"
+    found = call("annotate", new, "--reference", folder, "-o", again)
+    assert found.returncode == 0, found.stderr
+    first, second = m2st.io.read(output), m2st.io.read(again)
+    assert first.obs["m2st_domain"].equals(second.obs["m2st_domain"])
+    found = call("annotate", new, "--reference", old, "-o", tmp_path / "no.h5ad")
+    assert found.stderr.count("\n") == 1
+    assert "Expected `--labels`, the column with the labels, found None" in found.stderr
+    assert "two places" in call(
+        "annotate", new, "--reference", folder, "-o", tmp_path / "x.h5ad",
+        "--save-model", tmp_path / "x.h5ad",
+    ).stderr  # fmt: skip
+    assert not (tmp_path / "no.h5ad").exists()
+
+
 def test_models_are_refused_in_one_line(data: Path, tmp_path: Path) -> None:
     def said(*words: str | Path) -> str:
         found = call(*words)

@@ -169,7 +169,7 @@ def annotate(
         )
         return reference
     if label_key is None:
-        msg = "Expected `label_key`, the column with the labels, found None. Name it."
+        msg = "Expected `label_key=`, the column with the labels, found None. Name it."
         raise ValueError(msg)
     own = reference is None
     annotated = adata if reference is None else reference

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.figure import Figure
 
+    from m2st._model import Model
+
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it; a result that was saved all the same says so."""
 
@@ -37,7 +39,8 @@ _SETTINGS = ", ".join([*AutoencoderParams.ranges, *ClusteringParams.ranges])
 _OF_PAPER = ", ".join(DualParams.ranges)
 _PICTURES = ("domains.png", "training.png", "scale_weights.png")
 _ARGUMENT = re.compile(
-    r"`(key_added|layer|normalized|overwrite|sample_key|spatial_key|table|use_rep)=([^`]*)`"
+    r"`(key_added|label_key|layer|normalized|overwrite|reference|sample_key|spatial_key|table"
+    r"|use_rep)=([^`]*)`"
 )
 _CONVERTED = (".h5ad", ".zarr", ".rds", ".rda", ".rdata")
 
@@ -289,6 +292,79 @@ def apply_command(
             found = _domains_in_words(adata, _keys.Keys(key_added))
         _say("\n".join([*found, f"Saved {output}"]), quiet=quiet)
         if plots is not None and model.domains:
+            _save_plots(adata, plots, names=_PICTURES[:1], key_added=key_added)
+
+
+@app.command()
+def annotate(
+    input_path: Input,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="h5ad file to write, or SpatialData zarr.")
+    ],
+    labels: Annotated[
+        str | None,
+        typer.Option(help="Column of obs with the labels: of the reference if there is one."),
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            help="Annotated file, folder of a model that --save-model wrote, or spatialLIBD. "
+            "Without it the labels of INPUT are completed."
+        ),
+    ] = None,
+    save_model: Annotated[
+        Path | None, typer.Option(help="Folder for the fitted model, for `m2st apply`.")
+    ] = None,
+    table: Table = None,
+    plots: Plots = None,
+    layer: Layer = None,
+    normalized: Normalized = False,
+    spatial_key: SpatialKey = None,
+    sample_key: SampleKey = None,
+    key_added: KeyAdded = _keys.DEFAULT,
+    output_table: OutputTable = None,
+    trust: Trust = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Carry labels of annotated observations to all others."""
+    with _one_line_errors(debug=debug, quiet=quiet) as saved:
+        import m2st
+        from m2st._model import check_folder
+
+        _check_output(input_path, output, overwrite=overwrite, suffixes=(".h5ad", ".zarr"))
+        if plots is not None:
+            _check_folder(plots, _PICTURES[:1], overwrite=overwrite)
+        if save_model is not None:
+            if _same(save_model, output):
+                msg = f"Expected result and model in two places, found {output} for both."
+                raise ValueError(msg)
+            check_folder(save_model, overwrite=overwrite)
+        known: AnnData | Model | str | None = reference
+        if reference is not None and reference != "spatialLIBD":
+            is_model = (Path(reference) / "model.json").is_file()
+            known = m2st.load(reference) if is_model else m2st.io.read(Path(reference), trust=trust)
+        adata = m2st.io.read(input_path, table=table, trust=trust)
+        m2st.io.check_writable(adata, output, table=output_table)
+        model = m2st.annotate(
+            adata,
+            labels,
+            reference=known,
+            layer=layer,
+            normalized=normalized,
+            spatial_key=spatial_key,
+            sample_key=sample_key,
+            key_added=key_added,
+        )
+        m2st.io.write(adata, output, table=output_table, overwrite=overwrite)
+        saved.append(output)
+        if save_model is not None:
+            model.save(save_model, overwrite=overwrite)
+            saved.append(save_model)
+        found = _domains_in_words(adata, _keys.Keys(key_added))
+        _say("\n".join([*found, f"Saved {' and '.join(map(str, saved))}"]), quiet=quiet)
+        if plots is not None:
             _save_plots(adata, plots, names=_PICTURES[:1], key_added=key_added)
 
 
@@ -549,6 +625,8 @@ def _as_options(text: str) -> str:
         name, value = match[1].replace("_", "-"), match[2].strip("'\"")
         if name == "table" and "table to write" in text:
             name = "output-table"
+        if name == "label-key":
+            name = "labels"
         return f"`--{name}`" if value in {"", "True"} else f"`--{name} {value}`"
 
     return _ARGUMENT.sub(option, text)
@@ -693,7 +771,8 @@ def _summary(adata: AnnData, keys: _keys.Keys) -> str:
 
 def _domains_in_words(adata: AnnData, keys: _keys.Keys) -> list[str]:
     """Sizes of the domains, the graph, and how sure; of a run or of a model that was applied."""
-    domains, graph = adata.obs[keys.domain], adata.uns[keys.record]["graph"]
+    record = adata.uns[keys.record]
+    domains, graph = adata.obs[keys.domain], record["graph"]
     sizes = domains.value_counts(sort=False)
     sure = adata.obs[keys.confidence].dropna()
     confident = (
@@ -707,7 +786,12 @@ def _domains_in_words(adata: AnnData, keys: _keys.Keys) -> list[str]:
         f"Graph: {graph.get('reason', graph['method'])}",
         confident,
     ]
-    n_invalid = int(domains.isna().sum())
+    n_unassigned = record.get("apply", {}).get("n_unassigned", 0)
+    if n_unassigned:
+        lines.append(
+            f"{n_unassigned} observations are unlike all that is labelled, without a label"
+        )
+    n_invalid = int(domains.isna().sum()) - n_unassigned
     if n_invalid:
         lines.append(f"{n_invalid} observations without counts or place have no domain")
     return lines
