@@ -121,15 +121,17 @@ def ours(reference: anndata.AnnData, query: anndata.AnnData) -> Labels:
 
 def discriminant(reference: anndata.AnnData, query: anndata.AnnData) -> Labels:
     """The bar: a linear discriminant on aligned components, averaged over four steps."""
-    both = joined([reference, query])
+    known = np.arange(reference.n_obs + query.n_obs) < reference.n_obs
+    both = anndata.concat([reference, query], join="inner")
+    labels = np.full(both.n_obs, None, dtype=object)
+    labels[known] = reference.obs["domain"].astype(object)
+    labelled = pd.notna(labels)
     m2st.pp.spatial_graph(both, sample_key="section")
     m2st.pp.prepare(both, sample_key="section")
     features = np.nan_to_num(both.obsm["X_m2st_pca"])
     averages = smooth(features, both.obsp["spatial_connectivities"], n_hops=4)
-    known = np.arange(both.n_obs) < reference.n_obs
-    labelled = known & both.obs["domain"].notna().to_numpy()
     model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
-    model.fit(averages[labelled], both.obs["domain"][labelled].astype(str))
+    model.fit(averages[labelled], labels[labelled].astype(str))
     shares = model.predict_proba(averages[~known])
     return Labels(model.classes_[shares.argmax(axis=1)], shares.max(axis=1))
 
