@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,42 @@ def test_dense_counts_give_the_same_as_sparse_ones(adata: AnnData) -> None:
     for part in ("data", "indices", "indptr"):
         del request[part]
     assert bridge.run(request)["labels"] == bridge.run(request_of(adata))["labels"]
+
+
+@pytest.mark.filterwarnings("ignore:.* only have counts of genes that hold:UserWarning")
+def test_the_published_method(adata: AnnData) -> None:
+    settings = {"specific_dim": 4, "solver": "published", "max_iter": 10}
+    request = request_of(adata, paper=True, autoencoder={"n_epochs": 2}, clustering=settings)
+    answer = bridge.run(request | {"n_pcs": 20})
+    copy = adata.copy()
+    m2st.paper.run(
+        copy,
+        int(request["n_domains"]),
+        n_pcs=20,
+        autoencoder=replace(m2st.paper.AUTOENCODER, n_epochs=2),
+        clustering=m2st.paper.DualParams(**settings),
+        random_state=int(request["random_state"]),
+        device="cpu",
+        progress=False,
+    )
+    codes = np.frombuffer(answer["labels"], dtype=np.int32)
+    np.testing.assert_array_equal(codes, copy.obs["m2st_domain"].cat.codes + 1)
+    assert np.isnan(np.frombuffer(answer["confidence"], dtype=np.float64)).all()
+    again = bridge.cluster(
+        request
+        | {
+            "scales": [
+                {
+                    "data": bytearray(matrix(one).astype(np.float64).tobytes(order="F")),
+                    "shape": one["shape"],
+                }
+                for one in answer["scales"]
+            ],
+            "n_members": 1,
+        }
+    )
+    assert again["labels"] == answer["labels"]
+    assert again["record"]["cluster"]["method"] == "dual"
 
 
 def test_ready_features(adata: AnnData) -> None:

@@ -9,6 +9,7 @@ import pytest
 from tests import twins
 
 from m2st import AutoencoderParams, ClusteringParams
+from m2st.paper import DualParams
 
 
 def test_the_file_is_what_python_has() -> None:
@@ -19,6 +20,8 @@ def test_the_file_is_what_python_has() -> None:
     assert found == twins.as_text()
 
 
-@pytest.mark.parametrize("cls", [AutoencoderParams, ClusteringParams])
-def test_every_setting_has_a_range(cls: type[AutoencoderParams] | type[ClusteringParams]) -> None:
+@pytest.mark.parametrize("cls", [AutoencoderParams, ClusteringParams, DualParams])
+def test_every_setting_has_a_range(
+    cls: type[AutoencoderParams | ClusteringParams | DualParams],
+) -> None:
     assert list(cls.ranges) == [field.name for field in fields(cls)]

@@ -13,21 +13,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from m2st import AutoencoderParams, ClusteringParams, _checks, _sections, interop
+from m2st import AutoencoderParams, ClusteringParams, _checks, _sections, interop, paper
 from m2st._plotting import MISSING_COLOR, palette, spot_shape
 from m2st.interop import _seurat
 
 FILE = Path(__file__).parents[1] / "rpackage" / "inst" / "extdata" / "shared.json"
 
 
-def settings(cls: type[AutoencoderParams] | type[ClusteringParams]) -> dict[str, Any]:
+def settings(defaults: AutoencoderParams | ClusteringParams | paper.DualParams) -> dict[str, Any]:
     """Default and range of each setting; an end that is None is infinite."""
     found = {}
-    for field in fields(cls):
-        one = cls.ranges[field.name]
-        default = list(field.default) if isinstance(field.default, tuple) else field.default
+    for field in fields(defaults):
+        one, default = defaults.ranges[field.name], getattr(defaults, field.name)
+        default = list(default) if isinstance(default, tuple) else default
         found[field.name] = {"default": default, "kind": one.kind, "none": one.none}
-        if one.kind != "flag":
+        if one.kind == "choice":
+            found[field.name]["choices"] = list(one.choices)
+        elif one.kind != "flag":
             found[field.name] |= {
                 "low": one.low,
                 "high": one.high if np.isfinite(one.high) else None,
@@ -71,8 +73,10 @@ def shared() -> dict[str, Any]:
     """All that the file holds."""
     return {
         "settings": {
-            "autoencoder": settings(AutoencoderParams),
-            "clustering": settings(ClusteringParams),
+            "autoencoder": settings(AutoencoderParams()),
+            "clustering": settings(ClusteringParams()),
+            "paper_autoencoder": settings(paper.AUTOENCODER),
+            "paper_clustering": settings(paper.DualParams()),
         },
         "colours": {"first": palette(30), "missing": MISSING_COLOR},
         "spots": spots(),

@@ -16,6 +16,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -28,7 +29,7 @@ from scipy import sparse
 from m2st import _keys
 from m2st._checks import check_sparse, warn
 from m2st._model import check_folder, load
-from m2st._params import AutoencoderParams, ClusteringParams
+from m2st._params import AutoencoderParams, ClusteringParams, DualParams
 from m2st._run import run as m2st_run
 
 __all__ = ["apply", "cluster", "register", "report", "run"]
@@ -100,7 +101,8 @@ def run(request: Request, callback: Callback | None = None) -> Answer:
         optional. ``candidates``: further columns that may name sections, each with ``name``, int32
         ``codes`` from 0 and ``levels``, and ``names``: of all observations, one a line; both
         optional, for warnings. ``n_domains``: None embeds only. ``n_pcs``: components, optional.
-        ``autoencoder``, ``clustering``: settings. ``normalized``, ``random_state``, ``device``.
+        ``autoencoder``, ``clustering``: settings. ``paper``: whether they are those of
+        `m2st.paper.run`, which needs counts. ``normalized``, ``random_state``, ``device``.
         ``every``: epochs between two callbacks. ``save``: a folder for the fitted model, and
         ``genes``: names of the columns of the expression, one a line; both optional. ``words``:
         what the user calls ``sample_key``, ``layer``, ``use_rep`` and ``X``, for messages; optional
@@ -116,7 +118,7 @@ def run(request: Request, callback: Callback | None = None) -> Answer:
     """
 
     def compute() -> Answer:
-        from m2st import pp
+        from m2st import paper, pp
 
         folder = None if request.get("save") is None else str(request["save"])
         if folder is not None:
@@ -124,23 +126,32 @@ def run(request: Request, callback: Callback | None = None) -> Answer:
         adata = read_expression(request)
         sample_key = read_place(adata, request)
         autoencoder, clustering = _read_params(request)
-        n_domains, n_pcs = request.get("n_domains"), request.get("n_pcs")
+        n_domains = None if request.get("n_domains") is None else int(request["n_domains"])
+        n_pcs = None if request.get("n_pcs") is None else int(request["n_pcs"])
+        shared: dict[str, Any] = {
+            "sample_key": sample_key,
+            "autoencoder": autoencoder,
+            "random_state": int(request["random_state"]),
+            "device": str(request.get("device", "auto")),
+            "progress": False,
+            "callback": None if callback is None else _stopping(callback, request["every"]),
+        }
         with _known_in_r(adata, request):
             pp.spatial_graph(adata, sample_key=sample_key)
-        model = m2st_run(
-            adata,
-            None if n_domains is None else int(n_domains),
-            use_rep=_FEATURES if _FEATURES in adata.obsm else None,
-            n_pcs=None if n_pcs is None else int(n_pcs),
-            normalized=bool(request.get("normalized", False)),
-            sample_key=sample_key,
-            autoencoder=autoencoder,
-            clustering=clustering,
-            random_state=int(request["random_state"]),
-            device=str(request.get("device", "auto")),
-            progress=False,
-            callback=None if callback is None else _stopping(callback, request["every"]),
-        )
+        if isinstance(clustering, paper.DualParams):
+            if n_pcs is not None:
+                shared["n_pcs"] = n_pcs
+            model = paper.run(adata, n_domains, clustering=clustering, **shared)
+        else:
+            model = m2st_run(
+                adata,
+                n_domains,
+                use_rep=_FEATURES if _FEATURES in adata.obsm else None,
+                n_pcs=n_pcs,
+                normalized=bool(request.get("normalized", False)),
+                clustering=clustering,
+                **shared,
+            )
         if folder is not None:
             try:
                 model.save(folder)
@@ -533,12 +544,17 @@ def read_place(adata: AnnData, request: Request) -> str | None:
     return _SAMPLE
 
 
-def _read_params(request: Request) -> tuple[AutoencoderParams, ClusteringParams]:
-    """Settings of both halves; what is not given keeps its default."""
+def _read_params(request: Request) -> tuple[AutoencoderParams, ClusteringParams | DualParams]:
+    """Settings of both halves; what is not given keeps its default, the paper's if so asked."""
     given = dict(request.get("autoencoder") or {})
     if "scale_dims" in given:
         given["scale_dims"] = tuple(given["scale_dims"])
-    return AutoencoderParams(**given), ClusteringParams(**(request.get("clustering") or {}))
+    clustering = request.get("clustering") or {}
+    if not request.get("paper"):
+        return AutoencoderParams(**given), ClusteringParams(**clustering)
+    from m2st import paper
+
+    return replace(paper.AUTOENCODER, **given), DualParams(**clustering)
 
 
 def _results(adata: AnnData) -> Answer:

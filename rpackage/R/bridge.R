@@ -129,6 +129,7 @@ settingsRequest <- function(k, params, seed, device) {
         n_domains = k,
         autoencoder = params$autoencoder,
         clustering = params$clustering,
+        paper = inherits(params, "paperParams"),
         random_state = seed,
         device = device,
         every = 50L

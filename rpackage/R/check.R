@@ -75,7 +75,8 @@ checkSeed <- function(seed) {
 
 checkParams <- function(params) {
     if (!inherits(params, "m2stParams")) {
-        stopM2ST("Expected `params` to be made by m2stParams(), found ", class(params)[1L], ".")
+        stopM2ST("Expected `params` to be made by m2stParams() or paperParams(), found ",
+            class(params)[1L], ".")
     }
     params
 }

@@ -58,7 +58,7 @@
 #' @param normalized The values are already normalised and on a log scale.
 #' @param n_pcs Number of components, of the expression or ready features. `NULL` takes 15, or the
 #'   number of domains if that is more.
-#' @param params Settings made by [m2stParams()].
+#' @param params Settings made by [m2stParams()], or by [paperParams()] for the published method.
 #' @param seed Seed of all stages. R's own random numbers are left alone.
 #' @param device `"auto"`, `"cpu"`, `"cuda"`, or another name that torch knows.
 #' @param save Folder to save the fitted model in, for [applyM2ST()]. It must not exist yet. `NULL`

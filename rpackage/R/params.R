@@ -57,19 +57,84 @@ m2stParams <- function(
     specific_dim = NULL, weight_entropy = NULL, degrees_of_freedom = NULL, smoothness = NULL,
     n_init = NULL, short_iter = NULL, max_iter = NULL, tol = NULL
 ) {
-    given <- as.list(environment())
+    structure(gather(as.list(environment()), settings()), class = "m2stParams")
+}
+
+#' Settings of the published method
+#'
+#' With these settings, m2ST does as the paper does: its features, its network and its clustering.
+#' The settings that are not given have the defaults named below. Other `params` than these give the
+#' defaults of m2ST, which leave the paper where measurement says so.
+#'
+#' The published method needs counts: it takes no features and no logarithms. It takes 200
+#' components, unless `n_pcs` says otherwise. With one model, domains have no probabilities and the
+#' confidence is `NA`. The record says `"paper"` as the recipe of the features and `"dual"` as the
+#' method of the clustering.
+#'
+#' @inheritParams m2stParams
+#' @param n_members Models of the ensemble; `r helpOf("n_members", "paper")`.
+#' @param scale_dims Width of each of the scales, multiples of `n_heads`;
+#'   `r helpOf("scale_dims", "paper")`.
+#' @param hidden_dim Width of the shared encoder, a multiple of `n_heads`;
+#'   `r helpOf("hidden_dim", "paper")`.
+#' @param n_layers Attention layers of each scale's encoder, after the shared one;
+#'   `r helpOf("n_layers", "paper")`.
+#' @param use_prelu `TRUE` applies a PReLU after each layer of the encoders;
+#'   `r helpOf("use_prelu", "paper")`.
+#' @param loss_exponent Exponent of the scaled cosine error; `r helpOf("loss_exponent", "paper")`.
+#'   `NA` takes the mean squared error.
+#' @param n_epochs Most epochs to train; `r helpOf("n_epochs", "paper")`.
+#' @param learning_rate Step size of the optimiser; `r helpOf("learning_rate", "paper")`.
+#' @param min_delta See `patience`; `r helpOf("min_delta", "paper")`. With 0, all epochs are trained.
+#' @param common_dim Width of the representation common to all scales; by default the number of
+#'   domains.
+#' @param specific_dim Width of the representation specific to each scale;
+#'   `r helpOf("specific_dim", "paper")`.
+#' @param ridge Weight of the squared norm of the representations; `r helpOf("ridge", "paper")`.
+#' @param orthogonality Weight of the term that makes the centres orthonormal;
+#'   `r helpOf("orthogonality", "paper")`.
+#' @param weight_entropy Weight of the entropy of the scale weights. A small one trusts one scale, a
+#'   large one trusts all equally; `r helpOf("weight_entropy", "paper")`.
+#' @param solver `"descent"` minimises the paper's objective; `"published"` is the update rule of
+#'   the published code. `r helpOf("solver", "paper")`.
+#' @param n_init Number of starts of the descent; `r helpOf("n_init", "paper")`.
+#' @param max_iter Most iterations of the clustering. The published rule always takes all of them;
+#'   `r helpOf("max_iter", "paper")`.
+#' @param tol The descent has converged if its objective, per spot, falls by no more in one
+#'   iteration; `r helpOf("tol", "paper")`.
+#' @return A list of class `paperParams` and `m2stParams`, to give as `params`.
+#' @seealso [runM2ST()]
+#' @examples
+#' paperParams(solver = "published", specific_dim = 20)
+#' @export
+paperParams <- function(
+    n_members = NULL, scale_dims = NULL, hidden_dim = NULL, n_layers = NULL, n_heads = NULL,
+    use_prelu = NULL, negative_slope = NULL, feature_dropout = NULL, attention_dropout = NULL,
+    mask_rate = NULL, loss_exponent = NULL, n_epochs = NULL, batch_size = NULL,
+    learning_rate = NULL, weight_decay = NULL, patience = NULL, min_delta = NULL, common_dim = NULL,
+    specific_dim = NULL, ridge = NULL, orthogonality = NULL, weight_entropy = NULL, solver = NULL,
+    n_init = NULL, max_iter = NULL, tol = NULL
+) {
+    given <- gather(as.list(environment()), settings("paper"))
+    structure(given, class = c("paperParams", "m2stParams"))
+}
+
+# The settings that are given, checked, in the halves that they belong to.
+gather <- function(given, halves) {
     given <- given[!vapply(given, is.null, logical(1L))]
-    checked <- Map(checkSetting, names(given), given)
-    half <- lapply(settings(), function(rules) checked[names(checked) %in% names(rules)])
-    structure(half, class = "m2stParams")
+    lapply(halves, function(rules) {
+        own <- given[names(given) %in% names(rules)]
+        Map(checkSetting, names(own), own, rules[names(own)])
+    })
 }
 
 #' @export
 print.m2stParams <- function(x, ...) {
+    halves <- settings(if (inherits(x, "paperParams")) "paper" else "m2st")
     for (half in names(x)) {
         cat(half, "\n", sep = "")
-        for (name in names(settings()[[half]])) {
-            default <- asText(settings()[[half]][[name]]$default)
+        for (name in names(halves[[half]])) {
+            default <- asText(halves[[half]][[name]]$default)
             given <- if (name %in% names(x[[half]])) asText(x[[half]][[name]], "NA")
             cat("  ", name, " = ", if (is.null(given)) default else given,
                 if (!is.null(given)) paste0(" (default: ", default, ")"), "\n", sep = "")
@@ -78,8 +143,9 @@ print.m2stParams <- function(x, ...) {
     invisible(x)
 }
 
-# Kinds, ranges and defaults of the settings, as Python wrote them into a file for both.
-settings <- function() {
+# Kinds, ranges and defaults of the settings, as Python wrote them into a file for both: those of
+# `m2stParams()` or of `paperParams()`.
+settings <- function(door = c("m2st", "paper")) {
     if (is.null(state$settings)) {
         path <- system.file("extdata", "shared.json", package = "m2st", mustWork = TRUE)
         found <- jsonlite::fromJSON(path, simplifyDataFrame = FALSE, simplifyMatrix = FALSE)
@@ -88,10 +154,10 @@ settings <- function() {
             rule
         })
     }
-    state$settings
+    halves <- c("autoencoder", "clustering")
+    stored <- if (match.arg(door) == "paper") paste0("paper_", halves) else halves
+    stats::setNames(state$settings[stored], halves)
 }
-
-settingRule <- function(name) c(settings()$autoencoder, settings()$clustering)[[name]]
 
 asText <- function(value, none = "chosen from the data") {
     value <- unlist(value)
@@ -103,15 +169,15 @@ asText <- function(value, none = "chosen from the data") {
 }
 
 # For the help page: the range of a real number, and the default.
-helpOf <- function(name) {
-    rule <- settingRule(name)
+helpOf <- function(name, door = "m2st") {
+    halves <- settings(door)
+    rule <- c(halves$autoencoder, halves$clustering)[[name]]
     range <- if (rule$kind == "real") paste0(sub("in (.*)", "in `\\1`", describe(rule)), ", ")
     paste0(range, "by default `", asText(rule$default), "`")
 }
 
 # The value as Python wants it, or an error; NULL stands for Python's None.
-checkSetting <- function(name, value) {
-    rule <- settingRule(name)
+checkSetting <- function(name, value, rule) {
     if (rule$none && length(value) == 1L && is.na(value)) {
         return(NULL)
     }
@@ -119,7 +185,10 @@ checkSetting <- function(name, value) {
         stopM2ST("Expected `", name, "` ", describe(rule), ", found ", shorten(value), ".")
     }
     if (rule$kind != "whole") {
-        return(if (rule$kind == "flag") as.logical(value) else as.numeric(value))
+        convert <- switch(rule$kind,
+            flag = as.logical, choice = as.character, real = as.numeric
+        )
+        return(convert(value))
     }
     if (rule$several) as.list(as.integer(value)) else as.integer(value)
 }
@@ -127,6 +196,9 @@ checkSetting <- function(name, value) {
 fits <- function(value, rule) {
     if (rule$kind == "flag") {
         return(isTRUE(value) || isFALSE(value))
+    }
+    if (rule$kind == "choice") {
+        return(is.character(value) && length(value) == 1L && value %in% unlist(rule$choices))
     }
     if (!is.numeric(value) || length(value) < 1L || (length(value) > 1L && !rule$several)) {
         return(FALSE)
@@ -139,6 +211,9 @@ fits <- function(value, rule) {
 describe <- function(rule) {
     if (rule$kind == "flag") {
         return("to be TRUE or FALSE")
+    }
+    if (rule$kind == "choice") {
+        return(paste0("to be one of ", quoted(unlist(rule$choices))))
     }
     if (rule$kind == "whole") {
         return(if (rule$several) "to be whole numbers above 0" else "to be a whole number above 0")

@@ -158,6 +158,11 @@ drawDomains <- function(
     }
     reference <- if (!is.null(truth)) drawnColumn(columns, truth, where)
     certain <- if (!is.null(confidence)) numberColumn(columns, confidence, where)
+    if (!is.null(certain) && all(is.na(certain))) {
+        say("'", confidence, "' has no values: the labels of a single model may have no ",
+            "probabilities. All spots are drawn alike.")
+        certain <- NULL
+    }
     if (!is.null(sample_id)) {
         sample <- labelColumn(columns, sample_id, where)
     }

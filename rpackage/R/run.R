@@ -11,6 +11,7 @@ computeDomains <- function(
     input, k, params, seed, device, normalized, n_pcs, save, verbose, write = identity
 ) {
     params <- checkParams(params)
+    checkPaper(params, input, normalized)
     seed <- checkSeed(seed)
     n_pcs <- checkComponents(n_pcs)
     save <- checkSave(save, input)
@@ -72,6 +73,15 @@ finishRun <- function(input, what, request, verbose, write) {
     result$coords <- input$coords
     result$sample <- input$sample
     hushed(FALSE, write(result))
+}
+
+# The published method makes its features of counts.
+checkPaper <- function(params, input, normalized) {
+    if (inherits(params, "paperParams") && (!is.null(input$features) || isTRUE(normalized))) {
+        found <- if (is.null(input$features)) "normalized = TRUE" else input$what
+        stopM2ST("Expected counts for the published method, found ", found, ". Leave it out, or ",
+            "take other settings: params = m2stParams().")
+    }
 }
 
 # Writes a stand-in of the result, so that what cannot be written fails before hours of work, and

@@ -1,26 +1,48 @@
 # With Python itself.
 
-test_that("R and Python give the same labels and the same bits", {
-    skip_if_no_m2st()
+sameInBoth <- function(call, params) {
     folder <- tempfile("m2st")
     dir.create(folder)
     writeBin(rev(dim(toyCounts())), file.path(folder, "shape"))
     writeBin(as.double(toyCounts(sparse = FALSE)), file.path(folder, "counts"))
     writeBin(as.double(toyCoords()), file.path(folder, "coords"))
-    inPython(folder, c(
-        "m2st.run(adata, 3, random_state=11, device='cpu', progress=False,",
-        "    autoencoder=m2st.AutoencoderParams(n_members=2, n_epochs=30),",
-        "    clustering=m2st.ClusteringParams(n_init=3))"
-    ))
-    result <- runM2ST(
-        toyCounts(), toyCoords(), k = 3, seed = 11, device = "cpu",
-        params = m2stParams(n_members = 2, n_epochs = 30, n_init = 3)
-    )
+    inPython(folder, call)
+    result <- runM2ST(toyCounts(), toyCoords(), k = 3, seed = 11, device = "cpu", params = params)
     read <- function(name) readBin(file.path(folder, name), "raw", 1e7)
     expect_identical(writeBin(as.integer(result$domain), raw()), read("labels"))
-    expect_identical(writeBin(unname(result$confidence), raw()), read("confidence"))
     expect_identical(bits(result$embedding), read("embedding"))
     expect_identical(bits(result$scales$scale1), read("scale1"))
+    list(confidence = result$confidence, python = read("confidence"), record = result$record)
+}
+
+test_that("R and Python give the same labels and the same bits", {
+    skip_if_no_m2st()
+    found <- sameInBoth(
+        c(
+            "m2st.run(adata, 3, random_state=11, device='cpu', progress=False,",
+            "    autoencoder=m2st.AutoencoderParams(n_members=2, n_epochs=30),",
+            "    clustering=m2st.ClusteringParams(n_init=3))"
+        ),
+        m2stParams(n_members = 2, n_epochs = 30, n_init = 3)
+    )
+    expect_identical(writeBin(unname(found$confidence), raw()), found$python)
+})
+
+test_that("R and Python give the same bits of the published method", {
+    skip_if_no_m2st()
+    found <- sameInBoth(
+        c(
+            "import dataclasses",
+            "few = dataclasses.replace(m2st.paper.AUTOENCODER, n_epochs=5)",
+            "dual = m2st.paper.DualParams(specific_dim=4, solver='published')",
+            "m2st.paper.run(adata, 3, random_state=11, device='cpu', progress=False,",
+            "    autoencoder=few, clustering=dual)"
+        ),
+        paperParams(n_epochs = 5, specific_dim = 4, solver = "published")
+    )
+    expect_true(all(is.na(found$confidence)))
+    expect_identical(found$record$prepare$recipe, "paper")
+    expect_identical(found$record$cluster$method, "dual")
 })
 
 test_that("a run finds the planted halves and leaves R's random numbers alone", {

@@ -22,3 +22,23 @@ test_that("settings are checked and sorted", {
     expect_error(m2stParams(n_epochs = NA), "found NA")
     expect_error(m2stParams(depth = 1), "unused argument")
 })
+
+test_that("settings of the published method are its own", {
+    params <- paperParams(solver = "published", specific_dim = 20, n_epochs = 3)
+    expect_s3_class(params, c("paperParams", "m2stParams"), exact = TRUE)
+    expect_identical(params$autoencoder, list(n_epochs = 3L))
+    expect_identical(params$clustering, list(specific_dim = 20L, solver = "published"))
+    expect_output(print(params), "  use_prelu = TRUE\n", fixed = TRUE)
+    expect_output(print(params), "  n_epochs = 3 (default: 200)", fixed = TRUE)
+    expect_output(print(params), "  solver = published (default: descent)", fixed = TRUE)
+    expect_error(paperParams(solver = "newton"), "`solver` to be one of 'descent', 'published', found")
+    expect_error(paperParams(smoothness = 1), "unused argument")
+    expect_error(m2stParams(solver = "descent"), "unused argument")
+})
+
+test_that("the published method needs counts", {
+    expect_error(
+        runM2ST(toyCounts(), toyCoords(), k = 2, normalized = TRUE, params = paperParams()),
+        "Expected counts for the published method, found normalized = TRUE. Leave it out"
+    )
+})

@@ -135,6 +135,12 @@ test_that("spots of low confidence are pale, those of a reference or without one
         plotDomains(spots, confidence = "sure", coords = c("x", "y")),
         "column of numbers in x, found \"sure\""
     )
+    spots$m2st_confidence <- NA_real_
+    expect_message(
+        plot <- plotDomains(spots, confidence = "m2st_confidence", coords = c("x", "y")),
+        "'m2st_confidence' has no values: the labels of a single model may have no probabilities"
+    )
+    expect_null(plot$data$confidence)
 })
 
 test_that("the legend is in numeric order, and missing domains are light grey", {

@@ -5,23 +5,22 @@ shared <- jsonlite::fromJSON(
     simplifyDataFrame = FALSE, simplifyMatrix = FALSE
 )
 
-test_that("settings have the names, ranges and defaults of Python", {
-    rules <- c(shared$settings$autoencoder, shared$settings$clustering)
-    expect_identical(names(formals(m2stParams)), names(rules))
-    shown <- paste(utils::capture.output(print(m2stParams())), collapse = "\n")
+agrees <- function(door, rules) {
+    expect_identical(names(formals(door)), names(rules))
+    shown <- paste(utils::capture.output(print(door())), collapse = "\n")
     accepts <- function(name, value) {
-        !inherits(try(do.call(m2stParams, stats::setNames(list(value), name)), TRUE), "try-error")
+        !inherits(try(do.call(door, stats::setNames(list(value), name)), TRUE), "try-error")
     }
     for (name in names(rules)) {
         rule <- rules[[name]]
         expect_match(shown, paste0("\n  ", name, " = "), fixed = TRUE)
         expect_identical(accepts(name, NA), isTRUE(rule$none), label = name)
         if (!is.null(rule$default)) {
-            given <- do.call(m2stParams, stats::setNames(list(rule$default), name))
+            given <- do.call(door, stats::setNames(list(rule$default), name))
             kept <- unlist(c(given$autoencoder, given$clustering), use.names = FALSE)
             expect_equal(kept, rule$default, label = name)
         }
-        if (rule$kind == "flag") next
+        if (rule$kind %in% c("flag", "choice")) next
         expect_identical(accepts(name, rule$low), rule$closed[1L], label = paste(name, "low"))
         expect_false(accepts(name, rule$low - 1), label = paste(name, "below"))
         if (!is.null(rule$high)) {
@@ -31,6 +30,11 @@ test_that("settings have the names, ranges and defaults of Python", {
         expect_identical(accepts(name, 1.5), rule$kind == "real" && is.null(rule$high))
         expect_identical(accepts(name, c(1, 1)), isTRUE(rule$several), label = name)
     }
+}
+
+test_that("settings have the names, ranges and defaults of Python", {
+    agrees(m2stParams, c(shared$settings$autoencoder, shared$settings$clustering))
+    agrees(paperParams, c(shared$settings$paper_autoencoder, shared$settings$paper_clustering))
 })
 
 test_that("colours are those of Python", {
