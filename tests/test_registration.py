@@ -211,6 +211,14 @@ def test_a_table_survives_a_file(tmp_path: Path) -> None:
     )
 
 
+def test_expression_may_stay_in_a_file(tmp_path: Path) -> None:
+    expected = register(section(), section(1), "layer")
+    for seed in (0, 1):
+        io.write(section(seed), tmp_path / f"{seed}.h5ad")
+    adata, reference = (io.read(tmp_path / f"{seed}.h5ad", backed=True) for seed in (0, 1))
+    pd.testing.assert_frame_equal(register(adata, reference, "layer"), expected)
+
+
 def renamed(change: Callable[[str], str], **columns: Callable[[str], str]) -> AnnData:
     adata = section(1)
     names = adata.var_names

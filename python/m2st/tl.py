@@ -1,4 +1,4 @@
-"""Embedding and clustering of AnnData objects."""
+"""Embedding and clustering of AnnData objects, and names for their domains."""
 
 from __future__ import annotations
 
