@@ -3,7 +3,7 @@
 #' Domains of another section, from a saved model
 #'
 #' Places the spots of a section among the domains of a model that was fitted on another one. Nothing
-#' is trained: 100,000 cells take about ten seconds.
+#' is trained.
 #'
 #' Genes are found by name, in any order. A gene that is missing counts as having its mean in the
 #' section that the model was fitted on. With fewer than half of the genes, it is an error, which
