@@ -17,8 +17,7 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.model_selection import KFold, cross_val_predict
 from threadpoolctl import threadpool_limits
 
-from m2st import datasets
-from m2st.datasets import simulate_cortex
+from m2st.datasets import _simulated, simulate_cortex
 
 PITCH = 200.0  # pixels
 
@@ -130,7 +129,7 @@ def test_depth_of_sequencing_is_realistic_and_smooth() -> None:
 
 
 def test_layers_follow_depth() -> None:
-    section = datasets._draw_section(3000, 7, np.random.default_rng(0))
+    section = _simulated._draw_section(3000, 7, np.random.default_rng(0))
     assert np.array_equal(np.sort(section.domain), section.domain[np.argsort(section.depth)])
     np.testing.assert_allclose(section.membership.sum(axis=1), 1)
     assert (section.membership >= 0).all()
@@ -146,7 +145,7 @@ def test_layers_follow_depth() -> None:
 
 
 def test_membership_by_hand() -> None:
-    section = datasets._draw_section(2000, 2, np.random.default_rng(1))
+    section = _simulated._draw_section(2000, 2, np.random.default_rng(1))
     border = (
         section.depth[section.domain == 0].max() + section.depth[section.domain == 1].min()
     ) / 2
@@ -157,11 +156,11 @@ def test_membership_by_hand() -> None:
 
 def test_counts_follow_the_stated_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
     """One housekeeping profile everywhere: moments and zeros from the formula."""
-    monkeypatch.setattr(datasets, "_smooth_field", lambda p, rng, *, wavelength: np.zeros(len(p)))
-    monkeypatch.setattr(datasets, "_CHUNK_ENTRIES", 70_000)  # 10,000 rows: three chunks
+    monkeypatch.setattr(_simulated, "_smooth_field", lambda p, rng, *, wavelength: np.zeros(len(p)))
+    monkeypatch.setattr(_simulated, "_CHUNK_ENTRIES", 70_000)  # 10,000 rows: three chunks
     n, share = 25_000, np.array([0.5, 0.3, 0.1, 0.05, 0.03, 0.015, 0.005])
     size = np.array([4.0, 6.0, 8.0, 5.0, 3.0, 6.0, 6.0])
-    section = datasets._Section(
+    section = _simulated._Section(
         lattice=np.zeros((n, 2), dtype=np.int64),
         pixels=np.zeros((n, 2)),
         position=np.zeros((n, 2)),
@@ -169,10 +168,10 @@ def test_counts_follow_the_stated_distribution(monkeypatch: pytest.MonkeyPatch) 
         domain=np.zeros(n, dtype=np.int64),
         membership=np.tile([1.0, 0.0], (n, 1)),
     )
-    genes = datasets._Genes(
+    genes = _simulated._Genes(
         ["housekeeping"] * 7, np.log(share), np.zeros((6, 7)), np.zeros((6, 7)), size
     )
-    chunks = datasets._draw_counts(section, genes, np.random.default_rng(0))
+    chunks = _simulated._draw_counts(section, genes, np.random.default_rng(0))
     assert [chunk.shape[0] for chunk in chunks] == [10_000, 10_000, 5_000]
     counts = sparse.vstack(chunks).toarray()
 
@@ -192,9 +191,9 @@ def test_counts_follow_the_stated_distribution(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("difficulty", [0.0, 0.25, 1.0])
 def test_difficulty_scales_signal_and_nuisance(difficulty: float) -> None:
-    def draw(value: float) -> datasets._Genes:
+    def draw(value: float) -> _simulated._Genes:
         rng = np.random.default_rng(5)
-        return datasets._draw_genes(300, ["L1", "L2", "WM"], difficulty=value, rng=rng)
+        return _simulated._draw_genes(300, ["L1", "L2", "WM"], difficulty=value, rng=rng)
 
     genes, middle = draw(difficulty), draw(0.5)
     signal, nuisance = 2 * (1 - difficulty), 2 * difficulty

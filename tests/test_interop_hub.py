@@ -15,7 +15,7 @@ from tests import interop_r
 from tests.interop_r import R
 
 from m2st import interop
-from m2st.interop import _hub, _published
+from m2st.datasets import _hub, _published
 
 SECTIONS = ["151507", "151673"]
 

@@ -61,7 +61,7 @@ MAY_IMPORT = {
     "pl": BASE | CORE | {"_plotting"},
     "_stores": BASE,
     "io": BASE | {"interop", "_stores", "_trust"},
-    "datasets": BASE | {"interop"},
+    "datasets": BASE | {"interop", "io"},
     "_model": BASE | CORE | {"pp", "tl"},
     "_annotate": BASE | CORE | SHELL | {"_model", "_plotting"},
     "paper": BASE | CORE | {"_model", "_run", "pp"},
@@ -93,9 +93,7 @@ def imported(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", ROOMS, ids=str)
 def test_imports_go_one_way(path: Path) -> None:
-    # `_hub` keeps what it fetched, for which it needs `io`; nothing else goes back to the shell.
-    more = {"io"} if path.name == "_hub.py" else set()
-    assert imported(path) <= MAY_IMPORT[ROOMS[path]] | {ROOMS[path]} | more
+    assert imported(path) <= MAY_IMPORT[ROOMS[path]] | {ROOMS[path]}
 
 
 def packages(path: Path) -> set[str]:

@@ -1,4 +1,4 @@
-"""Data sets: simulated, of Bioconductor's hubs, and as their authors published them."""
+"""A simulated cortex: layered tissue with planted domains."""
 
 from __future__ import annotations
 
@@ -13,18 +13,6 @@ from scipy.special import expit
 
 from m2st import _keys
 from m2st._checks import check_int, check_interval, check_seed
-from m2st.interop._hub import bioconductor, from_r_file, spatial_libd, st_example
-from m2st.interop._published import annotate, slide_seq
-
-__all__ = [
-    "annotate",
-    "bioconductor",
-    "from_r_file",
-    "simulate_cortex",
-    "slide_seq",
-    "spatial_libd",
-    "st_example",
-]
 
 _Floats = NDArray[np.float64]
 _Ints = NDArray[np.int64]
