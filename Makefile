@@ -117,6 +117,7 @@ docs: $(VENV)/docs.stamp install-r
 
 benchmark: $(VENV)/package.stamp test-r
 	$(BIN)/python -m benchmarks.accuracy
+	$(BIN)/python -m benchmarks.paper
 	$(BIN)/python -m benchmarks.reliability
 	$(BIN)/python -m benchmarks.conversions
 	Rscript benchmarks/bridge.R
