@@ -67,11 +67,14 @@ def test_the_settings_decide_the_clustering() -> None:
     assert adata.obs["m2st_confidence"].notna().all()
 
 
-def test_members_agree_on_a_share() -> None:
+def test_members_agree_on_a_share(tmp_path: Path) -> None:
     adata = embedded(3)
     fits = m2st.tl.cluster(adata, 3, DUAL)
     assert adjusted_rand_score(adata.obs["truth"], adata.obs["m2st_domain"]) == 1
     assert adata.obs["m2st_confidence"].to_numpy() == pytest.approx(1)
+    m2st.report(adata, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "The confidence is the share of the models that agree." in page
     common = np.concatenate([fit.common_ for fit in fits], axis=1)
     np.testing.assert_array_equal(adata.obsm["X_m2st"], common.astype(np.float32))
 
@@ -106,6 +109,20 @@ def test_a_saved_model_places_other_observations(tmp_path: Path) -> None:
     assert adjusted_rand_score(fitted.obs["m2st_domain"], other.obs["m2st_domain"]) > 0.6
     assert other.obs["m2st_confidence"].isna().all()
     assert other.obsm["X_m2st"].shape == (150, 3)
+
+
+def test_a_section_is_transformed_by_the_clusterings() -> None:
+    adata = cortex()
+    m2st.pp.spatial_graph(adata)
+    m2st.pp.prepare(adata)
+    networks = m2st.tl.embed(adata, FEW, progress=False)
+    fits = m2st.tl.cluster(adata, 3, DUAL)
+    other = adata.copy()
+    m2st.tl.transform(other, networks, fits)
+    assert adjusted_rand_score(adata.obs["m2st_domain"], other.obs["m2st_domain"]) > 0.6
+    assert other.obs["m2st_confidence"].isna().all()
+    with pytest.raises(TypeError, match="a list of MultiScaleClustering or DualClustering, found"):
+        m2st.tl.transform(other, networks, ["mine"])  # type: ignore[list-item]
 
 
 def test_the_number_of_domains_has_to_be_given() -> None:
