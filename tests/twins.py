@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from m2st import AutoencoderParams, ClusteringParams, _checks, _sections, interop, paper
 from m2st._plotting import MISSING_COLOR, palette, spot_shape
-from m2st.interop import _seurat
+from m2st.interop._seurat import _read
 
 FILE = Path(__file__).parents[1] / "rpackage" / "inst" / "extdata" / "shared.json"
 
@@ -86,7 +86,7 @@ def shared() -> dict[str, Any]:
             "reserved": _checks._NO_NAME.pattern,
         },
         "section_columns": {"pattern": _sections._COLUMN.pattern},
-        "raw_assays": list(_seurat._RAW_ASSAYS),
+        "raw_assays": list(_read._RAW_ASSAYS),
     }
 
 
