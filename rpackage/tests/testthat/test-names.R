@@ -17,9 +17,9 @@ test_that("every function calls a concept by the same name", {
         "subset.row", "features", "set.ident", "truth", "confidence", "by", "metrics", "path",
         "columns", "counts", "markers", "title", "overwrite", "array", "platform", "nrep",
         "burn.in", "methods", "options", "embedding_name", "further", "folder", "a", "b", "model",
-        "save"
+        "save", "reference", "reference.assay", "labels", "names", "n_top_genes"
     )
-    settings <- c("m2stParams", "m2stSetup")
+    settings <- c("m2stParams", "paperParams", "m2stSetup")
     own <- list(RunM2ST = c("object", names(seuratSpellings)))
     functions <- exported()
     for (name in setdiff(names(functions), settings)) {
