@@ -268,9 +268,10 @@ def report(runs: pd.DataFrame) -> str:
         for method in METHODS:
             some = own[own["method"] == method]
             if len(some):
-                means = [f"{some[value].mean():.3f}" for value in values[:-1]]
+                means = [some[value].mean() for value in values[:-1]]
+                means = ["" if np.isnan(mean) else f"{mean:.3f}" for mean in means]
                 cells = [tissue, str(len(some)), method, *means, f"{some['seconds'].mean():.0f}"]
-                lines.append(row([cell.replace("nan", "") for cell in cells]))
+                lines.append(row(cells))
     parts.append("\n".join(lines))
     free = label_free()
     for title, some in (
