@@ -211,7 +211,7 @@ def test_labels_that_cannot_be_learned_from(
 def test_missing_column_and_missing_key(old: anndata.AnnData, new: anndata.AnnData) -> None:
     with pytest.raises(KeyError, match="layers"):
         m2st.annotate(new, "layers", reference=old)
-    with pytest.raises(ValueError, match="Expected `label_key`"):
+    with pytest.raises(ValueError, match="Expected `label_key=`"):
         m2st.annotate(new, reference=old)
     with pytest.raises(ValueError, match="Expected observations without a label"):
         m2st.annotate(old, "layer")
@@ -229,7 +229,7 @@ def test_the_same_section_twice(old: anndata.AnnData) -> None:
 def test_other_genes_say_the_likely_cause(old: anndata.AnnData, new: anndata.AnnData) -> None:
     new.var["symbol"] = new.var_names
     new.var_names = [f"ENSG{number:011d}" for number in range(60)]
-    with pytest.raises(ValueError, match=r"half of the 60 genes .*`adata.var\['symbol'\]` fits"):
+    with pytest.raises(ValueError, match=r"half of the 60 genes .*'symbol' of `adata.var` fits"):
         m2st.annotate(new, "layer", reference=old)
     del new.var["symbol"]
     new.var_names = [f"Gene{number}" for number in range(60)]

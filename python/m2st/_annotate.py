@@ -174,7 +174,7 @@ def annotate(
     own = reference is None
     annotated = adata if reference is None else reference
     check_adata(annotated)
-    labels = _labels(annotated, label_key, where="adata.obs" if own else "reference.obs")
+    labels = read_labels(annotated, label_key, where="adata.obs" if own else "reference.obs")
     if label_key == keys.domain and own:
         msg = (
             f"Expected labels in another column than the result, found {label_key!r} for both. "
@@ -189,25 +189,18 @@ def annotate(
         raise ValueError(msg)
     if reference is not None:
         _check_other(adata, reference)
-        genes = _shared_genes(adata, reference)
+        genes = shared_genes(adata, reference)
     else:
         genes = adata.var_names
-    known = labels.notna().to_numpy()
-    if sample_key is not None and (own or sample_key in annotated.obs):
-        check_key(sample_key, annotated.obs, where="adata.obs")
-        names = annotated.obs[sample_key]
-        known = names.isin(names[known]).to_numpy()
-    else:
-        known = np.ones(annotated.n_obs, dtype=bool)
-    several = sample_key if sample_key in annotated.obs else None
-    model = _fit(
-        annotated[known, genes].copy(),
-        labels[known],
-        tuple(_colors(annotated, label_key, labels)),
+    model = learn(
+        annotated,
+        label_key,
+        labels,
+        genes,
         layer=layer,
         normalized=normalized,
         spatial_key=spatial_key,
-        sample_key=several,
+        sample_key=sample_key if own or sample_key in annotated.obs else None,
     )
     model._apply(
         adata,
@@ -219,6 +212,34 @@ def annotate(
         key_added=key_added,
     )
     return model
+
+
+def learn(
+    annotated: AnnData,
+    label_key: str,
+    labels: pd.Series,
+    genes: pd.Index,
+    *,
+    layer: str | None,
+    normalized: bool,
+    spatial_key: str | None,
+    sample_key: str | None,
+) -> Model:
+    """Learn labels, as `read_labels` returns them, from some genes of the sections with any."""
+    known = np.ones(annotated.n_obs, dtype=bool)
+    if sample_key is not None:
+        check_key(sample_key, annotated.obs, where="adata.obs")
+        names = annotated.obs[sample_key]
+        known = names.isin(names[labels.notna().to_numpy()]).to_numpy()
+    return _fit(
+        annotated[known, genes].copy(),
+        labels[known],
+        tuple(_colors(annotated, label_key, labels)),
+        layer=layer,
+        normalized=normalized,
+        spatial_key=spatial_key,
+        sample_key=sample_key,
+    )
 
 
 def _named(label_key: str | None, reference: str | None) -> tuple[str | None, AnnData | None]:
@@ -236,7 +257,7 @@ def _named(label_key: str | None, reference: str | None) -> tuple[str | None, An
     return label_key or "domain", datasets.spatial_libd()
 
 
-def _labels(annotated: AnnData, label_key: str, *, where: str) -> pd.Series:
+def read_labels(annotated: AnnData, label_key: str, *, where: str) -> pd.Series:
     """Labels as a categorical column without empty categories."""
     check_key(label_key, annotated.obs, where=where)
     column = annotated.obs[label_key]
@@ -300,7 +321,7 @@ def _check_other(adata: AnnData, reference: AnnData) -> None:
         raise ValueError(msg)
 
 
-def _shared_genes(adata: AnnData, reference: AnnData) -> pd.Index:
+def shared_genes(adata: AnnData, reference: AnnData) -> pd.Index:
     """Genes that both objects have, in the order of the reference; enough of them."""
     for one, fix in (
         (adata, "adata.var_names_make_unique()"),

@@ -201,6 +201,48 @@ def apply(request: Request, callback: Callback | None = None) -> Answer:
     return answer_safely(compute, request)
 
 
+def learn(request: Request, callback: Callback | None = None) -> Answer:
+    """Learn the labels of a section and save the model: the first half of `m2st.annotate`.
+
+    Parameters
+    ----------
+    request
+        Expression, ``genes``, coordinates, sections and ``normalized`` as in `apply`. ``labels``: a
+        factor, ``codes`` from 0 (int32), -1 where missing, and ``levels``. ``others``: genes of the
+        section to be annotated, one a line. ``save``: folder of the model.
+    callback
+        Not called.
+
+    Returns
+    -------
+    ``record``: that of the model.
+    """
+
+    def compute() -> Answer:
+        from m2st._annotate import learn, read_labels, shared_genes
+
+        adata = read_expression(request)
+        _add_gene_columns(adata, request)
+        sample_key = read_place(adata, request)
+        adata.obs["labels"] = _labels(request["labels"])
+        labels = read_labels(adata, "labels", where="reference.obs")
+        other = AnnData(var=pd.DataFrame(index=str(request["others"]).split("\n")))
+        model = learn(
+            adata,
+            "labels",
+            labels,
+            shared_genes(other, adata),
+            layer=None,
+            normalized=bool(request.get("normalized", False)),
+            spatial_key=None,
+            sample_key=sample_key,
+        )
+        model.save(str(request["save"]))
+        return {"record": _plain(model.record)}
+
+    return answer_safely(compute, request)
+
+
 def cluster(request: Request, callback: Callback | None = None) -> Answer:
     """Find domains from embeddings that R has kept: `m2st.tl.cluster` on buffers.
 
@@ -567,7 +609,11 @@ def _results(adata: AnnData) -> Answer:
         codes = adata.obs[keys.domain].cat.codes.to_numpy()
         answer["domains"] = list(adata.obs[keys.domain].cat.categories)
         answer["labels"] = bytearray((codes.astype(np.int32) + 1).tobytes())
-        answer["embedding"] = _buffer(adata.obsm[keys.embedding])
+        # Labels are found from components, without a network: R has these in the network's place.
+        of_network = keys.embedding in adata.obsm
+        shown = _buffer(adata.obsm[keys.embedding if of_network else keys.features])
+        answer["embedding"] = shown
+        answer["scales"] = answer["scales"] or [shown]
     if keys.confidence in adata.obs:
         confidence = adata.obs[keys.confidence].to_numpy(dtype=np.float64)
         answer["confidence"] = bytearray(confidence.tobytes())

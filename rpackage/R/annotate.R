@@ -1,0 +1,131 @@
+# Labels of an annotated section, carried to another one.
+
+#' Labels of annotated spots, carried to another section
+#'
+#' Learns the labels of one section and finds them in another. No network is trained: it takes
+#' seconds. The two objects may be of different classes. They need genes of the same names: at least
+#' half of those of the smaller set.
+#'
+#' The confidence is the probability that an annotator would give the label. It is calibrated on held
+#' out parts of the reference. Spots unlike all that is labelled have no label.
+#'
+#' @param x The new section: an object of any class that [runM2ST()] takes.
+#' @param reference The annotated section: an object of any such class.
+#' @param labels Name of the column of the reference with the labels; for a matrix, a factor or
+#'   character vector. `NA` where a spot has none.
+#' @param save Folder to save the fitted model in, for [applyM2ST()]. `NULL` saves nothing.
+#' @param reference.args Further arguments that say how to read the reference, as a list: `coords`,
+#'   `sample_id`, `assay.type`, `image`, `assay`, `layer`.
+#' @param normalized The values of both are already normalised and on a log scale.
+#' @param ... Further arguments of [applyM2ST()] for `x`, such as `coords` or `sample_id`.
+#' @return As for [applyM2ST()]; the levels of the domains are those of the labels. Embeddings are the
+#'   components of the expression that labels are found from.
+#' @seealso [applyM2ST()]
+#' @examples
+#' set.seed(1)
+#' coords <- as.matrix(expand.grid(row = 1:12, col = 1:12))
+#' layer <- ifelse(coords[, "row"] > 6, "upper", "lower")
+#' rates <- outer(1:30, layer == "upper", function(gene, upper) {
+#'     ifelse((gene > 15) == upper, 4, 1)
+#' })
+#' section <- function() {
+#'     counts <- matrix(rpois(30 * 144, rates), 30)
+#'     rownames(counts) <- paste0("gene", 1:30)
+#'     counts
+#' }
+#' if (m2stAvailable()) {
+#'     found <- suppressWarnings(annotateM2ST(
+#'         section(), section(), layer, coords = coords, reference.args = list(coords = coords)
+#'     ))
+#'     table(found$domain, layer)
+#' }
+#' @export
+annotateM2ST <- function(
+    x, reference, labels, save = NULL, reference.args = list(), normalized = FALSE, ...
+) {
+    folder <- if (is.null(save)) tempfile("model") else save
+    if (is.null(save)) {
+        on.exit(unlink(folder, recursive = TRUE))
+    }
+    known <- list(reference, labels = labels, genes = rownames(x), save = folder)
+    do.call(learnLabels, c(known, reference.args, list(normalized = normalized)))
+    applyM2ST(x, folder, normalized = normalized, ...)
+}
+
+learnLabels <- function(reference, labels, ...) {
+    UseMethod("learnLabels")
+}
+
+learnLabels.default <- function(reference, labels, ...) {
+    runM2ST.default(reference)
+}
+
+learnLabels.matrix <- function(
+    reference, labels, genes, save, normalized, coords, sample_id = NULL
+) {
+    learnModel(inputMatrix(reference, coords, sample_id), labels, genes, save, normalized)
+}
+
+learnLabels.Matrix <- learnLabels.matrix
+
+learnLabels.SummarizedExperiment <- function(
+    reference, labels, genes, save, normalized, coords = NULL, sample_id = NULL,
+    assay.type = "counts"
+) {
+    values <- labelColumn(SummarizedExperiment::colData(reference), labels, "colData(reference)")
+    input <- c(
+        expressionSE(reference, assay.type, NULL, NULL), placeSE(reference, coords, sample_id)
+    )
+    learnModel(input, values, genes, save, normalized)
+}
+
+learnLabels.SpatialExperiment <- function(reference, labels, ..., coords = NULL) {
+    if (is.null(coords)) {
+        coords <- coordsSPE(reference)
+    }
+    learnLabels.SummarizedExperiment(reference, labels, ..., coords = coords)
+}
+
+learnLabels.Seurat <- function(
+    reference, labels, genes, save, normalized, coords = NULL, sample_id = NULL, image = NULL,
+    assay = NULL, layer = "counts"
+) {
+    loadClasses(reference)
+    values <- labelColumn(reference[[]], labels, "reference[[]]")
+    input <- c(
+        expressionSeurat(reference, resolveAssay(reference, assay), layer, NULL, NULL),
+        placeSeurat(reference, image, coords, sample_id)
+    )
+    learnModel(input, values, genes, save, normalized)
+}
+
+labelColumn <- function(columns, labels, where) {
+    if (!is.character(labels) || length(labels) != 1L || !labels %in% names(columns)) {
+        stopM2ST("Expected `labels` to be the name of a column of ", where, ", found ",
+            shorten(labels), ". There are: ", paste(names(columns), collapse = ", "), ".")
+    }
+    columns[[labels]]
+}
+
+learnModel <- function(input, labels, genes, save, normalized) {
+    if (length(labels) != length(input$inside)) {
+        stopM2ST("Expected a label or NA for each of ", length(input$inside), " spots, found ",
+            length(labels), ".")
+    }
+    if (is.numeric(labels)) {
+        stopM2ST("Expected names as labels, found numbers. If each number stands for a domain, ",
+            "write factor(labels).")
+    }
+    save <- checkSave(save, input)
+    input <- checkInput(input)
+    kept <- keepValid(input)
+    request <- c(
+        sectionRequest(kept, normalized), genesRequest(kept, columns = TRUE),
+        list(
+            labels = labelsRequest(as.factor(labels)[input$valid]),
+            others = paste(genes, collapse = "\n"), save = save
+        )
+    )
+    request$words <- wordsRequest(input)
+    askPython("learn", request, FALSE)
+}

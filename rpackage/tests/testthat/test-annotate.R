@@ -1,0 +1,68 @@
+# Labels of an annotated section, carried to another one.
+
+twoLayers <- function() {
+    coords <- as.matrix(expand.grid(row = 1:16, col = 1:16))
+    layer <- ifelse(coords[, "row"] > 8, "upper", "lower")
+    rates <- outer(1:60, layer == "upper", function(gene, upper) ifelse((gene > 30) == upper, 4, 1))
+    section <- function() {
+        counts <- matrix(as.double(rpois(60 * 256, rates)), 60)
+        dimnames(counts) <- list(paste0("gene", 1:60), paste0("spot", 1:256))
+        counts
+    }
+    set.seed(7)
+    list(coords = coords, layer = layer, old = section(), new = section())
+}
+
+test_that("labels reach another section, whatever holds the two", {
+    skip_if_no_m2st()
+    two <- twoLayers()
+    where <- list(coords = two$coords)
+    found <- annotateM2ST(
+        two$new, two$old, two$layer, coords = two$coords, reference.args = where
+    )
+    expect_identical(levels(found$domain), c("lower", "upper"))
+    expect_gt(mean(found$domain == two$layer, na.rm = TRUE), 0.9)
+    expect_true(all(found$confidence >= 0 & found$confidence <= 1))
+
+    skip_if_not_installed("SeuratObject")
+    old <- SeuratObject::CreateSeuratObject(two$old)
+    old$layer <- two$layer
+    folder <- tempfile("labels")
+    known <- annotateM2ST(
+        two$new, old, "layer", save = folder, coords = two$coords, reference.args = where
+    )
+    expect_identical(known$domain, found$domain)
+    expect_identical(applyM2ST(two$new, folder, coords = two$coords)$domain, found$domain)
+    new <- SeuratObject::CreateSeuratObject(two$new)
+    new <- suppressMessages(
+        annotateM2ST(new, old, "layer", coords = two$coords, reference.args = where)
+    )
+    expect_identical(unname(new$m2st_domain), unname(found$domain))
+
+    skip_if_not_installed("SingleCellExperiment")
+    other <- SingleCellExperiment::SingleCellExperiment(list(counts = two$new))
+    other <- annotateM2ST(other, old, "layer", coords = two$coords, reference.args = where)
+    expect_identical(unname(other$m2st_domain), unname(found$domain))
+})
+
+test_that("labels that cannot be learned from are an error", {
+    skip_if_no_m2st()
+    two <- twoLayers()
+    learn <- function(labels, reference = two$old) {
+        annotateM2ST(
+            two$new, reference, labels, coords = two$coords,
+            reference.args = list(coords = two$coords)
+        )
+    }
+    expect_error(learn(seq_len(256)), "found numbers")
+    expect_error(learn("layer"), "a label or NA for each of 256 spots, found 1")
+    expect_error(learn(rep("lower", 256)), "at least two names")
+    other <- two$old
+    rownames(other) <- paste0("ENSG", 1:60)
+    expect_error(learn(two$layer, other), "found 0")
+    skip_if_not_installed("SeuratObject")
+    expect_error(
+        learn("layers", SeuratObject::CreateSeuratObject(two$old)),
+        "the name of a column of reference"
+    )
+})
