@@ -239,10 +239,11 @@ def report(runs: pd.DataFrame) -> str:
         "the scored section enter the score alone. An observation without a label counts as wrong, "
         "and as a domain of its own in the ARI. *ECE* is the expected calibration error of what "
         "was given a label. *Label-free* is the default of `m2st.run` there, number of domains "
-        "given, from `accuracy.csv`. Settings were chosen by leaving whole studies out "
-        "(`NOTEBOOK.md`). scanpy's `ingest` is left out: it ends in an error with the versions of "
-        "`constraints.txt`. Empty: not run. Times are on a "
-        "shared machine. `annotation.csv` has every run.",
+        "given, from `accuracy.csv`. Settings were compared on these very pairs. The "
+        "order of the main rows holds with each study left out; the finer constants were not tried "
+        "on studies that had no part in their choice (`NOTEBOOK.md`). scanpy's `ingest` is left "
+        "out: it ended in an error here. Empty: not run. Times are on a shared machine. "
+        "`annotation.csv` has every run.",
         "## Means over the pairs of a tissue",
     ]
     pairs = runs[runs["source"] != OTHERS]

@@ -147,10 +147,10 @@ test_that("arguments are checked before Python starts", {
             )
         }
         expect_error(
-            runM2ST(bare, toyCoords(), k = 2, save = "folder"), "Expected genes with names"
+            runM2ST(bare, toyCoords(), k = 2, save = "folder"), "names of genes as row names"
         )
         expect_error(
-            runM2ST(twice, toyCoords(), k = 2, save = "folder"), "found 'gene1' twice"
+            runM2ST(twice, toyCoords(), k = 2, save = "folder"), "unique names of genes in `x`"
         )
         expect_error(applyM2ST(toyCounts(), 1, coords = toyCoords()), "the name of one folder")
         expect_error(

@@ -135,7 +135,7 @@ test_that("errors are found in R, in R's words", {
     expect_error(runM2ST(data.frame(a = 1)), "as.matrix")
     expect_error(runM2ST(counts, coords, k = 2, q = 7), "not known here: 'q'")
     expect_error(runM2ST(counts, coords, k = 2, seed = 1.5), "Expected the seed")
-    expect_error(runM2ST(counts, coords, k = 2, params = list()), "m2stParams\\(\\), found list")
+    expect_error(runM2ST(counts, coords, k = 2, params = list()), "paperParams\\(\\), found list")
     expect_error(runM2ST(counts, 2), "Expected `coords`, the coordinates of the spots, found none")
     expect_error(runM2ST(counts, coords = coords), "Expected `k`, the number of domains, found no")
     embedded <- withFake(embedM2ST(counts, coords))
