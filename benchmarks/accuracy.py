@@ -98,7 +98,7 @@ def published(case: Case, adata: anndata.AnnData, seed: int) -> dict[str, Labels
     m2st.tl.embed(
         adata,
         m2st.paper.PUBLISHED_CODE,
-        use_rep=case.use_rep or (KEYS.single if case.normalized else KEYS.features),
+        use_rep=case.use_rep or (KEYS.no_neighbors if case.normalized else KEYS.features),
         random_state=seed,
         progress=False,
     )
@@ -141,7 +141,7 @@ def ablated(name: str, **settings: object) -> Method:
 
 def alone(case: Case, adata: anndata.AnnData, seed: int) -> dict[str, Labels]:
     """On the principal components of single observations, outliers where they are."""
-    adata.obsm[KEYS.features] = adata.obsm[KEYS.single]
+    adata.obsm[KEYS.features] = adata.obsm[KEYS.no_neighbors]
     return ablated(ALONE)(case, adata, seed)
 
 
@@ -206,13 +206,13 @@ def prepare(case: Case) -> Case:
     """Add the graph and the features: no seed enters."""
     m2st.pp.spatial_graph(case.adata)
     make = (
-        partial(m2st.pp.prepare_rep, use_rep=case.use_rep)
+        partial(m2st.pp.prepare_embedding, use_rep=case.use_rep)
         if case.use_rep
         else partial(m2st.pp.prepare, normalized=case.normalized)
     )
     make(case.adata, n_pcs=50)
     # PCA as everybody has it, without the surroundings.
-    case.adata.obsm[WIDE] = case.adata.obsm.pop(KEYS.single)
+    case.adata.obsm[WIDE] = case.adata.obsm.pop(KEYS.no_neighbors)
     make(case.adata)
     return case
 

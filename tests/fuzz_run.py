@@ -31,7 +31,7 @@ from tests.stored import GRAPHS, STORED, TABLES, linked_in
 import m2st
 
 PACKAGE = str(Path(m2st.__file__).parent)
-OURS = {"m2st_domain", "m2st_confidence", "X_m2st", "X_m2st_pca", "X_m2st_pca_single", "m2st"}
+OURS = {"m2st_domain", "m2st_confidence", "X_m2st", "X_m2st_pca", "X_m2st_pca_no_neighbors", "m2st"}
 OURS |= {"spatial_connectivities", "spatial_distances", "spatial_neighbors"}
 Rng = np.random.Generator
 Make = Callable[[Rng, int], Any]

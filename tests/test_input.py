@@ -55,7 +55,7 @@ def run(adata: AnnData, n_domains: Any = 2, **settings: Any) -> AnnData:
 SEEDED: dict[str, Callable[[AnnData, Any], object]] = {
     "run": lambda a, seed: run(a, random_state=seed),
     "prepare": lambda a, seed: m2st.pp.prepare(a, random_state=seed),
-    "prepare_rep": lambda a, seed: m2st.pp.prepare_rep(a, "X", random_state=seed),
+    "prepare_embedding": lambda a, seed: m2st.pp.prepare_embedding(a, "X", random_state=seed),
     "paper.prepare": lambda a, seed: m2st.paper.prepare(a, random_state=seed),
     "embed": lambda a, seed: m2st.tl.embed(a, QUICK, random_state=seed, progress=False),
     "cluster": lambda a, seed: m2st.tl.cluster(a, 2, ONCE, random_state=seed),
@@ -120,7 +120,7 @@ def contents(matrix: Any) -> list[bytes]:
 
 
 def features(adata: AnnData) -> list[bytes]:
-    return [adata.obsm[key].tobytes() for key in ("X_m2st_pca", "X_m2st_pca_single")]
+    return [adata.obsm[key].tobytes() for key in ("X_m2st_pca", "X_m2st_pca_no_neighbors")]
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +189,7 @@ def test_features_and_places_in_any_storage_give_the_same_bits(kind: str) -> Non
         adata.obsm[key] = TABLES[kind](wanted.obsm[key])
     for one in (wanted, adata):
         m2st.pp.spatial_graph(one)
-        m2st.pp.prepare_rep(one, "X_mine", n_pcs=5)
+        m2st.pp.prepare_embedding(one, "X_mine", n_pcs=5)
     assert features(adata) == features(wanted)
     lengths = [one.obsp["spatial_distances"] for one in (adata, wanted)]
     assert contents(lengths[0]) == contents(lengths[1])
@@ -384,7 +384,7 @@ def test_components_end_where_rounding_begins_and_are_the_same_bits(kind: str) -
             obsm={"X_mine": values, "spatial": np.random.default_rng(0).random((len(values), 2))}
         )
         m2st.pp.spatial_graph(adata)
-        m2st.pp.prepare_rep(adata, "X_mine")
+        m2st.pp.prepare_embedding(adata, "X_mine")
         found.append(features(adata))
         assert adata.obsm["X_m2st_pca"].shape == (len(values), RANKS[kind])
     assert found[0] == found[1] == found[2]
@@ -555,7 +555,7 @@ def test_other_objects_are_refused_everywhere(wrong: Any) -> None:
     doors: list[Callable[[], object]] = [
         lambda: run(wrong),
         lambda: pp.prepare(wrong),
-        lambda: pp.prepare_rep(wrong, "X_pca"),
+        lambda: pp.prepare_embedding(wrong, "X_pca"),
         lambda: m2st.paper.prepare(wrong),
         lambda: pp.spatial_graph(wrong),
         lambda: pp.spatial_graph_lattice(wrong),

@@ -18,7 +18,8 @@ QUICK = m2st.AutoencoderParams(n_members=2, n_epochs=5, scale_dims=(8, 4), hidde
 KEYS = {
     "obs": {"m2st_domain", "m2st_confidence"},
     "obsm": {
-        "spatial", "X_m2st", "X_m2st_pca", "X_m2st_pca_single", "X_m2st_scale1", "X_m2st_scale2",
+        "spatial", "X_m2st", "X_m2st_pca", "X_m2st_pca_no_neighbors",
+        "X_m2st_scale1", "X_m2st_scale2",
     },
     "uns": {"m2st", "spatial_neighbors"},
 }  # fmt: skip
@@ -144,7 +145,7 @@ def test_a_model_is_applied_under_the_name(made: ad.AnnData) -> None:
     model.apply(adata, key_added="zone_again")
     assert m2st.metrics.ari(adata.obs["zone_domain"], adata.obs["zone_again_domain"]) > 0.9
     assert keys(adata)["obsm"] - KEYS["obsm"] - named("zone", "obsm") == {
-        key for key in named("zone_again", "obsm") if not key.endswith("single")
+        key for key in named("zone_again", "obsm") if not key.endswith("no_neighbors")
     }
     assert adata.uns["zone_again"]["apply"]["n_domains"] == 3
     same(adata.uns["zone_again"]["graph"], made.uns["m2st"]["graph"])
@@ -183,7 +184,7 @@ def test_names_that_would_take_a_place(
     steps = {
         "run": lambda: m2st.run(adata, 3, progress=False, key_added=name),
         "prepare": lambda: m2st.pp.prepare(adata, key_added=name),
-        "prepare_rep": lambda: m2st.pp.prepare_rep(adata, "X_m2st_pca", key_added=name),
+        "prepare_embedding": lambda: m2st.pp.prepare_embedding(adata, "X_m2st_pca", key_added=name),
         "paper.prepare": lambda: m2st.paper.prepare(adata, key_added=name),
         "embed": lambda: m2st.tl.embed(adata, progress=False, key_added=name),
         "cluster": lambda: m2st.tl.cluster(adata, 3, key_added=name),

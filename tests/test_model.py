@@ -92,7 +92,7 @@ def test_what_is_written_says_that_it_was_applied(model: Model, tmp_path: Path) 
     assert (
         other.uns["m2st"]["apply"]["model"] == m2st.load(save(model, tmp_path))._origin()["model"]
     )
-    assert "X_m2st_pca_single" not in other.obsm
+    assert "X_m2st_pca_no_neighbors" not in other.obsm
     m2st.io.write(other, tmp_path / "other.h5ad")
     m2st.report(m2st.io.read(tmp_path / "other.h5ad"), tmp_path / "other.html")
 

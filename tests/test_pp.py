@@ -65,7 +65,7 @@ def test_writes_features_and_a_record_only(recipe: Callable[..., None], tmp_path
     before = adata.copy()
     recipe(adata, n_pcs=5)
     assert unchanged(adata, before)
-    added = {"X_m2st_pca", *(["X_m2st_pca_single"] if recipe is pp.prepare else [])}
+    added = {"X_m2st_pca", *(["X_m2st_pca_no_neighbors"] if recipe is pp.prepare else [])}
     assert set(adata.obsm) == {"spatial", *added}
     assert set(adata.uns) == {"m2st"}
     assert set(adata.uns["m2st"]) == {"cluster", "prepare"}
@@ -112,7 +112,7 @@ def test_prepare_is_what_it_says() -> None:
     shared = single @ axes_of(single, around, n_axes=6)
     np.testing.assert_allclose(adata.obsm["X_m2st_pca"], shared, atol=1e-3)
     alone = single @ axes_of(single, n_axes=6)
-    np.testing.assert_allclose(adata.obsm["X_m2st_pca_single"], alone, atol=1e-3)
+    np.testing.assert_allclose(adata.obsm["X_m2st_pca_no_neighbors"], alone, atol=1e-3)
 
 
 def test_components_follow_what_neighbours_share() -> None:
@@ -138,7 +138,7 @@ def test_surroundings_that_are_all_alike_have_no_part() -> None:
     links = 1 - np.eye(6, dtype=np.float32)
     adata.obsp["spatial_connectivities"] = sparse.csr_matrix(links)
     pp.prepare(adata, n_pcs=3)
-    single = adata.obsm["X_m2st_pca_single"]
+    single = adata.obsm["X_m2st_pca_no_neighbors"]
     np.testing.assert_allclose(adata.obsm["X_m2st_pca"], single, atol=1e-3)
 
 
@@ -436,7 +436,7 @@ def test_wide_features_become_components(tmp_path: Path) -> None:
     adata.obsm["X_pca"] = wide
     before = adata.copy()
     pp.prepare(linked(adata))  # none of which stays
-    pp.prepare_rep(adata, "X_pca")
+    pp.prepare_embedding(adata, "X_pca")
     # By hand: observations that are far out moved in, then the axes of both covariances.
     offsets = wide - np.median(wide, axis=0)
     lengths = np.linalg.norm(offsets, axis=1, keepdims=True)
@@ -451,13 +451,13 @@ def test_wide_features_become_components(tmp_path: Path) -> None:
     np.testing.assert_allclose(features * signs, expected, atol=1e-3)
     assert features.dtype == np.float32
     # The components of single observations, for the test of structure, are those that were given.
-    single = adata.obsm["X_m2st_pca_single"]
+    single = adata.obsm["X_m2st_pca_no_neighbors"]
     signs = np.sign((single * wide[:, :15]).sum(axis=0))
     np.testing.assert_allclose(single * signs, wide[:, :15], atol=1e-3)
-    assert set(adata.obsm) == {"spatial", "X_pca", "X_m2st_pca", "X_m2st_pca_single"}
+    assert set(adata.obsm) == {"spatial", "X_pca", "X_m2st_pca", "X_m2st_pca_no_neighbors"}
     np.testing.assert_array_equal(adata.obsm["X_pca"], before.obsm["X_pca"])
     record = adata.uns["m2st"]["prepare"]
-    assert (record["recipe"], record["use_rep"]) == ("prepare_rep", "X_pca")
+    assert (record["recipe"], record["use_rep"]) == ("prepare_embedding", "X_pca")
     assert (record["n_features"], record["n_pcs"], record["n_empty"]) == (40, 15, 0)
     adata.write_h5ad(tmp_path / "a.h5ad")
     assert ad.read_h5ad(tmp_path / "a.h5ad").uns["m2st"]["prepare"] == record
@@ -472,7 +472,7 @@ def test_outlying_observations_do_not_own_components() -> None:
     features[:, 0] += 3.0 * layers
     features[np.arange(10, 50), np.arange(20, 60)] += 500
     adata.obsm["X_mine"] = features
-    pp.prepare_rep(adata, "X_mine", n_pcs=3)
+    pp.prepare_embedding(adata, "X_mine", n_pcs=3)
     scores = adata.obsm["X_m2st_pca"]
     found = np.abs(np.corrcoef(scores.T, layers)[-1, :-1])
     assert found.max() > 0.6
@@ -485,7 +485,7 @@ def test_mostly_equal_features_keep_their_distances() -> None:
     features = np.zeros((60, 20))
     features[:20] = np.random.default_rng(0).normal(size=(20, 20))
     adata.obsm["X_mine"] = features
-    pp.prepare_rep(adata, "X_mine", n_pcs=10)
+    pp.prepare_embedding(adata, "X_mine", n_pcs=10)
     assert np.linalg.norm(adata.obsm["X_m2st_pca"], axis=1).max() > 1
 
 
@@ -495,9 +495,9 @@ def test_narrow_features_stay_as_they_are(kind: str) -> None:
     mine = np.random.default_rng(0).normal(3, size=(60, 5)).astype(np.float32)
     frame = pd.DataFrame(mine, index=adata.obs_names, columns=list("abcde"))
     adata.obsm["X_mine"] = {"array": mine, "sparse": sparse.csr_matrix(mine), "frame": frame}[kind]
-    pp.prepare_rep(adata, "X_mine", n_pcs=5)
+    pp.prepare_embedding(adata, "X_mine", n_pcs=5)
     np.testing.assert_array_equal(adata.obsm["X_m2st_pca"], mine)
-    pp.prepare_rep(adata, "X_mine", n_pcs=4)
+    pp.prepare_embedding(adata, "X_mine", n_pcs=4)
     assert adata.obsm["X_m2st_pca"].shape == (60, 4)
 
 
@@ -507,9 +507,9 @@ def test_observations_without_features() -> None:
     alone = adata[2:].copy()
     adata.obsm["X_mine"][:2] = np.nan
     with pytest.warns(UserWarning, match="2 of 60 observations have no values") as caught:
-        pp.prepare_rep(adata, "X_mine")
+        pp.prepare_embedding(adata, "X_mine")
     assert caught[0].filename == __file__
-    pp.prepare_rep(alone, "X_mine")
+    pp.prepare_embedding(alone, "X_mine")
     assert np.isnan(adata.obsm["X_m2st_pca"][:2]).all()
     np.testing.assert_array_equal(adata.obsm["X_m2st_pca"][2:], alone.obsm["X_m2st_pca"])
 
@@ -517,19 +517,19 @@ def test_observations_without_features() -> None:
 def test_refused_features() -> None:
     adata = linked(counts())
     with pytest.raises(KeyError, match=r"Expected 'X_mine' in `adata\.obsm`"):
-        pp.prepare_rep(adata, "X_mine")
+        pp.prepare_embedding(adata, "X_mine")
     with pytest.raises(ValueError, match="`n_pcs` to be at least 1"):
-        pp.prepare_rep(adata, "X", n_pcs=0)
+        pp.prepare_embedding(adata, "X", n_pcs=0)
     adata.obsm["X_mine"] = np.ones((60, 30))
     graph = adata.obsp.pop("spatial_connectivities")
     with pytest.raises(KeyError, match=r"Run `m2st\.pp\.spatial_graph\(adata\)` first"):
-        pp.prepare_rep(adata, "X_mine")
+        pp.prepare_embedding(adata, "X_mine")
     adata.obsp["spatial_connectivities"] = graph
     with pytest.raises(ValueError, match="found 30 columns that are all alike"):
-        pp.prepare_rep(adata, "X_mine")
+        pp.prepare_embedding(adata, "X_mine")
     adata.obsm["X_mine"][0, 0] = np.nan
     with pytest.raises(ValueError, match="Expected `X_mine` to be finite, found NaN"):
-        pp.prepare_rep(adata, "X_mine")
+        pp.prepare_embedding(adata, "X_mine")
     assert "X_m2st_pca" not in adata.obsm
 
 
@@ -748,7 +748,7 @@ def test_features_of_spots_off_the_tissue_are_missing(off: Callable[[np.ndarray]
     made = [
         lambda adata: pp.prepare(adata, n_pcs=5),
         lambda adata: paper.prepare(adata, n_pcs=5),
-        lambda adata: pp.prepare_rep(adata, "X", n_pcs=5),
+        lambda adata: pp.prepare_embedding(adata, "X", n_pcs=5),
     ]
     for prepare in made:
         for part in (adata, tissue):

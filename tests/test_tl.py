@@ -68,7 +68,7 @@ def test_run_writes_what_it_says_and_nothing_else(adata: anndata.AnnData, tmp_pa
     np.testing.assert_array_equal(adata.obsm["X_pca"], before.obsm["X_pca"])
     assert set(adata.obs) - set(before.obs) == {"m2st_domain", "m2st_confidence"}
     assert set(adata.obsm) - set(before.obsm) == {
-        "X_m2st_pca", "X_m2st_pca_single", "X_m2st", "X_m2st_scale1", "X_m2st_scale2",
+        "X_m2st_pca", "X_m2st_pca_no_neighbors", "X_m2st", "X_m2st_scale1", "X_m2st_scale2",
     }  # fmt: skip
     assert set(adata.obsp) == {"spatial_connectivities", "spatial_distances"}
     assert set(adata.uns) - set(before.uns) == {"m2st", "spatial_neighbors"}

@@ -53,9 +53,9 @@ class Keys:
         return f"{self.embedding}_pca"
 
     @property
-    def single(self) -> str:
+    def no_neighbors(self) -> str:
         """``obsm``: components of single observations, for the test for structure in space."""
-        return f"{self.features}_single"
+        return f"{self.features}_no_neighbors"
 
     @property
     def record(self) -> str:

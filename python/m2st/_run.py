@@ -78,8 +78,8 @@ def run(
     use_rep
         Ready features in place of the counts: a key of ``obsm``, or ``"X"``. Features of
         `m2st.pp.prepare` or `m2st.paper.prepare` are used as they are. Other features are
-        brought to their components (`m2st.pp.prepare_rep`). Effects of sections must already be
-        removed.
+        brought to their components (`m2st.pp.prepare_embedding`). Effects of sections must already
+        be removed.
     n_pcs
         Number of components of the expression or ready features. None takes 15, or the number of
         domains if that is more.
@@ -124,10 +124,11 @@ def run(
 
     Writes
     ------
-    The slots that `m2st.pp.prepare` or `m2st.pp.prepare_rep`, `m2st.tl.embed` and `m2st.tl.cluster`
-    list, and the graph of `m2st.pp.spatial_graph` if there is none: ``obs["m2st_domain"]``,
-    ``obs["m2st_confidence"]``, ``obsm["X_m2st"]``, ``obsm["X_m2st_scale<m>"]``,
-    ``obsm["X_m2st_pca"]``, the graph in ``obsp``, and the record in ``uns["m2st"]``.
+    The slots that `m2st.pp.prepare` or `m2st.pp.prepare_embedding`, `m2st.tl.embed` and
+    `m2st.tl.cluster` list, and the graph of `m2st.pp.spatial_graph` if there is none:
+    ``obs["m2st_domain"]``, ``obs["m2st_confidence"]``, ``obsm["X_m2st"]``,
+    ``obsm["X_m2st_scale<m>"]``, ``obsm["X_m2st_pca"]``, the graph in ``obsp``, and the
+    record in ``uns["m2st"]``.
 
     Raises
     ------
@@ -210,7 +211,7 @@ def run(
             key_added=key_added,
         )
     elif ready is None:
-        projection = pp.project_rep(
+        projection = pp.project_embedding(
             adata, use_rep, n_pcs=n_pcs, random_state=random_state, key_added=key_added
         )
     ready = ready or keys.features

@@ -492,7 +492,7 @@ def demo(
             n_jobs=jobs,
             progress=sys.stderr.isatty() and not quiet,
         )
-        features = adata.obsm[_keys.Keys().single]
+        features = adata.obsm[_keys.Keys().no_neighbors]
         smoothed = smooth(features, adata.obsp["spatial_connectivities"], n_hops=3)
         kmeans = KMeans(n_domains, n_init=10, random_state=seed)
         scores = {

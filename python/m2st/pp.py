@@ -62,7 +62,7 @@ from m2st._sections import find_overlay, overlay_in_words
 
 __all__ = [
     "prepare",
-    "prepare_rep",
+    "prepare_embedding",
     "spatial_graph",
     "spatial_graph_delaunay",
     "spatial_graph_knn",
@@ -130,7 +130,7 @@ def prepare(
     ``obsm["X_m2st_pca"]``
         float32, (n_obs, n_pcs): component scores. Rows of observations without counts, off the
         tissue or without coordinates are NaN (see `spatial_graph`).
-    ``obsm["X_m2st_pca_single"]``
+    ``obsm["X_m2st_pca_no_neighbors"]``
         The same for the components of single observations alone. No neighbour has a part in them,
         so that `m2st.tl.choose_n_domains` can test them for structure in space.
     ``uns["m2st"]["prepare"]``
@@ -234,12 +234,12 @@ def project_counts(
         "n_genes": len(found.projection.axes),
     }
     write_features(adata, keys, filled, found.scores, "prepare", layer, random_state, parameters)
-    adata.obsm[keys.single] = _with_all_rows(found.single, filled)
+    adata.obsm[keys.no_neighbors] = _with_all_rows(found.single, filled)
     warn_invalid(int((~valid).sum()), n_obs=adata.n_obs)
     return cast("ExpressionProjection", found.projection)
 
 
-def prepare_rep(
+def prepare_embedding(
     adata: AnnData,
     use_rep: str,
     *,
@@ -275,7 +275,7 @@ def prepare_rep(
     ``obsm["X_m2st_pca"]``
         float32, (n_obs, at most n_pcs). Rows of observations without values, off the tissue or
         without coordinates are NaN (see `spatial_graph`).
-    ``obsm["X_m2st_pca_single"]``
+    ``obsm["X_m2st_pca_no_neighbors"]``
         The first principal components of the ready features, with outliers as they are, for
         `m2st.tl.choose_n_domains`; only if the features have more than `n_pcs` columns.
     ``uns["m2st"]["prepare"]``
@@ -307,17 +307,17 @@ def prepare_rep(
     >>> adata = anndata.AnnData(obsm={"X_pca": scores})
     >>> adata.obsm["spatial"] = np.array([[x, y] for x in range(10) for y in range(6)])
     >>> m2st.pp.spatial_graph(adata)
-    >>> m2st.pp.prepare_rep(adata, "X_pca")
+    >>> m2st.pp.prepare_embedding(adata, "X_pca")
     >>> adata.obsm["X_m2st_pca"].shape
     (60, 15)
     """
-    project_rep(adata, use_rep, n_pcs=n_pcs, random_state=random_state, key_added=key_added)
+    project_embedding(adata, use_rep, n_pcs=n_pcs, random_state=random_state, key_added=key_added)
 
 
-def project_rep(
+def project_embedding(
     adata: AnnData, use_rep: str, *, n_pcs: int, random_state: int, key_added: str = DEFAULT
 ) -> ReadyProjection | None:
-    """Do what `prepare_rep` does, and return how to make such features of other observations.
+    """Do what `prepare_embedding` does, and return how to make such features of other observations.
 
     None where the features are taken as they are.
     """
@@ -345,10 +345,12 @@ def project_rep(
             "Using %d components of the %d features in %s", features.shape[1], n_features, use_rep
         )
     parameters = {"use_rep": use_rep, "n_features": n_features}
-    write_features(adata, keys, filled, features, "prepare_rep", None, random_state, parameters)
+    write_features(
+        adata, keys, filled, features, "prepare_embedding", None, random_state, parameters
+    )
     if found is None:
         return None
-    adata.obsm[keys.single] = _with_all_rows(found.single, filled)
+    adata.obsm[keys.no_neighbors] = _with_all_rows(found.single, filled)
     return cast("ReadyProjection", found.projection)
 
 
@@ -909,7 +911,7 @@ def write_features(
     """Write scores in the order of `adata`, and the record; warn of empty observations."""
     valid = valid_observations(adata)
     adata.obsm[keys.features] = _with_all_rows(scores, filled)
-    adata.obsm.pop(keys.single, None)
+    adata.obsm.pop(keys.no_neighbors, None)
     _record(
         adata,
         keys.record,

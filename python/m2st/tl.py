@@ -541,8 +541,8 @@ def choose_n_domains(
     record = adata.uns.setdefault(keys.record, {})
     use_rep = record.get("embed", {}).get("use_rep") or _features_of(adata, keys)
     owner = owner_of_features(adata, use_rep)
-    if owner is not None and _keys.Keys(owner).single in adata.obsm:
-        use_rep = _keys.Keys(owner).single
+    if owner is not None and _keys.Keys(owner).no_neighbors in adata.obsm:
+        use_rep = _keys.Keys(owner).no_neighbors
     p_value = spatial_structure(
         _rows(check_rep(adata, use_rep), valid), adjacency, random_state=random_state
     )

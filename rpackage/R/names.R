@@ -28,7 +28,7 @@ ownerOf <- function(column) {
 namePattern <- "[^\\W_][\\w.-]*"
 reservedNames <- paste0(
     "spatial|spatial_neighbors|spatialdata_attrs|m2st_(r|python)",
-    "|.*_(pca|pca_single|scale\\d*|domain|confidence|colors)"
+    "|.*_(pca|pca_no_neighbors|scale\\d*|domain|confidence|colors)"
 )
 
 checkName <- function(value, argument = "name") {

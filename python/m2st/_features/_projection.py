@@ -132,7 +132,7 @@ class ReadyProjection:
         Loadings of the scores, shape (n_first, n_pcs), and their mean, shape (n_pcs,).
     """
 
-    recipe: ClassVar[str] = "prepare_rep"
+    recipe: ClassVar[str] = "prepare_embedding"
 
     first_mean: Scores
     first_axes: Scores

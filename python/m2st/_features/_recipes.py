@@ -116,7 +116,7 @@ def from_counts(
 def from_ready(
     features: Scores, graph: sparse.csr_matrix, *, n_pcs: int, random_state: int
 ) -> Features:
-    """Features as `m2st.pp.prepare_rep` describes them, of more columns than `n_pcs`.
+    """Features as `m2st.pp.prepare_embedding` describes them, of more columns than `n_pcs`.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ def from_ready(
     graph
         Spatial graph, shape (n_obs, n_obs).
     n_pcs, random_state
-        As in `m2st.pp.prepare_rep`.
+        As in `m2st.pp.prepare_embedding`.
     """
     with one_thread():
         width = max(_WIDE, n_pcs + 1)

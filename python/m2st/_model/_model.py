@@ -287,7 +287,7 @@ class Model:
         )
         tl.forget_clustering(adata, keys)
         tl.write_scales(adata, members, found.filled, keys)
-        adata.obsm.pop(keys.single, None)
+        adata.obsm.pop(keys.no_neighbors, None)
         adata.obsm[keys.features] = tl.side_by_side([found.scores], found.filled)
         if self.common is not None:
             together = [scale for scales in members for scale in scales]
@@ -341,7 +341,7 @@ class Model:
         tl.forget_clustering(adata, keys)
         for key in scales_of(adata, keys):
             del adata.obsm[key]
-        adata.obsm.pop(keys.single, None)
+        adata.obsm.pop(keys.no_neighbors, None)
         adata.obsm[keys.features] = tl.side_by_side([found.scores], filled)
         tl.write_domains(
             adata, shown, guidance.probabilities, filled, keys, self.domains, sure=False
