@@ -141,6 +141,12 @@ def test_what_is_imported_is_declared() -> None:
     assert missing == set()
 
 
+def test_no_function_of_r_hides_another() -> None:
+    text = "\n".join(path.read_text() for path in (ROOT / "rpackage" / "R").glob("*.R"))
+    names = re.findall(r"^([\w.]+) <- function", text, re.MULTILINE)
+    assert [name for name in set(names) if names.count(name) > 1] == []
+
+
 @pytest.mark.parametrize(
     "path", [*ROOT.glob("benchmarks/*.py"), *ROOT.glob("docs/*.py")], ids=lambda path: path.name
 )

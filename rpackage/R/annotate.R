@@ -72,7 +72,9 @@ learnLabels.SummarizedExperiment <- function(
     reference, labels, genes, save, normalized, coords = NULL, sample_id = NULL,
     assay.type = "counts"
 ) {
-    values <- labelColumn(SummarizedExperiment::colData(reference), labels, "colData(reference)")
+    values <- chosenColumn(
+        as.list(SummarizedExperiment::colData(reference)), labels, "colData(reference)"
+    )
     input <- c(
         expressionSE(reference, assay.type, NULL, NULL), placeSE(reference, coords, sample_id)
     )
@@ -91,20 +93,12 @@ learnLabels.Seurat <- function(
     assay = NULL, layer = "counts"
 ) {
     loadClasses(reference)
-    values <- labelColumn(reference[[]], labels, "reference[[]]")
+    values <- chosenColumn(as.list(reference[[]]), labels, "reference[[]]")
     input <- c(
         expressionSeurat(reference, resolveAssay(reference, assay), layer, NULL, NULL),
         placeSeurat(reference, image, coords, sample_id)
     )
     learnModel(input, values, genes, save, normalized)
-}
-
-labelColumn <- function(columns, labels, where) {
-    if (!is.character(labels) || length(labels) != 1L || !labels %in% names(columns)) {
-        stopM2ST("Expected `labels` to be the name of a column of ", where, ", found ",
-            shorten(labels), ". There are: ", paste(names(columns), collapse = ", "), ".")
-    }
-    columns[[labels]]
 }
 
 learnModel <- function(input, labels, genes, save, normalized) {

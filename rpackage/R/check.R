@@ -111,14 +111,14 @@ checkFolderName <- function(value, argument) {
 }
 
 checkGenes <- function(input) {
-    if (is.null(input$genes)) {
-        stopM2ST("Expected genes with names in ", input$what, ", found none: a model knows genes ",
-            "by name. Set the row names.")
+    genes <- input$genes
+    if (is.null(genes)) {
+        stopM2ST("Expected names of genes as row names of ", input$what, ", found none. Set them.")
     }
-    twice <- anyDuplicated(input$genes)
-    if (twice) {
-        stopM2ST("Expected each gene once in ", input$what, ", found ",
-            quoted(input$genes[twice]), " twice. Call rownames(x) <- make.unique(rownames(x)).")
+    doubled <- sum(duplicated(genes))
+    if (doubled) {
+        stopM2ST("Expected unique names of genes in ", input$what, ", found ", doubled,
+            " repeated. Make them unique: rownames(x) <- make.unique(rownames(x)).")
     }
 }
 

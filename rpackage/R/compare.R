@@ -151,7 +151,8 @@ wholeNames <- function(names) {
     all(grepl("^[0-9]+$", names))
 }
 
-labelColumn <- function(columns, name, where) {
+# A column as it is, which has a value for each spot.
+chosenColumn <- function(columns, name, where) {
     if (!is.character(name) || length(name) != 1L || !name %in% names(columns)) {
         stopM2ST("Expected the name of a column of ", where, ", found ", shorten(name),
             ". Columns: ", quoted(names(columns)), ".")
@@ -161,7 +162,11 @@ labelColumn <- function(columns, name, where) {
         stopM2ST("Expected labels in the column '", name, "' of ", where, ", found ",
             class(values)[1L], ".")
     }
-    asLabels(values)
+    values
+}
+
+labelColumn <- function(columns, name, where) {
+    asLabels(chosenColumn(columns, name, where))
 }
 
 compareColumns <- function(columns, where, truth, name, metrics, by) {

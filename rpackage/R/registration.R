@@ -185,18 +185,6 @@ computeRegistration <- function(ours, reference, labels, assay, n_top_genes) {
     )
 }
 
-checkGenes <- function(input) {
-    genes <- input$genes
-    if (is.null(genes)) {
-        stopM2ST("Expected names of genes as row names of ", input$what, ", found none. Set them.")
-    }
-    doubled <- sum(duplicated(genes))
-    if (doubled) {
-        stopM2ST("Expected unique names of genes in ", input$what, ", found ", doubled,
-            " repeated. Make them unique: rownames(x) <- make.unique(rownames(x)).")
-    }
-}
-
 checkTwo <- function(labels, what) {
     found <- nlevels(droplevels(labels))
     if (found < 2L) {

@@ -61,8 +61,8 @@ test_that("labels that cannot be learned from are an error", {
     rownames(other) <- paste0("ENSG", 1:60)
     expect_error(learn(two$layer, other), "found 0")
     skip_if_not_installed("SeuratObject")
-    expect_error(
-        learn("layers", SeuratObject::CreateSeuratObject(two$old)),
-        "the name of a column of reference"
-    )
+    object <- SeuratObject::CreateSeuratObject(two$old)
+    object$depth <- seq_len(256)
+    expect_error(learn("layers", object), "the name of a column of reference")
+    expect_error(learn("depth", object), "found numbers")
 })
