@@ -151,7 +151,7 @@ def test_objective_of_the_paper_has_no_minimum() -> None:
             found.labels_,
         )
         free = DualClustering(3, specific_dim=2, orthogonality=0)
-        return free._objective(given, state, len(given[0]))
+        return free._objective(given, state)
 
     values = [value(factor) for factor in (1, 2, 4, 8)]
     assert np.diff(values).max() < 0

@@ -76,6 +76,10 @@ class _Params:
     _room: ClassVar[str] = ""
     """Module of the class within the package, for messages."""
 
+    def __post_init__(self) -> None:
+        self._check()
+        self._to_plain()
+
     def _check(self) -> None:
         """Require each setting in its range."""
         for name, one in self.ranges.items():
@@ -308,10 +312,6 @@ class ClusteringParams(_Params):
         "tol": _SHARE,
     }
 
-    def __post_init__(self) -> None:
-        self._check()
-        self._to_plain()
-
     def for_domains(self, n_domains: int) -> Self:
         """Return these settings with the width of the common representation for `n_domains`."""
         return replace(self, common_dim=self.common_dim or max(10, n_domains))
@@ -376,10 +376,6 @@ class DualParams(_Params):
         "max_iter": _WHOLE,
         "tol": _SHARE,
     }
-
-    def __post_init__(self) -> None:
-        self._check()
-        self._to_plain()
 
     def for_domains(self, n_domains: int) -> Self:
         """Return these settings with the width of the common representation for `n_domains`."""

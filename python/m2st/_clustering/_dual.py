@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, optimize, sparse, special
-from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.cluster import KMeans
 from sklearn.utils.validation import check_is_fitted
 from threadpoolctl import threadpool_limits
 
 from m2st._checks import check_int, check_n_domains, check_seed
+from m2st._clustering._base import MemberEstimator
 from m2st._clustering._domains import DualDomains
 from m2st._clustering._mixture import filled_labels
 from m2st._clustering._representation import Factors, check_embeddings
@@ -24,7 +24,7 @@ Array = NDArray[np.float64]
 Labels = NDArray[np.intp]
 
 
-class DualClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
+class DualClustering(MemberEstimator[DualParams]):
     r"""Cluster several embeddings by the paper's objective (12).
 
     Each embedding is split as :math:`H^m \approx H_c W^m + H_s^m P^m`, equation (11). With one-hot
@@ -120,13 +120,12 @@ class DualClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     2
     """
 
-    labels_: Labels
-    responsibilities_: Array
+    _settings = DualParams
+
     common_: Array
     specific_: list[Array]
     common_loadings_: list[Array]
     specific_loadings_: list[Array]
-    centers_: list[Array]
     scale_weights_: Array
     objective_: Array
     start_objectives_: Array
@@ -159,23 +158,6 @@ class DualClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         self.max_iter = max_iter
         self.tol = tol
         self.random_state = random_state
-
-    @classmethod
-    def from_params(
-        cls, n_domains: int, params: DualParams, *, random_state: int = 0
-    ) -> DualClustering:
-        """Make an estimator with the settings of `m2st.tl.cluster`.
-
-        Parameters
-        ----------
-        n_domains
-            Number of domains.
-        params
-            Settings by name.
-        random_state
-            Seed of the starts.
-        """
-        return cls(n_domains, **asdict(params), random_state=random_state)
 
     def fit(
         self,
@@ -247,33 +229,6 @@ class DualClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         return DualDomains(self._factors, list(self.centers_), self.scale_weights_)
 
-    def reorder(self, order: Labels) -> DualClustering:
-        """Number the domains anew, in place.
-
-        Parameters
-        ----------
-        order
-            For each new number the present one, shape (n_domains,).
-
-        Returns
-        -------
-        The estimator itself.
-
-        Raises
-        ------
-        NotFittedError
-            If `fit` has not run.
-        """
-        check_is_fitted(self)
-        self.labels_ = np.argsort(order, kind="stable")[self.labels_]
-        self.responsibilities_ = self.responsibilities_[:, order]
-        self.centers_ = [centers[order] for centers in self.centers_]
-        return self
-
-    def _params(self) -> DualParams:
-        """The settings, checked."""
-        return DualParams(**{one.name: getattr(self, one.name) for one in fields(DualParams)})
-
     def _factors_of(
         self, state: _State, given: list[Array], units: list[tuple[Array, Array]]
     ) -> Factors:
@@ -322,12 +277,12 @@ class DualClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     def _descent(self, scales: list[Array], seed: int) -> _State:
         """Updates of one block after the other, none of which raises the objective."""
         state = self._start(scales, seed)
-        state.objective.append(self._objective(scales, state, len(scales[0])))
+        state.objective.append(self._objective(scales, state))
         state.converged = False
         for _ in range(self.max_iter):
             self._update_factors(scales, state)
             self._update_domains(state)
-            state.objective.append(self._objective(scales, state, len(scales[0])))
+            state.objective.append(self._objective(scales, state))
             if state.objective[-2] - state.objective[-1] <= self.tol:
                 state.converged = True
                 break
@@ -401,14 +356,14 @@ class DualClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         found = optimize.minimize(value, centers.ravel(), jac=True, method="L-BFGS-B")
         return found.x.reshape(centers.shape) if found.fun < before else centers
 
-    def _objective(self, scales: list[Array], state: _State, divisor: int) -> float:
-        """Objective (12), its sums over observations divided by a number."""
+    def _objective(self, scales: list[Array], state: _State) -> float:
+        """Objective (12), its sums over observations divided by their number."""
         total: Any = sum(
             np.sum((scale - state.h_c @ w - h @ p) ** 2)
             for scale, w, h, p in zip(scales, state.w, state.h_s, state.p, strict=True)
         )
         total += self.ridge * sum(np.sum(block**2) for block in state.blocks())
-        total = (total + state.weights @ state.costs()) / divisor
+        total = (total + state.weights @ state.costs()) / len(state.labels)
         total += self.orthogonality * sum(
             np.sum((v @ v.T - np.eye(self.n_domains)) ** 2) for v in state.centers
         )
@@ -433,7 +388,7 @@ class DualClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         state = _State(h_c, h_s, w, p, centers, weights, labels)
         for _ in range(self.max_iter):
             self._published_step(scales, state)
-            state.objective.append(self._objective(scales, state, n_obs))
+            state.objective.append(self._objective(scales, state))
         return state
 
     def _published_step(self, scales: list[Array], state: _State) -> None:
@@ -480,8 +435,7 @@ class DualClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         self.objective_ = np.array(state.objective)
         self.n_iter_ = len(state.objective) - (self.solver == "descent")
         self.converged_ = state.converged
-        sizes = np.bincount(self.labels_, minlength=self.n_domains)
-        self.reorder(np.argsort(-sizes, kind="stable"))
+        self._number_by_size()
 
 
 @dataclass
@@ -557,9 +511,9 @@ def _procrustes(target: Array) -> Array:
 
 def _sums(block: Array, labels: Labels, n_domains: int) -> Array:
     """Sum of the observations of each domain."""
-    one_hot = np.zeros((n_domains, block.shape[1]))
-    np.add.at(one_hot, labels, block)
-    return one_hot
+    sums = np.zeros((n_domains, block.shape[1]))
+    np.add.at(sums, labels, block)
+    return sums
 
 
 def _means(block: Array, labels: Labels, n_domains: int) -> Array:

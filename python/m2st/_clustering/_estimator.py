@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted, validate_data
 from threadpoolctl import threadpool_limits
 
 from m2st._checks import by_row, check_int, check_n_domains, check_seed
+from m2st._clustering._base import MemberEstimator
 from m2st._clustering._domains import MixtureDomains
 from m2st._clustering._mixture import (
     State,
@@ -36,7 +35,7 @@ Embeddings = Sequence[NDArray[Any]] | NDArray[Any]
 _START_SAMPLE = 20_000
 
 
-class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
+class MultiScaleClustering(MemberEstimator[ClusteringParams]):
     r"""Cluster several embeddings of the same observations together.
 
     The embeddings are split into a representation common to all scales and a specific one for each,
@@ -128,11 +127,10 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     True
     """
 
-    labels_: NDArray[np.intp]
-    responsibilities_: Array
+    _settings = ClusteringParams
+
     common_: Array
     specific_: list[Array]
-    centers_: list[Array]
     covariances_: list[Array]
     scale_weights_: Array
     objective_: Array
@@ -167,23 +165,6 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         self.max_iter = max_iter
         self.tol = tol
         self.random_state = random_state
-
-    @classmethod
-    def from_params(
-        cls, n_domains: int, params: ClusteringParams, *, random_state: int = 0
-    ) -> MultiScaleClustering:
-        """Make an estimator with the settings of `m2st.tl.cluster`.
-
-        Parameters
-        ----------
-        n_domains
-            Number of domains.
-        params
-            Settings by name.
-        random_state
-            Seed of the starts.
-        """
-        return cls(n_domains, **asdict(params), random_state=random_state)
 
     def fit(
         self,
@@ -383,35 +364,6 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             self._params(),
         )
 
-    def reorder(self, order: NDArray[np.intp]) -> MultiScaleClustering:
-        """Number the domains anew, in place.
-
-        Parameters
-        ----------
-        order
-            For each new number the present one, shape (n_domains,).
-
-        Returns
-        -------
-        The estimator itself.
-
-        Raises
-        ------
-        NotFittedError
-            If `fit` has not run.
-        """
-        check_is_fitted(self)
-        self.labels_ = np.argsort(order, kind="stable")[self.labels_]
-        self.responsibilities_ = self.responsibilities_[:, order]
-        self.centers_ = [centers[order] for centers in self.centers_]
-        return self
-
-    def _params(self) -> ClusteringParams:
-        """The settings, checked."""
-        return ClusteringParams(
-            **{one.name: getattr(self, one.name) for one in fields(ClusteringParams)}
-        )
-
     def _scales(self, X: Embeddings, *, reset: bool) -> list[NDArray[Any]]:
         """Embeddings as a list of arrays; a single array is checked as scikit-learn does."""
         if isinstance(X, list | tuple) and all(np.ndim(scale) == 2 for scale in X):
@@ -465,5 +417,4 @@ class MultiScaleClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         self.objective_ = np.array(objective)
         self.n_iter_ = len(objective) - 1
         self.converged_ = converged
-        sizes = np.bincount(self.labels_, minlength=self.n_domains)
-        self.reorder(np.argsort(-sizes, kind="stable"))
+        self._number_by_size()
