@@ -147,7 +147,9 @@ class GuidedDomains:
                 if len(seen) > 1:
                     others = known & (parts == part)
                     learned = _discriminant(averages[rows], labels[rows])
-                    held[np.ix_(others, seen)] = learned.odds(averages[others])
+                    held[np.ix_(others, seen)] = _odds(
+                        averages[others], learned.coefficients, learned.intercepts
+                    )
             judged = known & np.isfinite(held).any(axis=1)
             judged[judged] = np.isfinite(held[judged, labels[judged]])
             sharpness = _calibrate(held[judged], labels[judged])
@@ -235,26 +237,26 @@ class GuidedDomains:
         if (labels >= 0).any():
             shares = _shares(labels, connectivities, self.proportions, n_hops=_OWN_HOPS)
             place = _PLACE * np.log(shares + _LEAST)
-            return _SHARPNESS * self._odds(averages) + place, leading
+            odds = _odds(averages, self.coefficients, self.intercepts)
+            return _SHARPNESS * odds + place, leading
         offset = np.zeros(averages.shape[1])
         by_place: Array | float = 0.0
-        score = np.empty(0)
-        for step in range(_ROUNDS + _ROUNDS_WITH_ATLAS + 1):
-            score = self._balanced(_SHARPNESS * self._odds(averages - offset) + by_place)
-            found = special.softmax(score, axis=1)
-            if step == _ROUNDS:
+
+        def scored() -> tuple[Array, Array]:
+            odds = _odds(averages - offset, self.coefficients, self.intercepts)
+            score = self._balanced(_SHARPNESS * odds + by_place)
+            return score, special.softmax(score, axis=1)
+
+        score, found = scored()
+        for step in range(_ROUNDS + _ROUNDS_WITH_ATLAS):
+            offset = (averages - found @ self.centers).mean(axis=0)
+            score, found = scored()
+            if step == _ROUNDS - 1:
                 by_place = self._by_atlas(coordinates, found)
-                score = self._balanced(_SHARPNESS * self._odds(averages - offset) + by_place)
-                found = special.softmax(score, axis=1)
-            if step < _ROUNDS + _ROUNDS_WITH_ATLAS:
-                offset = (averages - found @ self.centers).mean(axis=0)
+                score, found = scored()
         # The median: tissue that the labels do not know would move the mean.
         rest = leading - found @ self.leading_centers
         return score, leading - np.median(rest, axis=0)
-
-    def _odds(self, averages: Array) -> Array:
-        odds: Array = averages @ self.coefficients + self.intercepts
-        return odds
 
     def _balanced(self, score: Array) -> Array:
         """Scores with a term for each domain that draws the proportions towards π."""
@@ -266,18 +268,14 @@ class GuidedDomains:
             term = term + 0.7 * (_PULL * pull - (1 - _PULL) * term)
         return score + term
 
-    def _by_place(self, shares: Array, trust: float) -> Array:
-        """What the shares of the domains at a place add to the scores."""
-        mixed = (1 - trust) * self.proportions + trust * shares
-        added: Array = _PLACE * trust * np.log((mixed + _LEAST) / self.proportions)
-        return added
-
     def _by_atlas(self, coordinates: NDArray[Any], probabilities: Array) -> Array:
         """What the atlas adds on which the section lies best."""
         places = normalised_places(coordinates)
         laid = [atlas.lay(places, probabilities) for atlas in self.atlases]
         shares, trust = max(laid, key=lambda one: one[1])
-        return self._by_place(shares, trust)
+        mixed = (1 - trust) * self.proportions + trust * shares
+        added: Array = _PLACE * trust * np.log((mixed + _LEAST) / self.proportions)
+        return added
 
     def _is_foreign(self, leading: Array) -> NDArray[np.bool_]:
         """Whether observations lie in the tail of the t distribution around each centre."""
@@ -341,9 +339,11 @@ class _Discriminant(NamedTuple):
     intercepts: Array
     proportions: Array
 
-    def odds(self, averages: Array) -> Array:
-        odds: Array = averages @ self.coefficients + self.intercepts
-        return odds
+
+def _odds(averages: Array, coefficients: Array, intercepts: Array) -> Array:
+    """Logarithms of the odds by a linear discriminant."""
+    odds: Array = averages @ coefficients + intercepts
+    return odds
 
 
 def _discriminant(averages: Array, labels: Codes) -> _Discriminant:

@@ -287,8 +287,6 @@ class Model:
         )
         tl.forget_clustering(adata, keys)
         tl.write_scales(adata, members, found.filled, keys)
-        adata.obsm.pop(keys.no_neighbors, None)
-        adata.obsm[keys.features] = tl.side_by_side([found.scores], found.filled)
         if self.common is not None:
             together = [scale for scales in members for scale in scales]
             common = self.common.project(together)
@@ -304,12 +302,7 @@ class Model:
                 self.domains,
                 sure=tl.are_sure([cast("Domains", member.domains) for member in self.members]),
             )
-            adata.uns[_keys.colors(keys.domain)] = list(self.colors)
-        record = adata.uns[keys.record]
-        record["graph"] = dict(adata.uns[_keys.GRAPH_RECORD]["graph"])
-        record.pop("embed", None)
-        record["prepare"] = found.entry
-        record["apply"] = self._origin() | {"n_invalid": int((~found.filled).sum())}
+        self._write_origin(adata, found, keys, {})
 
     def _write_guided(
         self,
@@ -341,22 +334,29 @@ class Model:
         tl.forget_clustering(adata, keys)
         for key in scales_of(adata, keys):
             del adata.obsm[key]
-        adata.obsm.pop(keys.no_neighbors, None)
-        adata.obsm[keys.features] = tl.side_by_side([found.scores], filled)
         tl.write_domains(
             adata, shown, guidance.probabilities, filled, keys, self.domains, sure=False
         )
         adata.obs[keys.confidence] = sure  # also where the domain is missing
-        adata.uns[_keys.colors(keys.domain)] = list(self.colors)
+        self._write_origin(adata, found, keys, {"n_unassigned": int((shown < 0).sum())})
+        adata.uns[keys.record].pop("n_members", None)
+
+    def _write_origin(
+        self, adata: AnnData, found: _Scores, keys: _keys.Keys, counts: Mapping[str, int]
+    ) -> None:
+        """Write the features, the colours, and what the record tells of where all came from."""
+        from m2st import tl
+
+        adata.obsm.pop(keys.no_neighbors, None)
+        adata.obsm[keys.features] = tl.side_by_side([found.scores], found.filled)
+        if self.domains:
+            adata.uns[_keys.colors(keys.domain)] = list(self.colors)
         record = adata.uns.setdefault(keys.record, {})
         record["graph"] = dict(adata.uns[_keys.GRAPH_RECORD]["graph"])
         record.pop("embed", None)
-        record.pop("n_members", None)
         record["prepare"] = found.entry
-        record["apply"] = self._origin() | {
-            "n_invalid": int((~filled).sum()),
-            "n_unassigned": int((shown < 0).sum()),
-        }
+        n_invalid = int((~found.filled).sum())
+        record["apply"] = self._origin() | {"n_invalid": n_invalid, **counts}
 
     def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write everything to a folder of safetensors and JSON files, whole or not at all.
