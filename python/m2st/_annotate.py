@@ -20,7 +20,7 @@ from m2st._checks import (
     check_unique_names,
     warn,
 )
-from m2st._gene_names import explain_missing
+from m2st._gene_names import genes_in_common
 from m2st._model import Model
 from m2st._plotting import palette
 
@@ -328,18 +328,15 @@ def shared_genes(adata: AnnData, reference: AnnData) -> pd.Index:
         (reference, "reference.var_names_make_unique()"),
     ):
         check_unique_names(one.var_names, name="var_names", fix=fix)
-    shared = reference.var_names[reference.var_names.isin(adata.var_names)]
     smaller = min(adata.n_vars, reference.n_vars)
-    if len(shared) < _LEAST_SHARED * smaller or len(shared) < 2:
-        text = explain_missing(
-            list(map(str, reference.var_names)),
-            adata.var_names,
-            adata.var,
-            expected=f"at least half of the {smaller} genes of the smaller set",
-            owner="reference",
-            another="take a reference with",
-        )
-        raise ValueError(text)
+    shared = genes_in_common(
+        reference.var_names,
+        adata.var_names,
+        adata.var,
+        least=max(_LEAST_SHARED * smaller, 2),
+        expected=f"at least half of the {smaller} genes of the smaller set",
+        another="take a reference with",
+    )
     if len(shared) < _MOSTLY_SHARED * smaller or len(shared) < _FEW_GENES:
         msg = (
             f"The reference and the new sections have {len(shared)} genes in common, of "

@@ -23,6 +23,42 @@ def positions(genes: Sequence[str], names: pd.Index) -> NDArray[np.intp]:
     return np.asarray(known.get_indexer(pd.Index(list(genes), dtype=object)), dtype=np.intp)
 
 
+def genes_in_common(
+    genes: pd.Index,
+    names: pd.Index,
+    var: pd.DataFrame,
+    *,
+    least: float,
+    expected: str,
+    another: str,
+    theirs: pd.DataFrame | None = None,
+) -> pd.Index:
+    """Genes of a reference that are among the names of a section, in its order; enough of them.
+
+    Parameters
+    ----------
+    genes
+        Genes of the reference.
+    least
+        Least number.
+    names, var, expected, another, theirs
+        As for `explain_missing`.
+    """
+    shared = genes[genes.isin(names)]
+    if len(shared) < least:
+        msg = explain_missing(
+            list(genes.astype(str)),
+            names,
+            var,
+            expected=expected,
+            owner="reference",
+            another=another,
+            theirs=theirs,
+        )
+        raise ValueError(msg)
+    return shared
+
+
 def explain_missing(
     genes: Sequence[str],
     names: pd.Index,

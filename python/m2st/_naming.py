@@ -21,7 +21,7 @@ from m2st._checks import (
     check_unique_names,
     warn,
 )
-from m2st._gene_names import explain_missing, positions
+from m2st._gene_names import explain_missing, genes_in_common, positions
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -399,20 +399,16 @@ def _shared_genes(adata: AnnData, reference: AnnData) -> pd.Index:
     for side, name in ((adata, "adata"), (reference, "reference")):
         fix = f"{name}.var_names_make_unique()"
         check_unique_names(side.var_names, name=f"{name}.var_names", fix=fix)
-    shared = reference.var_names[reference.var_names.isin(adata.var_names)]
     least = max(_LEAST_GENES, int(_LEAST_SHARE * min(adata.n_vars, reference.n_vars)))
-    if len(shared) < least:
-        msg = explain_missing(
-            list(reference.var_names.astype(str)),
-            adata.var_names,
-            adata.var,
-            expected=f"at least {least} of the reference's genes",
-            owner="reference",
-            another="take a reference of",
-            theirs=reference.var,
-        )
-        raise ValueError(msg)
-    return shared
+    return genes_in_common(
+        reference.var_names,
+        adata.var_names,
+        adata.var,
+        least=least,
+        expected=f"at least {least} of the reference's genes",
+        another="take a reference of",
+        theirs=reference.var,
+    )
 
 
 def _columns_of_sets(

@@ -159,17 +159,12 @@ def run_command(
     quiet = quiet or not first
     with _one_line_errors(debug=debug, quiet=quiet) as saved:
         import m2st
-        from m2st._model import check_folder
         from m2st._nn._training import among_processes
 
         _check_output(input_path, output, overwrite=overwrite, suffixes=(".h5ad", ".zarr"))
         if plots is not None:
             _check_folder(plots, _PICTURES, overwrite=overwrite)
-        if save_model is not None:
-            if _same(save_model, output):
-                msg = f"Expected result and model in two places, found {output} for both."
-                raise ValueError(msg)
-            check_folder(save_model, overwrite=overwrite)
+        _check_model_folder(save_model, output, overwrite=overwrite)
         if checkpoint is not None:
             check_target(Path(f"{checkpoint}.1"), (), overwrite=True)
         options = {
@@ -331,16 +326,11 @@ def annotate(
     """Carry labels of annotated observations to all others."""
     with _one_line_errors(debug=debug, quiet=quiet) as saved:
         import m2st
-        from m2st._model import check_folder
 
         _check_output(input_path, output, overwrite=overwrite, suffixes=(".h5ad", ".zarr"))
         if plots is not None:
             _check_folder(plots, _PICTURES[:1], overwrite=overwrite)
-        if save_model is not None:
-            if _same(save_model, output):
-                msg = f"Expected result and model in two places, found {output} for both."
-                raise ValueError(msg)
-            check_folder(save_model, overwrite=overwrite)
+        _check_model_folder(save_model, output, overwrite=overwrite)
         known: AnnData | Model | str | None = reference
         if reference is not None and reference != "spatialLIBD":
             is_model = (Path(reference) / "model.json").is_file()
@@ -692,6 +682,18 @@ def _same(one: Path, other: Path) -> bool:
     return os.path.realpath(one) == os.path.realpath(other) or (
         os.path.exists(one) and os.path.exists(other) and os.path.samefile(one, other)
     )
+
+
+def _check_model_folder(folder: Path | None, output: Path, *, overwrite: bool) -> None:
+    """Require a place for a model, if one is to be saved, other than that of the result."""
+    from m2st._model import check_folder
+
+    if folder is None:
+        return
+    if _same(folder, output):
+        msg = f"Expected result and model in two places, found {output} for both."
+        raise ValueError(msg)
+    check_folder(folder, overwrite=overwrite)
 
 
 def _check_folder(folder: Path, names: Sequence[str], *, overwrite: bool) -> None:
