@@ -239,11 +239,13 @@ def report(runs: pd.DataFrame) -> str:
         "the scored section enter the score alone. An observation without a label counts as wrong, "
         "and as a domain of its own in the ARI. *ECE* is the expected calibration error of what "
         "was given a label. *Label-free* is the default of `m2st.run` there, number of domains "
-        "given, from `accuracy.csv`. Settings were compared on these very pairs. The "
-        "order of the main rows holds with each study left out; the finer constants were not tried "
-        "on studies that had no part in their choice (`NOTEBOOK.md`). scanpy's `ingest` is left "
-        "out: it ended in an error here. Empty: not run. Times are on a shared machine. "
-        "`annotation.csv` has every run.",
+        "given, from `accuracy.csv`. Settings were compared on the pairs within DLPFC, "
+        "mPFC, visual cortex and hypothalamus, and on 151510 to 151673. The order of the main rows "
+        "holds with each of these studies left out; the finer constants were not tried on studies "
+        "that had no part in their choice (`NOTEBOOK.md`). On breast tumours m2ST is behind the "
+        "discriminant. Means of Seurat are over fewer pairs where the column says so. scanpy's "
+        "`ingest` is left out: it ended in an error here. Empty: not run. Times are on a shared "
+        "machine. `annotation.csv` has every run.",
         "## Means over the pairs of a tissue",
     ]
     pairs = runs[runs["source"] != OTHERS]
