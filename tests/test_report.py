@@ -652,6 +652,24 @@ def test_tiny_domains_are_said_in_words(n_few: int, tmp_path: Path) -> None:
     assert ("Domain 2 has less than a twentieth of an equal share" in text) == (n_few < 10)
 
 
+def test_a_labelled_section_is_no_run(tmp_path: Path) -> None:
+    adata = plain()
+    adata.obs["m2st_domain"] = pd.Categorical(["L1", "L2"] * 20)
+    adata.obs.iloc[:3, adata.obs.columns.get_loc("m2st_domain")] = None
+    adata.obs["m2st_confidence"] = 0.5
+    adata.uns["m2st"] = {"apply": {"n_unassigned": 2, "n_domains": 2}}
+    text = Notes(write(adata, tmp_path / "page.html")).text
+    assert "2 observations of 40 have no label: unlike all that is labelled" in text
+    assert "1 observation of 40 has no domain: without counts" in text
+    assert "An annotator may well give another label." in text
+    assert "no record of a clustering" not in text
+    page = (tmp_path / "page.html").read_text()
+    assert "that an annotator would give it this label" in page
+    assert "are those of the labels" in page
+    for untrue in ("another seed", "were asked for", "members of the ensemble see"):
+        assert untrue not in page
+
+
 def test_odd_domains_are_said_in_words(tmp_path: Path) -> None:
     adata = plain()
     adata.obs["m2st_domain"] = pd.Categorical(

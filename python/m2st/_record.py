@@ -78,6 +78,8 @@ _FITTING: dict[str, Callable[[object], bool]] = {
     "embed.params.loss_exponent": _is_missing_or(_is_number),
     "embed.params.n_epochs": _is_number,
     "embed.params.scale_dims": _is_complete,
+    "apply": _is_mapping,
+    "apply.n_unassigned": _is_number,
     "cluster": _is_mapping,
     "cluster.method": _is_text,
     "cluster.n_domains": _is_number,

@@ -15,6 +15,10 @@ _LOW_CONFIDENCE = 0.8
 _LOW_STABILITY = 0.5
 _ONE_SECTION = 0.95
 _TINY = 0.05
+_WHY_LOW = {
+    False: "Another seed may well draw the borders elsewhere.",
+    True: "An annotator may well give another label.",
+}
 
 
 def list_findings(
@@ -28,7 +32,9 @@ def list_findings(
     return [
         *_findings_of_data(domains, record, n_without_place),
         *_findings_of_run(record),
-        *_findings_of_domains(table, composition),
+        *_findings_of_domains(
+            table, composition, labelled="n_unassigned" in record.get("apply", {})
+        ),
     ]
 
 
@@ -37,8 +43,14 @@ def _findings_of_data(
 ) -> list[str]:
     """Observations that took no part, or stand alone."""
     found = []
-    n_missing = int((domains.codes < 0).sum())
-    if n_missing:
+    n_unassigned = int(record.get("apply", {}).get("n_unassigned", 0))
+    if n_unassigned:
+        found.append(
+            f"{_count(n_unassigned, 'observation')} of {len(domains):,} {_have(n_unassigned)} no "
+            "label: unlike all that is labelled in the reference."
+        )
+    n_missing = int((domains.codes < 0).sum()) - n_unassigned
+    if n_missing > 0:
         found.append(
             f"{_count(n_missing, 'observation')} of {len(domains):,} {_have(n_missing)} no domain: "
             "without counts, without a place or off the tissue, there is nothing to tell one from."
@@ -97,12 +109,12 @@ def _findings_of_run(record: Mapping[str, Any]) -> list[str]:
             "The training was interrupted. The domains come from what was learned until then; a "
             "whole training may give others."
         )
-    if not cluster:
+    if not cluster and "apply" not in record:
         found.append(
             "There is no record of a clustering here: the domains come from models trained on "
             "other data, or were written by something else."
         )
-    elif not cluster.get("converged", True):
+    if not cluster.get("converged", True):
         found.append(
             "The clustering of at least one member had not converged at its last iteration. Raise "
             "max_iter."
@@ -137,7 +149,9 @@ def _findings_of_run(record: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _findings_of_domains(table: list[DomainRow], composition: pd.DataFrame | None) -> list[str]:
+def _findings_of_domains(
+    table: list[DomainRow], composition: pd.DataFrame | None, *, labelled: bool
+) -> list[str]:
     """Domains that are unsure, empty, tiny or of one section only."""
     found = []
     empty = [row.name for row in table if row.n_obs == 0]
@@ -154,7 +168,7 @@ def _findings_of_domains(table: list[DomainRow], composition: pd.DataFrame | Non
     if unsure:
         found.append(
             f"Low confidence: in {_named(unsure, start=False)} half of the observations are below "
-            f"{_LOW_CONFIDENCE}. Another seed may well draw the borders elsewhere."
+            f"{_LOW_CONFIDENCE}. {_WHY_LOW[labelled]}"
         )
     fleeting = [
         row.name for row in table if row.stability is not None and row.stability < _LOW_STABILITY

@@ -164,6 +164,8 @@ def report(
         members=describe_members(record),
         choice=describe_choice(record),
         from_r="r" in record,
+        applied="apply" in record,
+        labelled="n_unassigned" in record.get("apply", {}),
         steps=list_steps(record),
         run=run_in_words(record),
         missing_color=MISSING_COLOR,
