@@ -10,9 +10,10 @@
 #' out parts of the reference. Spots unlike all that is labelled have no label.
 #'
 #' @param x The new section: an object of any class that [runM2ST()] takes.
-#' @param reference The annotated section: an object of any such class.
+#' @param reference The annotated section: another object of any such class, with at least two spots
+#'   of each label.
 #' @param labels Name of the column of the reference with the labels; for a matrix, a factor or
-#'   character vector. `NA` where a spot has none.
+#'   character vector. `NA` where a spot has none. Numbers are no labels.
 #' @param save Folder to save the fitted model in, for [applyM2ST()]. `NULL` saves nothing.
 #' @param reference.args Further arguments that say how to read the reference, as a list: `coords`,
 #'   `sample_id`, `assay.type`, `image`, `assay`, `layer`.
@@ -43,14 +44,32 @@
 annotateM2ST <- function(
     x, reference, labels, save = NULL, reference.args = list(), normalized = FALSE, ...
 ) {
+    if (identical(x, reference)) {
+        stopM2ST("Expected a section that is not annotated yet, found the reference itself. Pass ",
+            "another section.")
+    }
+    if (length(dim(x)) == 2L && is.null(rownames(x))) {
+        stopM2ST("Expected names of genes as row names of `x`, found none. Set them.")
+    }
+    unknown <- setdiff(names(reference.args), argumentsOfReference)
+    if (length(unknown) || length(reference.args) != length(names(reference.args))) {
+        stopM2ST("Expected `reference.args` to be a list with names among ",
+            quoted(argumentsOfReference), ", found ",
+            if (length(unknown)) quoted(unknown[1L]) else "one without a name", ".")
+    }
     folder <- if (is.null(save)) tempfile("model") else save
     if (is.null(save)) {
         on.exit(unlink(folder, recursive = TRUE))
     }
     known <- list(reference, labels = labels, genes = rownames(x), save = folder)
-    do.call(learnLabels, c(known, reference.args, list(normalized = normalized)))
+    tryCatch(
+        do.call(learnLabels, c(known, reference.args, list(normalized = normalized))),
+        error = function(e) stopM2ST("Of the reference: ", conditionMessage(e))
+    )
     applyM2ST(x, folder, normalized = normalized, ...)
 }
+
+argumentsOfReference <- c("coords", "sample_id", "assay.type", "image", "assay", "layer")
 
 learnLabels <- function(reference, labels, ...) {
     UseMethod("learnLabels")

@@ -20,7 +20,7 @@
 #' @inheritParams runM2ST
 #' @param x The new section: an object of any class that [runM2ST()] takes. It may be another class
 #'   than the object that the model was fitted on.
-#' @param model Folder of the model, which `runM2ST(save = )` wrote.
+#' @param model Folder of the model, which `runM2ST(save = )` or `annotateM2ST(save = )` wrote.
 #' @param normalized The values are already normalised and on a log scale. If the model was fitted on
 #'   counts, natural logarithms are taken back first.
 #' @param dimred,reduction Name of ready features, for a model that was fitted on such.

@@ -100,6 +100,10 @@ checkModel <- function(model) {
         stopM2ST("Expected `model` to be the folder of a saved model, found no folder ",
             quoted(model), ". Save one: runM2ST(..., save = \"folder\").")
     }
+    if (!file.exists(file.path(model, "model.json"))) {
+        stopM2ST("Expected `model` to be the folder of a saved model, found another folder, ",
+            quoted(model), ". Save one: runM2ST(..., save = \"folder\").")
+    }
     path.expand(model)
 }
 

@@ -63,9 +63,11 @@ embeddingName <- function(name, k, chosen, has) {
 
 # What stands where a result would be written, and is not from an earlier run, stays: another
 # `record`; `embeddings` and a column of domains, unless both are there, or the record shows a run.
-# Records of a run have this `entry`.
-checkNotTaken <- function(name, embeddings, columns, record, where, entry = "n_members") {
-    known <- is.list(record) && entry %in% names(record)
+# Records of a run, or of a model that was applied, have one of these entries.
+checkNotTaken <- function(
+    name, embeddings, columns, record, where, entry = c("n_members", "apply")
+) {
+    known <- is.list(record) && any(entry %in% names(record))
     if (!is.null(record) && !known) {
         stopM2ST("Expected `name` to be free for the record in ", where, ", found something else ",
             "there under '", name, "'. Choose another name.")
@@ -75,7 +77,7 @@ checkNotTaken <- function(name, embeddings, columns, record, where, entry = "n_m
             "made by m2ST. Choose another name.")
     }
     column <- intersect(c(domainName(name), confidenceName(name)), columns)
-    if (length(column) && !length(embeddings) && !known && entry == "n_members" && name != "m2st") {
+    if (length(column) && !length(embeddings) && !known && "n_members" %in% entry && name != "m2st") {
         stopM2ST("Expected `name` to be free for columns, found '", column[1L], "', not made by ",
             "m2ST. Choose another name.")
     }

@@ -11,7 +11,7 @@ computeDomains <- function(
     input, k, params, seed, device, normalized, n_pcs, save, verbose, write = identity
 ) {
     params <- checkParams(params)
-    checkPaper(params, input, normalized)
+    checkPaper(params, input, normalized, save)
     seed <- checkSeed(seed)
     n_pcs <- checkComponents(n_pcs)
     save <- checkSave(save, input)
@@ -69,6 +69,11 @@ finishRun <- function(input, what, request, verbose, write) {
         say("Features: ", prepared$n_pcs, " components of ", prepared$n_features, " columns.",
             verbose = verbose)
     }
+    unassigned <- answer$record$apply$n_unassigned
+    if (isTRUE(unassigned > 0)) {
+        say(unassigned, " of ", length(input$inside), " spots are unlike all that is labelled: ",
+            "their domain is NA.")
+    }
     result <- readAnswer(answer, input$valid)
     result$coords <- input$coords
     result$sample <- input$sample
@@ -76,7 +81,11 @@ finishRun <- function(input, what, request, verbose, write) {
 }
 
 # The published method makes its features of counts.
-checkPaper <- function(params, input, normalized) {
+checkPaper <- function(params, input, normalized, save) {
+    if (inherits(params, "paperParams") && !is.null(save)) {
+        stopM2ST("Expected no `save` with paperParams(): a model of the published method applies to ",
+            "no other section. Leave it out.")
+    }
     if (inherits(params, "paperParams") && (!is.null(input$features) || isTRUE(normalized))) {
         found <- if (is.null(input$features)) "normalized = TRUE" else input$what
         stopM2ST("Expected counts for the published method, found ", found, ". Leave it out, or ",
@@ -241,6 +250,10 @@ computeClusters <- function(input, k, params, seed) {
 
 # Without the record the members of the ensemble cannot be told apart.
 checkRecord <- function(scales, record) {
+    if (is.null(record$embed) && !is.null(record$apply)) {
+        stopM2ST("Expected embeddings of a run, found a result of applyM2ST() or annotateM2ST(), ",
+            "whose domains are those of the model. Call runM2ST() to find others.")
+    }
     expected <- record$n_members * unlist(record$embed$params$scale_dims)
     if (!isTRUE(all.equal(expected, vapply(unname(scales), ncol, integer(1L))))) {
         stopM2ST("Expected the record of the run that made the embeddings, found ",

@@ -38,6 +38,12 @@ test_that("labels reach another section, whatever holds the two", {
         annotateM2ST(new, old, "layer", coords = two$coords, reference.args = where)
     )
     expect_identical(unname(new$m2st_domain), unname(found$domain))
+    # Its result is m2ST's own: another one may take its place.
+    again <- suppressMessages(
+        annotateM2ST(new, old, "layer", coords = two$coords, reference.args = where)
+    )
+    expect_identical(again$m2st_domain, new$m2st_domain)
+    expect_error(clusterM2ST(new, k = 2, coords = two$coords), "found a result of applyM2ST")
 
     skip_if_not_installed("SingleCellExperiment")
     other <- SingleCellExperiment::SingleCellExperiment(list(counts = two$new))
@@ -57,6 +63,11 @@ test_that("labels that cannot be learned from are an error", {
     expect_error(learn(seq_len(256)), "found numbers")
     expect_error(learn("layer"), "a label or NA for each of 256 spots, found 1")
     expect_error(learn(rep("lower", 256)), "at least two names")
+    expect_error(learn(two$layer, two$new), "found the reference itself")
+    expect_error(annotateM2ST(unname(two$new), two$old, two$layer), "row names of `x`, found none")
+    expect_error(
+        annotateM2ST(two$new, two$old, two$layer, reference.args = list(foo = 1)), "found 'foo'"
+    )
     other <- two$old
     rownames(other) <- paste0("ENSG", 1:60)
     expect_error(learn(two$layer, other), "found 0")
@@ -64,5 +75,5 @@ test_that("labels that cannot be learned from are an error", {
     object <- SeuratObject::CreateSeuratObject(two$old)
     object$depth <- seq_len(256)
     expect_error(learn("layers", object), "the name of a column of reference")
-    expect_error(learn("depth", object), "found numbers")
+    expect_error(learn("depth", object), "Of the reference: .*found numbers")
 })
