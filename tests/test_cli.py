@@ -106,6 +106,10 @@ def test_labels_of_a_reference_reach_a_new_section(tmp_path: Path) -> None:
         "annotate", new, "--reference", folder, "-o", tmp_path / "x.h5ad",
         "--save-model", tmp_path / "x.h5ad",
     ).stderr  # fmt: skip
+    found = call(
+        "annotate", new, "--reference", folder, "--labels", "x", "-o", tmp_path / "no.h5ad"
+    )
+    assert "Expected no `--labels` beside a model" in found.stderr
     assert not (tmp_path / "no.h5ad").exists()
 
 

@@ -220,3 +220,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     refused = CliRunner().invoke(app, [*given, "--paper", "--normalized", "--overwrite"])
     assert refused.exit_code != 0
     assert "Expected neither `--use-rep` nor `--normalized` with `--paper`" in refused.output
+    model = ["--overwrite", "--save-model", str(tmp_path / "model")]
+    refused = CliRunner().invoke(app, [*given, "--paper", *model])
+    assert refused.exit_code != 0
+    assert "applies to no other section" in refused.output

@@ -382,6 +382,7 @@ def test_missing_domains_stay_missing_and_other_results_as_they_are() -> None:
         ({"1": "WM", "2": "WM"}, ValueError, "found 'WM' for '1' and '2'"),
         ({"1": " "}, ValueError, "not empty, found ' '"),
         ({"1": 5}, TypeError, r"Expected texts as new names of domains, found 5 \(int\)"),
+        (pd.DataFrame({"suggested": ["WM"]}), TypeError, r"its column: `names\['suggested'\]`"),
         (["WM", "L1", "L2"], TypeError, r"such as `\{'1': 'white matter'\}`, found \['WM'"),
     ],
 )

@@ -282,7 +282,7 @@ def read_labels(annotated: AnnData, label_key: str, *, where: str) -> pd.Series:
     unused = [str(value) for value in counts.index[counts == 0]]
     if unused:
         msg = (
-            f"Expected labels of each category in `{name}`, found none of {', '.join(unused)}. "
+            f"Expected labels of each category in `{name}`, found none of {_first(unused)}. "
             f"Call `{where}[{label_key!r}] = {where}[{label_key!r}].cat.remove_unused_categories()`"
             " first."
         )
@@ -297,10 +297,16 @@ def read_labels(annotated: AnnData, label_key: str, *, where: str) -> pd.Series:
     if rare:
         msg = (
             f"Expected at least {_LEAST_LABELS} observations with each label in `{name}`, found "
-            f"one of {', '.join(rare)}. Label more of them, or remove these labels."
+            f"one of {_first(rare)}. Label more of them, or remove these labels."
         )
         raise ValueError(msg)
     return labels
+
+
+def _first(names: Sequence[str]) -> str:
+    """A few names, and how many there are."""
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown}, … ({len(names):,} in all)"
 
 
 def _check_other(adata: AnnData, reference: AnnData) -> None:

@@ -286,6 +286,12 @@ def rename_domains(
     check_key(keys.domain, adata.obs, where="adata.obs", hint=_HINT)
     domains = pd.Categorical(adata.obs[keys.domain])
     old = [str(name) for name in domains.categories]
+    if isinstance(names, pd.DataFrame):
+        msg = (
+            "Expected `names` to give new names by present ones, found a table. Pass its column: "
+            f"`names[{_SUGGESTED!r}]`."
+        )
+        raise TypeError(msg)
     if not isinstance(names, Mapping | pd.Series):
         msg = (
             "Expected `names` to give new names by present ones, such as "

@@ -40,7 +40,7 @@ _OF_PAPER = ", ".join(DualParams.ranges)
 _PICTURES = ("domains.png", "training.png", "scale_weights.png")
 _ARGUMENT = re.compile(
     r"`(key_added|label_key|layer|normalized|overwrite|reference|sample_key|spatial_key|table"
-    r"|use_rep)=([^`]*)`"
+    r"|use_rep)(?:=([^`]*))?`"
 )
 _CONVERTED = (".h5ad", ".zarr", ".rds", ".rda", ".rdata")
 
@@ -181,6 +181,12 @@ def run_command(
         autoencoder, clustering = read_settings([*named, *(settings or [])], *base)
         if paper and (use_rep is not None or normalized):
             msg = "Expected neither `--use-rep` nor `--normalized` with `--paper`. Leave it out."
+            raise ValueError(msg)
+        if paper and save_model is not None:
+            msg = (
+                "Expected no `--save-model` with `--paper`, found both: a model of the published "
+                "method applies to no other section. Leave it out."
+            )
             raise ValueError(msg)
         if dask is not None and jobs != 1:
             msg = f"Expected either `--jobs` or `--dask`, found {jobs} and {dask}. Leave one out."
@@ -612,7 +618,7 @@ def _as_options(text: str) -> str:
     """Name arguments as the command line does: `sample_key='x'` becomes `--sample-key x`."""
 
     def option(match: re.Match[str]) -> str:
-        name, value = match[1].replace("_", "-"), match[2].strip("'\"")
+        name, value = match[1].replace("_", "-"), (match[2] or "").strip("'\"")
         if name == "table" and "table to write" in text:
             name = "output-table"
         if name == "label-key":
