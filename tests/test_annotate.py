@@ -98,6 +98,18 @@ def test_a_labelled_section_beside_a_new_one(cortex: anndata.AnnData) -> None:
     assert (cortex.obs["m2st_domain"] == truth)[~given].mean() > 0.9
 
 
+def test_sections_are_named_in_either_object(cortex: anndata.AnnData, new: anndata.AnnData) -> None:
+    cortex = cortex.copy()
+    model = m2st.annotate(new, "layer", reference=cortex[:, ::-1].copy(), sample_key="section")
+    assert model.record["graph"]["sample_key"] == "section"
+    del new.obs["section"]
+    m2st.annotate(new, "layer", reference=cortex, sample_key="section", key_added="in_reference")
+    assert "sample_key" not in new.uns["in_reference"]["graph"]
+    del cortex.obs["section"]
+    with pytest.raises(KeyError, match=r"Expected 'section' in `adata.obs`"):
+        m2st.annotate(new, "layer", reference=cortex, sample_key="section")
+
+
 def test_some_labels_on_a_section(new: anndata.AnnData) -> None:
     rng = np.random.default_rng(1)
     some = rng.random(new.n_obs) < 0.08

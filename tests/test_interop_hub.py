@@ -14,7 +14,7 @@ from scipy import sparse
 from tests import interop_r
 from tests.interop_r import R
 
-from m2st import interop
+from m2st import annotate, datasets, interop
 from m2st.datasets import _hub, _published
 
 SECTIONS = ["151507", "151673"]
@@ -72,7 +72,7 @@ class Hub:
     """A hub whose answers are made up; it counts how often it is asked."""
 
     def __init__(self, r: R) -> None:
-        self.r, self.asked, self.away = r, [], False
+        self.r, self.asked, self.away, self.answer = r, [], False, None
         self.call = _hub.r.call
 
     def __call__(self, function: str, *names: Any) -> Any:
@@ -81,6 +81,8 @@ class Hub:
         self.asked.append((function, *(name[0] for name in names)))
         if self.away:
             return self.r.low.call("readObjects", self.r.value("/no/network.rds"))
+        if self.answer is not None:
+            return self.answer
         if function == "fetchHub":
             origin = self.r.value(["EH1", "LIBD", "https://example.org/data"])
             return self.r.low.listing([self.r.call(MADE_UP, "spe"), origin])
@@ -174,6 +176,55 @@ def test_data_without_layers_are_refused(r: R, tmp_path: Path) -> None:
     r.call("function(x, path) saveRDS(x, path)", x, str(path))
     with pytest.raises(KeyError, match="layer_guess_reordered, layer_guess"):
         _hub.spatial_libd(path=path)
+
+
+@pytest.fixture
+def cortex() -> ad.AnnData:
+    """Two sections with the columns and the names of spatialLIBD's; one of them on the other."""
+    adata = datasets.simulate_cortex(n_obs=500, n_genes=120, n_domains=4, n_samples=2)
+    layers = adata.obs["domain"].cat.rename_categories(["Layer1", "Layer2", "Layer3", "WM"])
+    adata.obs = pd.DataFrame(
+        {
+            "sample_id": adata.obs["sample"].cat.rename_categories(SECTIONS),
+            "in_tissue": True,
+            "layer_guess_reordered": layers.where(np.arange(500) % 25 > 0),
+        },
+        index=adata.obs_names,
+    )
+    adata.var = pd.DataFrame(
+        {"gene_name": [f"GENE{gene}" for gene in range(120)]},
+        index=[f"ENSG{gene:011d}" for gene in range(120)],
+    )
+    del adata.uns
+    return adata
+
+
+def test_its_layers_reach_a_new_section(
+    hub: Hub, cortex: ad.AnnData, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(hub, "answer", interop.from_anndata(cortex, "SpatialExperiment"))
+    new = cortex[(cortex.obs["sample_id"] == "151673").to_numpy()].copy()
+    truth = new.obs.pop("layer_guess_reordered").astype(object)
+    new.obs = new.obs[[]]
+    model = annotate(new, reference="spatialLIBD")
+    assert hub.asked == [("fetchSpatialLIBD",)]
+    assert new.obs["m2st_domain"].cat.categories.tolist() == ["Layer1", "Layer2", "Layer3", "WM"]
+    assert (new.obs["m2st_domain"].astype(object) == truth)[truth.notna()].mean() > 0.8
+    # Its two sections lie on each other: both are known as such.
+    assert model.record["graph"]["sample_key"] == "sample_id"
+    annotate(new, reference="spatialLIBD", key_added="again")
+    assert hub.asked == [("fetchSpatialLIBD",)]
+    assert new.obs["again_confidence"].equals(new.obs["m2st_confidence"])
+    new.var_names = new.var.pop("gene_name").astype(str)
+    with pytest.raises(ValueError, match=r"The column 'gene_name' of `reference.var` fits"):
+        annotate(new, reference="spatialLIBD")
+    hub.away = True
+    monkeypatch.setenv("M2ST_CACHE", str(tmp_path / "empty"))
+    with (
+        pytest.warns(UserWarning, match="R: "),
+        pytest.raises(ConnectionError, match="returns is a reference"),
+    ):
+        annotate(new, reference="spatialLIBD")
 
 
 def test_examples_leave_out_what_is_beside_the_tissue(hub: Hub) -> None:

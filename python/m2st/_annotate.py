@@ -79,8 +79,8 @@ def annotate(
         Coordinates in ``obsm``, of both; None takes those of the graph that is there, else
         ``"spatial"``.
     sample_key
-        Column of ``obs`` that names the tissue section, also of the reference if it is there.
-        Without it, each object is one section.
+        Column of ``obs`` that names the tissue section, of `adata`, the reference, or both. An
+        object without it is one section. ``"spatialLIBD"`` has its own.
     key_added
         Name of the result: it takes the place of ``m2st`` in what is written.
 
@@ -144,8 +144,9 @@ def annotate(
     check_adata(adata)
     keys = check_key_added(adata, key_added)
     check_several(adata)
-    if reference is None or isinstance(reference, str):
-        label_key, reference = _named(label_key, reference)
+    known_key = sample_key
+    if isinstance(reference, str):
+        label_key, known_key, reference = _named(label_key, reference)
     if isinstance(reference, Model):
         if label_key is not None:
             msg = (
@@ -172,7 +173,7 @@ def annotate(
         msg = "Expected `label_key=`, the column with the labels, found None. Name it."
         raise ValueError(msg)
     own = reference is None
-    annotated = adata if reference is None else reference
+    annotated: AnnData = adata if reference is None else reference
     check_adata(annotated)
     labels = read_labels(annotated, label_key, where="adata.obs" if own else "reference.obs")
     if label_key == keys.domain and own:
@@ -190,6 +191,12 @@ def annotate(
     if reference is not None:
         _check_other(adata, reference)
         genes = shared_genes(adata, reference)
+        if sample_key is not None and sample_key not in adata.obs:
+            if sample_key not in annotated.obs:
+                check_key(sample_key, adata.obs, where="adata.obs")
+            sample_key = None
+        if known_key not in annotated.obs:
+            known_key = None
     else:
         genes = adata.var_names
     model = learn(
@@ -200,7 +207,7 @@ def annotate(
         layer=layer,
         normalized=normalized,
         spatial_key=spatial_key,
-        sample_key=sample_key if own or sample_key in annotated.obs else None,
+        sample_key=known_key,
     )
     model._apply(
         adata,
@@ -242,10 +249,8 @@ def learn(
     )
 
 
-def _named(label_key: str | None, reference: str | None) -> tuple[str | None, AnnData | None]:
-    """The data set that a name stands for, and the column of its labels."""
-    if reference is None:
-        return label_key, None
+def _named(label_key: str | None, reference: str) -> tuple[str, str, AnnData]:
+    """Columns of the labels and of the sections of a data set, and the data set, by its name."""
     if reference != "spatialLIBD":
         msg = (
             f'Expected the name of a data set with labels, "spatialLIBD", found {reference!r}. '
@@ -254,7 +259,12 @@ def _named(label_key: str | None, reference: str | None) -> tuple[str | None, An
         raise ValueError(msg)
     from m2st import datasets
 
-    return label_key or "domain", datasets.spatial_libd()
+    try:
+        found = datasets.spatial_libd()
+    except ConnectionError as error:
+        msg = f"{error} What `m2st.datasets.spatial_libd(path='x.rds')` returns is a reference."
+        raise ConnectionError(msg) from error
+    return label_key or "domain", "sample_id", found
 
 
 def read_labels(annotated: AnnData, label_key: str, *, where: str) -> pd.Series:
@@ -342,6 +352,7 @@ def shared_genes(adata: AnnData, reference: AnnData) -> pd.Index:
         least=max(_LEAST_SHARED * smaller, 2),
         expected=f"at least half of the {smaller} genes of the smaller set",
         another="take a reference with",
+        theirs=reference.var,
     )
     if len(shared) < _MOSTLY_SHARED * smaller or len(shared) < _FEW_GENES:
         msg = (
