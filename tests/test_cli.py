@@ -52,7 +52,7 @@ def test_run_saves_result_and_pictures(data: Path, tmp_path: Path) -> None:
     share = (adata.obs["m2st_confidence"] >= 0.9).mean()
     assert f"Confidence of at least 0.9: {share:.0%} of the observations" in found.stdout
     assert sorted(path.name for path in plots.iterdir()) == [
-        "domains.png", "scale_weights.png", "training.png",
+        "domains.png", "training.png",
     ]  # fmt: skip
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in plots.iterdir())
     assert data.read_bytes() == before
@@ -390,7 +390,7 @@ def test_demo(tmp_path: Path) -> None:
         assert name in found.stdout
     names = {path.name for path in (tmp_path / "demo").iterdir()}
     assert names == {
-        "cortex.h5ad", "domains.png", "scale_weights.png", "summary.txt", "training.png",
+        "cortex.h5ad", "domains.png", "summary.txt", "training.png",
     }  # fmt: skip
 
 

@@ -267,7 +267,8 @@ class ClusteringParams(_Params):
         Width d_s of the representation specific to each scale; at most the scale's own width.
     weight_entropy
         δ > 0, weight of the entropy of the scale weights. A small one trusts one scale, a large one
-        trusts all equally.
+        trusts all equally. At the default the common representation has all the weight on all
+        tissue looked at.
     degrees_of_freedom
         ν > 0, degrees of freedom of the t distribution around a centre. The smaller they are, the
         less outlying observations count. Large ones give a normal distribution.

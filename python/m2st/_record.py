@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from m2st._keys import DEFAULT
 
+# A weight above this one is shown as 1.00.
+_ALL = 0.995
+
 
 def _numbers(value: object) -> NDArray[np.float64] | None:
     """Finite numbers or NaN, at least one; None for anything else."""
@@ -132,6 +135,11 @@ def readable(uns: Mapping[str, Any], name: str = DEFAULT) -> tuple[dict[str, Any
             within[last] = {str(key): value for key, value in within[last].items()}
     _drop_what_does_not_match(kept, unfit)
     return kept, unfit
+
+
+def only_common(scale_weights: NDArray[np.float64]) -> bool:
+    """Whether what all scales share has all the weight, in each member; shape (n_members, ·)."""
+    return bool((np.atleast_2d(scale_weights)[:, -1] > _ALL).all())
 
 
 def _drop_what_does_not_match(record: dict[str, Any], unfit: list[str]) -> None:

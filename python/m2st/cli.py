@@ -24,6 +24,7 @@ from m2st import _keys
 from m2st._checks import check_target, importing, warn
 from m2st._files import write_whole
 from m2st._params import AutoencoderParams, ClusteringParams, DualParams, read_settings
+from m2st._record import only_common
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -37,7 +38,7 @@ INTERRUPTED = 130
 _DASK_TIMEOUT = 10  # seconds
 _SETTINGS = ", ".join([*AutoencoderParams.ranges, *ClusteringParams.ranges])
 _OF_PAPER = ", ".join(DualParams.ranges)
-_PICTURES = ("domains.png", "training.png", "scale_weights.png")
+_PICTURES = ("domains.png", "training.png")
 _ARGUMENT = re.compile(
     r"`(key_added|label_key|layer|normalized|overwrite|reference|sample_key|spatial_key|table"
     r"|use_rep)(?:=([^`]*))?`"
@@ -745,7 +746,6 @@ def _save_plots(
     figures: dict[str, Callable[[], Figure]] = {
         "domains.png": lambda: m2st.pl.domains(adata, truth=truth, key_added=key_added),
         "training.png": lambda: m2st.pl.training(adata, key_added=key_added),
-        "scale_weights.png": lambda: m2st.pl.scale_weights(adata, key_added=key_added),
     }
     for name in names:
         try:
@@ -763,6 +763,8 @@ def _summary(adata: AnnData, keys: _keys.Keys) -> str:
     record = adata.uns[keys.record]
     embedding, clustering = record["embed"], record["cluster"]
     weights = ", ".join(f"{weight:.2f}" for weight in clustering["scale_weights"].mean(axis=0))
+    if only_common(clustering["scale_weights"]):
+        weights = "all on what they share, as is usual"
     loss = embedding["loss"]
     last = [row[~np.isnan(row)] for row in loss]
     fewest, most = min(map(len, last)), max(map(len, last))
@@ -772,7 +774,7 @@ def _summary(adata: AnnData, keys: _keys.Keys) -> str:
         f"Training: {len(loss)} members, {embedding['stopped']} after "
         f"{epochs} epochs on {embedding['device']}, loss "
         f"{np.mean([row[-1] for row in last if len(row)] or np.nan):.4f}",
-        f"Weights of the scales and of what they share: {weights}",
+        f"Weights of the scales, and of what they share: {weights}",
     ]
     return "\n".join(lines)
 

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from m2st._record import only_common
+
 _ORDER = ("prepare", "graph", "embed", "n_domains", "cluster")
 """Entries of the record in the order in which they were made."""
 
@@ -54,16 +56,19 @@ def describe_training(record: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def describe_weights(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Weight of each scale: mean, and each member's."""
+def describe_weights(record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Weight of each scale: mean, and each member's; whether they tell scales apart."""
     weights = record.get("cluster", {}).get("scale_weights")
     if weights is None:
-        return []
+        return None
     members = _matrix(record, weights)
-    return [
-        {"name": name, "mean": float(column.mean()), "members": column.tolist()}
-        for name, column in zip(_scale_names(record, members.shape[1]), members.T, strict=True)
-    ]
+    return {
+        "scales": [
+            {"name": name, "mean": float(column.mean()), "members": column.tolist()}
+            for name, column in zip(_scale_names(record, members.shape[1]), members.T, strict=True)
+        ],
+        "only_common": only_common(members),
+    }
 
 
 def describe_members(record: Mapping[str, Any]) -> list[dict[str, Any]]:
