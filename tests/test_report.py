@@ -617,7 +617,7 @@ def plain(n_obs: int = 40, **record: Any) -> AnnData:
 def test_weights_of_the_scales_are_drawn_only_if_they_differ(tmp_path: Path) -> None:
     """By default what all scales share has all the weight: a sentence tells more than a chart."""
     for weights, is_drawn in (([0.0, 0.001, 0.999], False), ([0.1, 0.2, 0.7], True)):
-        kept = {"scale_weights": np.array([weights, weights]), "agreement": np.ones(2)}
+        kept = {"scale_weights": np.array([weights, weights]), "agreement": np.full(2, 0.5)}
         found = plain(cluster=kept)
         page = write(found, tmp_path / "page.html", overwrite=True)
         assert ('aria-label="Weight of each scale' in page) == is_drawn
