@@ -33,6 +33,7 @@ CORE = {
     "_guided",
     "_sections",
     "_registration",
+    "_composition",
 }
 SHELL = {"pp", "tl", "pl", "io", "datasets", "metrics"}
 MAY_IMPORT = {
@@ -55,10 +56,12 @@ MAY_IMPORT = {
     "_sections": BASE | {"_graph"},
     "_naming": BASE | CORE,
     "_registration": BASE | {"_features"},
+    "_composition": BASE,
+    "_by_section": BASE | CORE | {"_naming"},
     "interop": BASE | {"_trust"},
     **{name: BASE | CORE for name in SHELL},
-    "tl": BASE | CORE | {"_naming"},
-    "pl": BASE | CORE | {"_plotting"},
+    "tl": BASE | CORE | {"_by_section", "_naming"},
+    "pl": BASE | CORE | {"_by_section", "_plotting"},
     "_stores": BASE,
     "io": BASE | {"interop", "_stores", "_trust"},
     "datasets": BASE | {"interop", "io"},

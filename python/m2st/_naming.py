@@ -34,7 +34,7 @@ _LEAST_GENES, _LEAST_SHARE = 20, 0.1
 _MOST_LABELS = 1000
 # Columns of the table beside the labels.
 _SUGGESTED, _MARGIN = "suggested", "margin"
-_HINT = "Run `m2st.tl.cluster(adata, n_domains)` or `m2st.run(adata, n_domains)` first."
+HINT = "Run `m2st.tl.cluster(adata, n_domains)` or `m2st.run(adata, n_domains)` first."
 
 
 def register(
@@ -130,9 +130,9 @@ def register(
     check_adata(adata)
     keys = check_key_added(adata, key_added)
     check_adata(reference)
-    ours = _Side(adata, "adata", "layer")
-    theirs = _Side(reference, "reference", "reference_layer")
-    domains = ours.labels(keys.domain, hint=_HINT)
+    ours = Side(adata, "adata", "layer")
+    theirs = Side(reference, "reference", "reference_layer")
+    domains = ours.labels(keys.domain, hint=HINT)
     labels = theirs.labels(label_key).remove_unused_categories()
     shared = _shared_genes(adata, reference)
     profile = ours.sums(layer, domains)
@@ -226,8 +226,8 @@ def score_markers(
 
     check_adata(adata)
     keys = check_key_added(adata, key_added)
-    side = _Side(adata, "adata", "layer")
-    domains = side.labels(keys.domain, hint=_HINT)
+    side = Side(adata, "adata", "layer")
+    domains = side.labels(keys.domain, hint=HINT)
     sets = _columns_of_sets(adata, markers)
     scores = standardised(side.sums(layer, domains))
     return pd.DataFrame(
@@ -283,7 +283,7 @@ def rename_domains(
     """
     check_adata(adata)
     keys = check_key_added(adata, key_added)
-    check_key(keys.domain, adata.obs, where="adata.obs", hint=_HINT)
+    check_key(keys.domain, adata.obs, where="adata.obs", hint=HINT)
     domains = pd.Categorical(adata.obs[keys.domain])
     old = [str(name) for name in domains.categories]
     if isinstance(names, pd.DataFrame):
@@ -329,7 +329,7 @@ def rename_domains(
         table["domains"] = [present.get(str(name), str(name)) for name in table["domains"]]
 
 
-class _Side(NamedTuple):
+class Side(NamedTuple):
     """One of the two objects that are compared, and what the caller calls it and its layer."""
 
     adata: AnnData

@@ -1,4 +1,4 @@
-"""Embedding and clustering of AnnData objects, and names for their domains."""
+"""Embedding and clustering of AnnData objects, names for their domains, and what follows."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from m2st import _keys
+from m2st._by_section import compare_composition, composition, pseudobulk
 from m2st._checks import (
     check_adata,
     check_features,
@@ -57,7 +58,10 @@ if TYPE_CHECKING:
 __all__ = [
     "choose_n_domains",
     "cluster",
+    "compare_composition",
+    "composition",
     "embed",
+    "pseudobulk",
     "register",
     "rename_domains",
     "score_markers",
