@@ -119,6 +119,7 @@ benchmark: $(VENV)/package.stamp test-r
 	$(BIN)/python -m benchmarks.accuracy
 	$(BIN)/python -m benchmarks.paper
 	$(BIN)/python -m benchmarks.reliability
+	$(BIN)/python -m benchmarks.composition
 	$(BIN)/python -m benchmarks.conversions
 	Rscript benchmarks/bridge.R
 

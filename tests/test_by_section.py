@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from matplotlib.colors import to_hex
 from scipy import sparse, stats
 
-from m2st import io
+from m2st import io, pl, pp
 from m2st._composition import (
     compare,
     effective_number,
@@ -404,3 +405,72 @@ def test_names_of_sums_are_unique_and_go_into_a_file(tmp_path: Path) -> None:
     assert "lists" not in found.obs
     io.write(found, tmp_path / "sums.h5ad")
     np.testing.assert_array_equal(io.read(tmp_path / "sums.h5ad").X, found.X)
+
+
+# ---- pictures
+
+
+def test_shares_are_drawn_in_the_colours_of_the_domains(tmp_path: Path) -> None:
+    adata = sections(3)
+    adata.obs.loc[adata.obs["section"] == "s1", "m2st_domain"] = np.nan
+    figure = pl.composition(adata, sample_key="section")
+    table = composition(adata, "section")
+    assert [axes.get_title() for axes in figure.axes] == ["share of each domain", *"1234"]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["s0", "s1", "s2"]
+    colors = adata.uns["m2st_domain_colors"]
+    bars = figure.axes[0].containers
+    for domain, (color, container) in enumerate(zip(colors, bars, strict=True)):
+        expected = table[table["domain"] == str(domain + 1)]["share"]
+        widths = [bar.get_width() for bar in container]
+        np.testing.assert_allclose(widths, np.nan_to_num(expected))
+        assert to_hex(container[0].get_facecolor()) == color
+    assert sum(bar[2].get_width() for bar in bars) == pytest.approx(1)
+    (lines,) = figure.axes[1].collections
+    first = table[(table["domain"] == "1") & (table["sample"] != "s1")]
+    drawn = [segment[:, 0] for segment in lines.get_segments()]
+    np.testing.assert_allclose(drawn, first[["low", "high"]])
+    figure.savefig(tmp_path / "composition.png")
+
+
+def test_sections_of_the_graph_are_drawn() -> None:
+    adata = sections(2)
+    with pytest.raises(ValueError, match=r"Expected `sample_key`, .* found none. Name it."):
+        pl.composition(adata)
+    pp.spatial_graph(adata, sample_key="section")
+    assert len(pl.composition(adata).axes[0].get_yticklabels()) == 2
+
+
+def test_changes_are_drawn_with_their_intervals(tmp_path: Path) -> None:
+    adata = sections(10, grown=(5, 6, 7, 8, 9))
+    table = compare_composition(adata, "group", "section")
+    figure = pl.composition_change(table)
+    (axes,) = figure.axes
+    assert axes.get_title() == "treated against control"
+    drawn = [line.get_segments()[0][:, 0] for line in axes.collections[:3]]
+    np.testing.assert_allclose(drawn, table[["low", "high"]].dropna())
+    colors = [to_hex(line.get_color()[0]) for line in axes.collections]
+    called = (table["p_adjusted"] <= 0.05).tolist()
+    assert called[0]
+    assert [color != colors[-1] for color in colors] == called
+    texts = [text.get_text() for text in axes.texts]
+    assert texts[0].startswith(
+        f"{table['share_reference'][0]:.1%} → {table['share'][0]:.1%}   p = "
+    )
+    assert texts[3] == "0.0% → 0.0%"
+    figure.savefig(tmp_path / "change.png")
+
+
+def test_each_condition_has_a_panel() -> None:
+    adata = sections(6)
+    adata.obs["dose"] = adata.obs["section"].replace(dict(zip(
+        [f"s{n}" for n in range(6)], ["no", "no", "a", "a", "b", "b"], strict=True
+    )))  # fmt: skip
+    figure = pl.composition_change(compare_composition(adata, "dose", "section", reference="no"))
+    assert [axes.get_title() for axes in figure.axes] == ["a against no", "b against no"]
+
+
+def test_what_is_no_table_of_changes_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"Expected the table that .* returned, found str"):
+        pl.composition_change("table")
+    with pytest.raises(KeyError, match=r"Expected 'condition' in `table` .* Pass what"):
+        pl.composition_change(composition(sections(2), "section"))

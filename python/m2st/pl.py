@@ -14,7 +14,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from m2st import _keys
-from m2st._checks import check_interval, check_key, recorded_key
+from m2st._by_section import read_composition
+from m2st._checks import check_adata, check_interval, check_key, recorded_key
 from m2st._plotting import (
     FIRST_COLORS,
     MISSING_COLOR,
@@ -36,7 +37,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["confidence", "domains", "n_domains", "registration", "scale_weights", "training"]
+__all__ = [
+    "composition",
+    "composition_change",
+    "confidence",
+    "domains",
+    "n_domains",
+    "registration",
+    "scale_weights",
+    "training",
+]
 
 MAX_LEGEND = 150  # entries; more are not read, but counted
 FONT = 8.0  # points; lengths on the page below are inches
@@ -46,6 +56,7 @@ SCALE_BAR = 0.25  # below a panel
 LEGEND_LINE = 0.175
 COLOR_BAR = (0.15, 1.2)
 CELL = 0.45  # of a table, in inches
+ROW = 0.3  # of a section or a domain, in inches
 
 
 def domains(
@@ -477,6 +488,179 @@ def registration(adata: AnnData, *, key_added: str = _keys.DEFAULT) -> Figure:
     bar.ax.tick_params(labelsize=FONT)
     bar.outline.set_visible(False)
     return figure
+
+
+def composition(
+    adata: AnnData,
+    *,
+    sample_key: str | None = None,
+    spatial_key: str | None = None,
+    key_added: str = _keys.DEFAULT,
+) -> Figure:
+    """Draw the share of each domain in each section, and how sure it is.
+
+    Parameters
+    ----------
+    adata
+        Annotated data with domains, sections and coordinates.
+    sample_key
+        Column of ``obs`` with the section of each observation; None takes the one that the spatial
+        graph was built with.
+    spatial_key
+        Key of ``obsm`` with the coordinates, as for `m2st.tl.composition`.
+    key_added
+        Name of the result.
+
+    Returns
+    -------
+    The figure: a row for each section. Bars show the shares in the colours of the domains. Beside
+    them, each domain has a column with the shares and their intervals at 95 %, as
+    `m2st.tl.composition` gives them. The dashed line is the mean of the sections.
+
+    Writes
+    ------
+    ``uns["m2st_domain_colors"]``
+        List of hexadecimal colours, as `domains` does.
+
+    Raises
+    ------
+    KeyError
+        If domains, sections or coordinates are missing.
+    ValueError
+        If there are no sections, or an observation has none.
+
+    Examples
+    --------
+    >>> import m2st
+    >>> adata = m2st.datasets.simulate_cortex(n_obs=300, n_genes=40, n_domains=3, n_samples=2)
+    >>> adata.obs["m2st_domain"] = adata.obs["domain"]
+    >>> figure = composition(adata, sample_key="sample")
+    >>> [axes.get_title() for axes in figure.axes]
+    ['share of each domain', 'L1', 'L2', 'WM']
+    """
+    from matplotlib.ticker import PercentFormatter
+
+    check_adata(adata)
+    sample_key = sample_key or recorded_key(adata, "sample_key")
+    if sample_key is None:
+        msg = (
+            "Expected `sample_key`, the column of `adata.obs` with the sections, found none. Name "
+            "it."
+        )
+        raise ValueError(msg)
+    found = read_composition(adata, sample_key, spatial_key=spatial_key, key_added=key_added)
+    n_sections, n_domains = found.shares.shape
+    colors = kept_colors(adata, _keys.Keys(key_added).domain, n_domains)
+    size = (3.5 + 0.9 * n_domains, ROW * n_sections + 1.0)
+    figure = _figure(figsize=size, facecolor="white", dpi=150, layout="constrained")
+    columns = figure.subplots(1, 1 + n_domains, sharey=True, width_ratios=[3, *[1] * n_domains])
+    places = np.arange(n_sections)
+    shares = np.nan_to_num(found.shares)
+    starts = shares.cumsum(axis=1) - shares
+    for domain, (name, color) in enumerate(zip(found.domains, colors, strict=True)):
+        columns[0].barh(places, shares[:, domain], left=starts[:, domain], color=color, height=0.75)
+        axes = columns[1 + domain]
+        known = ~np.isnan(found.shares[:, domain])
+        low, high = found.low[known, domain], found.high[known, domain]
+        axes.hlines(places[known], low, high, color=color, linewidth=2)
+        axes.plot(found.shares[known, domain], places[known], "o", color="black", markersize=3)
+        axes.axvline(np.nanmean(found.shares[:, domain]), color="black", lw=0.8, ls="--")
+        axes.set_xlim(0, max(1.05 * np.nanmax(found.high[:, domain]), 0.05))
+        _name_axes(axes, _shorten(name, 14))
+    _name_axes(columns[0], "share of each domain")
+    columns[0].set_xlim(0, 1)
+    columns[0].set_yticks(places, [_shorten(name, 24) for name in found.sections])
+    columns[0].invert_yaxis()
+    for label in columns[0].get_yticklabels():
+        label.set_parse_math(False)
+    for axes in columns:
+        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.locator_params(axis="x", nbins=3 if axes is not columns[0] else 5)
+        axes.tick_params(axis="y", length=0)
+        _tidy(axes)
+        axes.spines["left"].set_visible(axes is not columns[0])
+    return figure
+
+
+def composition_change(table: pd.DataFrame) -> Figure:
+    """Draw how the composition differs between conditions.
+
+    Parameters
+    ----------
+    table
+        What `m2st.tl.compare_composition` returned.
+
+    Returns
+    -------
+    The figure: a panel for each condition and a row for each domain, with its log-ratio against the
+    reference and the interval at 95 %. Domains with an adjusted p-value of at most 0.05 are
+    coloured. At the right are both mean shares and the adjusted p-value.
+
+    Raises
+    ------
+    KeyError
+        If the table lacks a column.
+    TypeError
+        If it is no table.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> table = pd.DataFrame({
+    ...     "condition": "treated", "reference": "control", "domain": ["1", "2"],
+    ...     "share": [0.3, 0.7], "share_reference": [0.5, 0.5], "log_ratio": [-0.4, 0.4],
+    ...     "low": [-0.7, 0.1], "high": [-0.1, 0.7], "p_adjusted": [0.02, 0.02],
+    ... })
+    >>> composition_change(table).axes[0].get_title()
+    'treated against control'
+    """
+    if not isinstance(table, pd.DataFrame):
+        msg = (
+            "Expected the table that `m2st.tl.compare_composition` returned, found "
+            f"{type(table).__name__}."
+        )
+        raise TypeError(msg)
+    hint = "Pass what `m2st.tl.compare_composition` returned."
+    needed = ["condition", "reference", "domain", "share", "share_reference", "log_ratio", "low",
+              "high", "p_adjusted"]  # fmt: skip
+    for column in needed:
+        check_key(column, table, where="table", hint=hint)
+    panels = list(table.groupby("condition", sort=False, observed=True))
+    most = max((len(rows) for _, rows in panels), default=1)
+    size = (5.0 * max(len(panels), 1), ROW * most + 1.1)
+    figure = _figure(figsize=size, facecolor="white", dpi=150, layout="constrained")
+    widest = np.nanmax(np.abs(table[["low", "high"]].to_numpy(dtype=np.float64)), initial=0.1)
+    for number, (condition, rows) in enumerate(panels, start=1):
+        axes = figure.add_subplot(1, len(panels), number)
+        for place, row in enumerate(rows.itertuples()):
+            called = row.p_adjusted <= 0.05
+            color = FIRST_COLORS[5] if called else "#777777"
+            axes.hlines(place, row.low, row.high, color=color, linewidth=2)
+            axes.plot(row.log_ratio, place, "o", color=color, markersize=5)
+            p = "" if np.isnan(row.p_adjusted) else f"   p = {row.p_adjusted:.2g}"
+            axes.annotate(
+                f"{row.share_reference:.1%} → {row.share:.1%}{p}",
+                (1.03, place),
+                xycoords=axes.get_yaxis_transform(),
+                va="center",
+                fontsize=FONT,
+            )
+        axes.axvline(0, color="black", linewidth=0.8)
+        axes.set_xlim(-1.05 * widest, 1.05 * widest)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_yticks(range(len(rows)), [_shorten(str(name), 24) for name in rows["domain"]])
+        for label in axes.get_yticklabels():
+            label.set_parse_math(False)
+        axes.set_xlabel("difference of log-ratios", fontsize=FONT)
+        reference = rows["reference"].iloc[0]
+        _name_axes(axes, _shorten(f"{condition} against {reference}", 40))
+        _tidy(axes)
+    return figure
+
+
+def _name_axes(axes: Axes, title: str) -> None:
+    """Put a title over axes, as it is."""
+    axes.set_title(title, fontsize=FONT + 1, parse_math=False)
 
 
 def _figure(**settings: Any) -> Figure:
