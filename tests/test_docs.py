@@ -32,6 +32,7 @@ ALWAYS = ("README.md", "vignettes/quickstart.md")
 NOT_RUN = {
     "docs/cluster.md": 7,
     "README.md": 2,
+    "vignettes/annotate.md": 1,
     "vignettes/million.md": 2,
     "vignettes/paper.md": 1,
     "vignettes/spatiallibd.md": 3,

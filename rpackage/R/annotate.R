@@ -18,6 +18,7 @@
 #' @param reference.args Further arguments that say how to read the reference, as a list: `coords`,
 #'   `sample_id`, `assay.type`, `image`, `assay`, `layer`.
 #' @param normalized The values of both are already normalised and on a log scale.
+#' @param verbose As for [runM2ST()]. What is said of the reference begins with "Of the reference".
 #' @param ... Further arguments of [applyM2ST()] for `x`, such as `coords` or `sample_id`.
 #' @return As for [applyM2ST()]; the levels of the domains are those of the labels. Embeddings are the
 #'   components of the expression that labels are found from.
@@ -42,8 +43,17 @@
 #' }
 #' @export
 annotateM2ST <- function(
-    x, reference, labels, save = NULL, reference.args = list(), normalized = FALSE, ...
+    x, reference, labels, save = NULL, reference.args = list(), normalized = FALSE,
+    verbose = NULL, ...
 ) {
+    if (missing(reference)) {
+        stopM2ST("Expected `reference`, an object with labels, found none. To apply a saved model, ",
+            "call applyM2ST(x, model).")
+    }
+    if (missing(labels)) {
+        stopM2ST("Expected `labels`, found none. Name the column of the reference with the labels, ",
+            "such as labels = \"layer\". Those of a matrix are a factor.")
+    }
     if (identical(x, reference)) {
         stopM2ST("Expected a section that is not annotated yet, found the reference itself. Pass ",
             "another section.")
@@ -62,14 +72,41 @@ annotateM2ST <- function(
         on.exit(unlink(folder, recursive = TRUE))
     }
     known <- list(reference, labels = labels, genes = rownames(x), save = folder)
-    tryCatch(
-        do.call(learnLabels, c(known, reference.args, list(normalized = normalized))),
-        error = function(e) stopM2ST("Of the reference: ", conditionMessage(e))
-    )
-    applyM2ST(x, folder, normalized = normalized, ...)
+    hushed(verbose, ofReference(
+        do.call(learnLabels, c(known, reference.args, list(normalized = normalized)))
+    ))
+    applyM2ST(x, folder, normalized = normalized, verbose = verbose, ...)
 }
 
 argumentsOfReference <- c("coords", "sample_id", "assay.type", "image", "assay", "layer")
+
+# Runs the code; what it says is of the reference, whose arguments have a list of their own.
+ofReference <- function(code) {
+    told <- function(condition) {
+        text <- sub("\n$", "", conditionMessage(condition))
+        text <- gsub("(colData|rownames)\\(x\\)", "\\1(reference)", text)
+        paste0("Of the reference: ", gsub("`x`", "`reference`", text, fixed = TRUE))
+    }
+    withCallingHandlers(
+        tryCatch(code, error = function(e) {
+            text <- told(e)
+            names <- gsub(".", "[.]", argumentsOfReference, fixed = TRUE)
+            pattern <- paste0("\\b(", paste(names, collapse = "|"), ")(?= = |`)")
+            argument <- regmatches(text, regexpr(pattern, text, perl = TRUE))
+            stopM2ST(text, if (length(argument)) {
+                paste0(" This goes into reference.args = list(", argument, " = ...).")
+            })
+        }),
+        m2stMessage = function(condition) {
+            say(told(condition))
+            invokeRestart("muffleMessage")
+        },
+        warning = function(condition) {
+            warning(told(condition), call. = FALSE)
+            invokeRestart("muffleWarning")
+        }
+    )
+}
 
 learnLabels <- function(reference, labels, ...) {
     UseMethod("learnLabels")

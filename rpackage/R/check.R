@@ -95,6 +95,10 @@ checkSave <- function(save, input) {
 
 # The folder of a saved model.
 checkModel <- function(model) {
+    if (missing(model)) {
+        stopM2ST("Expected `model`, the folder of a saved model, found none. Save one: ",
+            "runM2ST(..., save = \"folder\").")
+    }
     checkFolderName(model, "model")
     if (!dir.exists(model)) {
         stopM2ST("Expected `model` to be the folder of a saved model, found no folder ",

@@ -77,3 +77,34 @@ test_that("labels that cannot be learned from are an error", {
     expect_error(learn("layers", object), "the name of a column of reference")
     expect_error(learn("depth", object), "Of the reference: .*found numbers")
 })
+
+test_that("what is missing is told before Python starts", {
+    two <- twoLayers()
+    expect_error(annotateM2ST(two$new), "Expected `reference`, an object with labels, found none")
+    expect_error(annotateM2ST(two$new, two$old), "Expected `labels`, found none. Name the column")
+    expect_error(applyM2ST(two$new, coords = two$coords), "Expected `model`, the folder of a saved")
+})
+
+test_that("what is said of the reference names it and its arguments", {
+    skip_if_no_m2st()
+    two <- twoLayers()
+    expect_error(
+        annotateM2ST(two$new, two$old, two$layer, coords = two$coords),
+        "Of the reference: Expected `coords`.*goes into reference.args = list\\(coords ="
+    )
+    skip_if_not_installed("SingleCellExperiment")
+    old <- SingleCellExperiment::SingleCellExperiment(
+        list(counts = two$old),
+        colData = S4Vectors::DataFrame(two$coords, layer = two$layer)
+    )
+    told <- "^Of the reference: Coordinates: columns 'row', 'col' of colData\\(reference\\)."
+    expect_message(annotateM2ST(two$new, old, "layer", coords = two$coords), told)
+    expect_silent(
+        annotateM2ST(two$new, old, "layer", coords = two$coords, verbose = FALSE)
+    )
+    names(SummarizedExperiment::colData(old))[1:2] <- c("up", "right")
+    expect_error(
+        annotateM2ST(two$new, old, "layer", coords = two$coords),
+        "Of the reference: Found no coordinates: colData\\(reference\\) has.*list\\(coords ="
+    )
+})
