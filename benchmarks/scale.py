@@ -2,6 +2,7 @@
 
     python -m benchmarks.scale                        # all sizes; finished ones are not run again
     python -m benchmarks.scale --sizes 1000 4000      # only these
+    python -m benchmarks.scale --apply                # only saved models on 100,000 new cells
     python -m benchmarks.scale --table                # only print the table and draw the picture
 
 Each size runs in a process of its own, from a file of counts to a file with domains, with one job
@@ -31,9 +32,11 @@ from benchmarks.stamp import born, stamp
 
 HERE = Path(__file__).parent
 RUNS, TABLE, PICTURE = HERE / "scale.csv", HERE / "scale.md", HERE / "scale.svg"
+APPLIED = HERE / "scale_apply.csv"
 SIZES = [1_000, 4_000, 16_000, 64_000, 256_000, 1_000_000]
 FIT_FROM = 16_000
 N_GENES, N_DOMAINS, N_JOBS = 300, 7, 2
+N_FITTED, N_NEW = 4_000, 100_000
 STAGES = ["read", "graph", "prepare", "embed", "cluster", "write"]
 CHUNK = 50_000
 # In each of the jobs, which take the cores.
@@ -105,29 +108,59 @@ def memory(process: object) -> int:
     return total
 
 
-def measure(n_obs: int) -> dict[str, Any]:
-    """Time and memory of one size, in a process of its own."""
+def watched(command: list[str]) -> tuple[float, float, str]:
+    """Seconds of a process, its peak memory in GiB, and what it prints."""
     import psutil
 
+    started, peak = time.perf_counter(), 0
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=os.environ | ONE_THREAD
+    ) as running:
+        process = psutil.Process(running.pid)
+        while running.poll() is None:
+            peak = max(peak, memory(process))
+            time.sleep(0.25)
+        text = running.stdout.read() if running.stdout else ""
+    if running.returncode:
+        msg = f"{' '.join(command)} ended with exit code {running.returncode}."
+        raise RuntimeError(msg)
+    return time.perf_counter() - started, peak / 2**30, text
+
+
+def measure(n_obs: int) -> dict[str, Any]:
+    """Time and memory of one size, in a process of its own."""
     with tempfile.TemporaryDirectory() as place:
         source, output = Path(place) / "section.h5ad", Path(place) / "domains.h5ad"
         section(n_obs).write_h5ad(source)
         command = [sys.executable, "-m", "benchmarks.scale", "--one", str(source), str(output)]
-        started, peak = time.perf_counter(), 0
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, env=os.environ | ONE_THREAD
-        ) as running:
-            process = psutil.Process(running.pid)
-            while running.poll() is None:
-                peak = max(peak, memory(process))
-                time.sleep(0.25)
-            text = running.stdout.read() if running.stdout else ""
-        if running.returncode:
-            msg = f"The run on {n_obs} observations ended with exit code {running.returncode}."
-            raise RuntimeError(msg)
-        total = time.perf_counter() - started
-    found = {"n_obs": n_obs, "seconds": total, "gib": peak / 2**30} | json.loads(text)
+        seconds, gib, text = watched(command)
+    found = {"n_obs": n_obs, "seconds": seconds, "gib": gib} | json.loads(text)
     return found | {"made": stamp()}
+
+
+def apply_models() -> pd.DataFrame:
+    """Time and memory of `m2st apply`, of models fitted on some cells, on others of the tissue."""
+    import m2st
+
+    cells = section(N_FITTED + N_NEW)
+    known, new = cells[:N_FITTED].copy(), cells[N_FITTED:].copy()
+    models = {
+        "labels, `m2st.annotate`": m2st.annotate(new[:N_FITTED].copy(), "band", reference=known),
+        "domains, `m2st.run`": m2st.run(known, N_DOMAINS, progress=False),
+    }
+    rows = []
+    with tempfile.TemporaryDirectory() as place:
+        folder, source, output = (Path(place) / name for name in ("model", "new.h5ad", "out.h5ad"))
+        new.write_h5ad(source)
+        for name, model in models.items():
+            model.save(folder, overwrite=True)
+            command = ["m2st", "apply", str(folder), str(source), "-o", str(output), "--overwrite"]
+            seconds, gib, _ = watched([*command, "--jobs", str(N_JOBS)])
+            found = anndata.read_h5ad(output).obs
+            ari = m2st.metrics.ari(found["band"], found["m2st_domain"])
+            rows.append([name, N_NEW, seconds, gib, ari, stamp()])
+    columns = ["model", "n_obs", "seconds", "gib", "ari", "made"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def exponent(runs: pd.DataFrame, column: str) -> float:
@@ -159,6 +192,25 @@ def report(runs: pd.DataFrame) -> str:
             f"Fitted from {FIT_FROM:,} observations: time grows as "
             f"n^{exponent(runs, 'seconds'):.2f}, memory as n^{exponent(runs, 'gib'):.2f}.",
         ]
+    if APPLIED.exists():
+        applied = pd.read_csv(APPLIED)
+        lines += [
+            "",
+            "## A saved model on new cells",
+            "",
+            born(applied["made"]),
+            "",
+            f"The command `m2st apply --jobs {N_JOBS}` from start to end, of a model that was "
+            f"fitted on {N_FITTED:,} other cells of the section; `python -m benchmarks.scale "
+            "--apply`. The machine did other work at the same time.",
+            "",
+            "| model of | new cells | s | peak memory, GiB | ARI |",
+            "|---|---|---|---|---|",
+        ]
+        lines += [
+            f"| {run.model} | {run.n_obs:,} | {run.seconds:.0f} | {run.gib:.2f} | {run.ari:.3f} |"
+            for run in applied.itertuples()
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -188,6 +240,7 @@ def draw(runs: pd.DataFrame) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--apply", action="store_true")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--one", type=Path, nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -195,7 +248,9 @@ def main() -> None:
         one(*arguments.one)
         return
     runs = pd.read_csv(RUNS) if RUNS.exists() else pd.DataFrame({"n_obs": []})
-    for n_obs in [] if arguments.table else arguments.sizes:
+    if arguments.apply:
+        apply_models().round(4).to_csv(APPLIED, index=False)
+    for n_obs in [] if arguments.table or arguments.apply else arguments.sizes:
         if n_obs not in set(runs.n_obs):
             runs = pd.concat([runs, pd.DataFrame([measure(n_obs)])]).sort_values("n_obs")
             runs = runs.astype({"n_obs": int})

@@ -16,7 +16,7 @@ from anndata import AnnData
 from scipy import sparse
 
 import m2st
-from m2st import AutoencoderParams, Model
+from m2st import AutoencoderParams, Model, _ensemble
 from m2st._features import ExpressionProjection, ReadyProjection
 
 QUICK = AutoencoderParams(n_members=2, n_epochs=5)
@@ -223,8 +223,11 @@ def test_what_a_model_says_of_itself(model: Model) -> None:
     assert model.record["embed"]["params"]["n_members"] == 2
 
 
-def test_jobs_change_nothing(model: Model) -> None:
-    assert_same_bits(applied(model, bands(1), n_jobs=2), applied(model, bands(1)))
+def test_jobs_change_nothing(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = applied(model, bands(1))
+    assert_same_bits(applied(model, bands(1), n_jobs=2), expected)  # too few for processes
+    monkeypatch.setattr(_ensemble, "_WORTH_PROCESSES", 0)
+    assert_same_bits(applied(model, bands(1), n_jobs=2), expected)
 
 
 # ---- ready features

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _TURN = Lock()
 # Members take over each other's optima: the best so many, for so many rounds at most.
 _MAX_STARTS, _MAX_ROUNDS = 5, 3
+# Rows, over all members, from which starting processes takes less time than it saves.
+_WORTH_PROCESSES = 1_000_000
 # Adjusted Rand index from which two labellings lead to the same optimum.
 _SAME = 0.95
 
@@ -179,12 +181,15 @@ def apply_members(
 ) -> tuple[list[list[NDArray[np.float32]]], list[NDArray[np.float64]]]:
     """Embeddings of other observations by each network, and their probabilities by its domains.
 
-    Without `domains` there are no probabilities.
+    Without `domains` there are no probabilities. Few observations are not worth processes.
     """
     from joblib import Parallel
 
+    n_jobs = processes(n_jobs)
+    if n_jobs is not None and len(networks) * len(features) < _WORTH_PROCESSES:
+        n_jobs = 1
     of_each: list[Domains | None] = [*domains] or [None] * len(networks)
-    found = Parallel(n_jobs=processes(n_jobs), prefer="processes")(
+    found = Parallel(n_jobs=n_jobs, prefer="processes")(
         _delayed(_apply_member)(network, some, features, adjacency)
         for network, some in zip(networks, of_each, strict=True)
     )

@@ -188,7 +188,8 @@ class Model:
             Column of ``obs`` that names the tissue section. None takes that of the graph that is
             there, if any.
         n_jobs
-            Members to work on at a time, as in `m2st.tl.embed`; the result is the same.
+            Members to work on at a time, as in `m2st.tl.embed`; the result is the same. Below a
+            million observations times members, one process is faster and does it all.
         key_added
             Name of the result, in place of ``m2st`` in all keys that are written.
 
