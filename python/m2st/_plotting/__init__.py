@@ -9,6 +9,7 @@ from m2st._plotting._palette import (
     matched_colors,
     palette,
     share_colors,
+    stored_colors,
 )
 from m2st._plotting._spots import (
     Section,
@@ -44,6 +45,7 @@ __all__ = [
     "read_shares",
     "share_colors",
     "spot_shape",
+    "stored_colors",
     "to_rgb",
     "white",
 ]

@@ -22,16 +22,29 @@ FIRST_COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"
 
 def kept_colors(adata: AnnData, key: str, n_categories: int) -> list[str]:
     """Return the colours kept in ``uns``, making and keeping them where they do not fit."""
+    found = _stored(adata, key, n_categories)
+    if found is not None:
+        return found
+    colors = palette(n_categories)
+    if not adata.is_view:  # writing would turn the view into a copy
+        adata.uns[_keys.colors(key)] = colors
+    return colors
+
+
+def stored_colors(adata: AnnData, key: str, n_categories: int) -> list[str]:
+    """Return the colours kept in ``uns``, or new ones where they do not fit; keep nothing."""
+    return _stored(adata, key, n_categories) or palette(n_categories)
+
+
+def _stored(adata: AnnData, key: str, n_categories: int) -> list[str] | None:
+    """Colours kept in ``uns``, if they fit."""
     from matplotlib.colors import is_color_like, to_hex
 
     found = adata.uns.get(_keys.colors(key))
     kept = list(found) if isinstance(found, list | tuple | np.ndarray) and np.ndim(found) else []
     if len(kept) == n_categories and all(map(is_color_like, kept)):
         return [to_hex(color) for color in kept]
-    colors = palette(n_categories)
-    if not adata.is_view:  # writing would turn the view into a copy
-        adata.uns[_keys.colors(key)] = colors
-    return colors
+    return None
 
 
 def matched_colors(
