@@ -63,7 +63,9 @@ MAY_IMPORT = {
     "tl": BASE | CORE | {"_by_section", "_naming"},
     "pl": BASE | CORE | {"_by_section", "_plotting"},
     "_stores": BASE,
-    "io": BASE | {"interop", "_stores", "_trust"},
+    "_outlines": BASE | {"_graph"},
+    "_export": BASE | {"_outlines", "_plotting"},
+    "io": BASE | {"interop", "_export", "_plotting", "_stores", "_trust"},
     "datasets": BASE | {"interop", "io"},
     "_model": BASE | CORE | {"pp", "tl"},
     "_annotate": BASE | CORE | SHELL | {"_model", "_plotting"},
@@ -71,7 +73,7 @@ MAY_IMPORT = {
     "_run": BASE | CORE | SHELL | {"_model", "_plotting"},
     "compare": BASE | SHELL | {"bridge"},
     "_report": BASE | {"_plotting"},
-    "cli": BASE | CORE | SHELL | {"_model", "_run", "interop", "m2st"},
+    "cli": BASE | CORE | SHELL | {"_export", "_model", "_run", "interop", "m2st"},
     "bridge": BASE | CORE | SHELL | {"_annotate", "_model", "_report", "_run", "m2st", "paper"},
 }
 # A room is a module or a folder: what is in a folder may import the folder's other modules, too.

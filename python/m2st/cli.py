@@ -21,7 +21,7 @@ import numpy as np
 import typer
 
 from m2st import _keys
-from m2st._checks import check_target, importing, warn
+from m2st._checks import check_choice, check_target, importing, warn
 from m2st._files import write_whole
 from m2st._params import AutoencoderParams, ClusteringParams, DualParams, read_settings
 from m2st._record import only_common
@@ -40,8 +40,8 @@ _SETTINGS = ", ".join([*AutoencoderParams.ranges, *ClusteringParams.ranges])
 _OF_PAPER = ", ".join(DualParams.ranges)
 _PICTURES = ("domains.png", "training.png")
 _ARGUMENT = re.compile(
-    r"`(key_added|label_key|layer|normalized|overwrite|reference|sample_key|spatial_key|table"
-    r"|use_rep)(?:=([^`]*))?`"
+    r"`(key_added|label_key|layer|normalized|overwrite|pixel_size|reference|sample|sample_key"
+    r"|spatial_key|table|to|use_rep)(?:=([^`]*))?`"
 )
 _CONVERTED = (".h5ad", ".zarr", ".rds", ".rda", ".rdata")
 
@@ -54,6 +54,9 @@ app = typer.Typer(
 
 Input = Annotated[
     Path, typer.Argument(metavar="INPUT", help="h5ad, SpatialData zarr, Space Ranger folder, rds.")
+]
+Result = Annotated[
+    Path, typer.Argument(metavar="RESULT", help="File that `m2st run` saved: h5ad, zarr, rds.")
 ]
 Layer = Annotated[str | None, typer.Option(help="Layer that holds the counts.")]
 SampleKey = Annotated[str | None, typer.Option(help="Column of obs that names the tissue section.")]
@@ -105,6 +108,9 @@ def run_command(
     ],
     table: Table = None,
     plots: Plots = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="CSV file for the domains: name, domain, confidence.")
+    ] = None,
     save_model: Annotated[
         Path | None, typer.Option(help="Folder for the fitted model, for `m2st apply`.")
     ] = None,
@@ -163,6 +169,8 @@ def run_command(
         from m2st._nn._training import among_processes
 
         _check_output(input_path, output, overwrite=overwrite, suffixes=(".h5ad", ".zarr"))
+        if csv is not None:
+            _check_output(input_path, csv, overwrite=overwrite, suffixes=(".csv",))
         if plots is not None:
             _check_folder(plots, _PICTURES, overwrite=overwrite)
         _check_model_folder(save_model, output, overwrite=overwrite)
@@ -235,6 +243,9 @@ def run_command(
         if save_model is not None:
             model.save(save_model, overwrite=overwrite)
             saved.append(save_model)
+        if csv is not None:
+            m2st.io.export(adata, csv, "csv", key_added=key_added, overwrite=overwrite)
+            saved.append(csv)
         found = _summary(adata, _keys.Keys(key_added))
         _say(f"{found}\nSaved {' and '.join(map(str, saved))}", quiet=quiet)
         if plots is not None:
@@ -404,6 +415,55 @@ def convert(
 
 
 @app.command()
+def export(
+    input_path: Result,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="File to write, or SpatialData zarr.")
+    ],
+    to: Annotated[
+        str, typer.Option(help="Format: csv, loupe, xenium-explorer, geojson or spatialdata.")
+    ],
+    table: Table = None,
+    key_added: KeyAdded = _keys.DEFAULT,
+    sample: Annotated[str | None, typer.Option(help="Section to write, all by default.")] = None,
+    spatial_key: SpatialKey = None,
+    sample_key: SampleKey = None,
+    pixel_size: Annotated[
+        float | None,
+        typer.Option(
+            help="Size of a pixel of the image in the unit of the coordinates, for geojson: 0.2125 "
+            "for Xenium."
+        ),
+    ] = None,
+    trust: Trust = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Write the domains of a result for Loupe Browser, Xenium Explorer, QuPath or napari."""
+    with _one_line_errors(debug=debug, quiet=quiet):
+        import m2st
+        from m2st._export import SUFFIXES
+
+        check_choice("to", to, SUFFIXES)
+        _check_output(input_path, output, overwrite=overwrite, suffixes=(SUFFIXES[to],))
+        # Expression is needed only in a store.
+        backed: Literal["auto", False] = False if to == "spatialdata" else "auto"
+        m2st.io.export(
+            m2st.io.read(input_path, table=table, backed=backed, trust=trust),
+            output,
+            to,
+            key_added=key_added,
+            sample=sample,
+            sample_key=sample_key,
+            spatial_key=spatial_key,
+            pixel_size=pixel_size,
+            overwrite=overwrite,
+        )
+        _say(f"Saved {output}", quiet=quiet)
+
+
+@app.command()
 def compare(
     input_path: Input,
     domains: Annotated[int, typer.Option("--domains", "-k", min=1, help="Number of domains.")],
@@ -513,9 +573,7 @@ def demo(
 
 @app.command("report")
 def report_command(
-    input_path: Annotated[
-        Path, typer.Argument(metavar="RESULT", help="File that `m2st run` saved: h5ad, zarr, rds.")
-    ],
+    input_path: Result,
     output: Annotated[Path, typer.Option("--output", "-o", help="HTML file to write.")],
     table: Table = None,
     key_added: KeyAdded = _keys.DEFAULT,

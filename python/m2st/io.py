@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from errno import ENOSPC
 from io import BytesIO
@@ -26,8 +26,21 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from m2st import _keys
-from m2st._checks import check_sparse, check_target, importing, warn
-from m2st._files import is_store, remove, replacing, second_names
+from m2st._checks import check_choice, check_interval, check_sparse, check_target, importing, warn
+from m2st._export import (
+    SUFFIXES,
+    Outline,
+    outline_domains,
+    read_domains,
+    read_sections,
+    select,
+    write_csv,
+    write_geojson,
+    write_loupe,
+    write_xenium,
+)
+from m2st._files import is_store, remove, replacing, second_names, write_whole
+from m2st._plotting import spot_shape
 from m2st._stores import check_storable, in_memory, plain, put_anndata, shards_as_asked
 from m2st._trust import (
     Untrusted,
@@ -39,7 +52,7 @@ from m2st._trust import (
     check_zarr,
 )
 
-__all__ = ["read", "write"]
+__all__ = ["export", "read", "write"]
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +86,8 @@ _POSITIONS = (
 _ARRAY = ["in_tissue", "array_row", "array_col"]
 _PIXELS = ["pxl_row_in_fullres", "pxl_col_in_fullres"]
 _TABLES = {"tables", "table"}  # of SpatialData now, and before 0.1
+# Names that SpatialData takes for elements.
+_ELEMENT = re.compile(r"(?!__)[\w.-]+")
 _SPATIALDATA = "pip install 'm2st[spatialdata]'"
 
 
@@ -290,6 +305,207 @@ def write(
                         _carry_over(matrix, file, place)
 
 
+def export(
+    adata: AnnData,
+    path: str | os.PathLike[str],
+    to: str,
+    *,
+    key_added: str = _keys.DEFAULT,
+    sample: str | None = None,
+    sample_key: str | None = None,
+    spatial_key: str | None = None,
+    pixel_size: float | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write the domains for another viewer, whole or not at all.
+
+    Parameters
+    ----------
+    adata
+        Annotated data with ``obs["m2st_domain"]``. It is not changed.
+    path
+        File in a folder that exists, or for SpatialData a store. `to` says how it ends.
+    to
+        One of
+
+        * ``"csv"`` (``.csv``): ``observation``, ``m2st_domain`` and ``m2st_confidence`` of each
+          observation, in their order. What is missing is empty.
+        * ``"loupe"`` (``.csv``): ``Barcode`` and ``m2st_domain``, for *Import* in Loupe Browser.
+        * ``"xenium-explorer"`` (``.csv``): ``cell_id``, ``group`` and ``color``, for the import of
+          cell groups in Xenium Explorer. Cells are those of ``obs["cell_id"]``, or else the names
+          of the observations.
+        * ``"geojson"`` (``.geojson``): an annotation for each domain and section, with its outline,
+          name and colour. QuPath takes it by dragging the file onto the image, napari and
+          geopandas read it too. Needs ``m2st[spatialdata]``.
+        * ``"spatialdata"`` (``.zarr``): a SpatialData store for napari-spatialdata and others. Its
+          table is `adata`; it annotates the shapes ``m2st_spots``. The shapes ``m2st_domains`` are
+          the outlines. Needs ``m2st[spatialdata]``.
+    key_added
+        Name of the result to write, in place of ``m2st``.
+    sample
+        Section to write; None for all.
+    sample_key
+        Column of ``obs`` with the section of each observation; None takes the one that the spatial
+        graph was built with, if any. Each section has outlines of its own. In a SpatialData store
+        it has shapes and a coordinate system of its own, as ``m2st_domains_A`` and ``A``.
+    spatial_key
+        Key of ``obsm`` with the coordinates, of which the first two columns are taken. None takes
+        those that the spatial graph was built from, else ``"spatial"``.
+    pixel_size
+        Size of a pixel of the full-resolution image in the unit of the coordinates. None for 1: the
+        coordinates are pixels, as in the output of Space Ranger. For Xenium it is 0.2125. Only for
+        GeoJSON.
+    overwrite
+        Whether an existing file may be replaced, or a store that holds nothing that was not written
+        here.
+
+    Raises
+    ------
+    KeyError
+        Domains, coordinates or a column are missing.
+    ValueError
+        The format is unknown, or `path` does not end as it should; no observation has a domain;
+        `sample` is no section; names are not those that the viewer knows, or span several lines; a
+        store has other elements; `pixel_size` is given for another format.
+    ImportError
+        The package that the format needs is not installed.
+    FileNotFoundError
+        The folder does not exist.
+    FileExistsError
+        There is a file already, and `overwrite` is not set.
+    OSError
+        It could not be written; what was there is unchanged.
+
+    Notes
+    -----
+    Observations without a domain are left out of files for Loupe Browser and Xenium Explorer, which
+    show them as unassigned.
+
+    The outline of a domain joins the cells of its observations: what is nearer to an observation
+    than to all others, and not far from it. On a Visium slide, cells are hexagons.
+
+    Examples
+    --------
+    >>> m2st.io.export(adata, "domains.csv", "loupe")  # doctest: +SKIP
+    """
+    check_choice("to", to, SUFFIXES)
+    if pixel_size is not None:
+        if to != "geojson":
+            msg = f"Expected `pixel_size` only with geojson, found it with {to}. Leave it out."
+            raise ValueError(msg)
+        check_interval("pixel_size", pixel_size, 0, np.inf, closed=(False, False))
+    target = check_target(Path(path), (SUFFIXES[to],), overwrite=overwrite)
+    keys = _keys.Keys(key_added)
+    chosen = select(adata, sample, sample_key)
+    if to == "spatialdata":
+        _export_store(chosen, target, keys, sample_key=sample_key, spatial_key=spatial_key)
+    elif to == "geojson":
+        outlines = outline_domains(chosen, keys, sample_key, spatial_key)
+        write_whole(target, write_geojson(outlines, pixel_size or 1))
+    else:
+        content = {"csv": write_csv, "loupe": write_loupe, "xenium-explorer": write_xenium}
+        write_whole(target, content[to](chosen, keys))
+
+
+def _export_store(
+    adata: AnnData,
+    target: Path,
+    keys: _keys.Keys,
+    *,
+    sample_key: str | None,
+    spatial_key: str | None,
+) -> None:
+    """Write a new SpatialData store: the table, the spots that it annotates, and outlines."""
+    with importing("spatialdata", f"Writing {target} (SpatialData)", _SPATIALDATA):
+        import spatialdata
+    _check_in_memory(_left_in_file(adata), target)
+    _check_only_exported(target, keys)
+    read_domains(adata, keys)
+    sections = read_sections(adata, sample_key, spatial_key)
+    shapes = {}
+    region = np.full(adata.n_obs, _element(keys, "spots", sections[0][0]), dtype=object)
+    outlines = outline_domains(adata, keys, sample_key, spatial_key)
+    for name, rows, points in sections:
+        region[rows] = _element(keys, "spots", name)
+        shapes[_element(keys, "spots", name)] = _spots(rows, points, name)
+        shapes[_element(keys, "domains", name)] = _polygons(outlines, name)
+    table = adata.copy()
+    region_key, instance_key = f"{keys.name}_region", f"{keys.name}_spot"
+    table.obs[region_key] = pd.Categorical(region)
+    table.obs[instance_key] = np.arange(table.n_obs)
+    table.uns["spatialdata_attrs"] = {
+        "region": [*table.obs[region_key].cat.categories],
+        "region_key": region_key,
+        "instance_key": instance_key,
+    }
+    _check_table(table, target)
+    with replacing(target) as part, shards_as_asked():
+        spatialdata.SpatialData(shapes=shapes).write(part)
+        _put_table(part, table, "table")
+
+
+def _check_only_exported(target: Path, keys: _keys.Keys) -> None:
+    """Require a place with nothing on it, or with nothing that `export` does not write."""
+    if not target.exists():
+        return
+    held = {
+        f"{kind}/{name}"
+        for kind in ("images", "labels", "points", "shapes", *_TABLES)
+        if (target / kind).is_dir()
+        for name in _names(target / kind)
+        if is_store(target / kind / name)
+    }
+    ours = re.compile(rf"tables/table|shapes/{re.escape(keys.name)}_(spots|domains)(_.*)?")
+    foreign = sorted(name for name in held if not ours.fullmatch(name))
+    if foreign or not _is_spatialdata(target):
+        found = ", ".join(foreign) or "an AnnData store"
+        msg = (
+            f"Expected nothing at {target}, or a store that `export` wrote, found {found}. Name "
+            "another path. To write domains into the table of a store: `m2st.io.write`."
+        )
+        raise ValueError(msg)
+
+
+def _element(keys: _keys.Keys, what: str, section: str) -> str:
+    """Name of an element of a SpatialData store, which section it may be of."""
+    name = "_".join(filter(None, [keys.name, what, section]))
+    if not _ELEMENT.fullmatch(name):
+        msg = (
+            "Expected names of sections in letters, digits, `_`, `.` and `-`, found "
+            f"{section!r}. Rename it."
+        )
+        raise ValueError(msg)
+    return name
+
+
+def _spots(rows: NDArray[np.intp], points: NDArray[np.float64], section: str) -> Any:
+    """The observations of a section as circles."""
+    from spatialdata.models import ShapesModel
+    from spatialdata.transformations import Identity
+
+    return ShapesModel.parse(
+        points,
+        geometry=0,
+        radius=spot_shape(points)[0] / 2,
+        index=rows,
+        transformations={section or "global": Identity()},
+    )
+
+
+def _polygons(outlines: Iterable[Outline], section: str) -> Any:
+    """The outlines of a section as polygons."""
+    from geopandas import GeoDataFrame
+    from spatialdata.models import ShapesModel
+    from spatialdata.transformations import Identity
+
+    here = [outline for outline in outlines if outline.section == section]
+    frame = GeoDataFrame(
+        {"domain": [one.domain for one in here], "color": [one.color for one in here]},
+        geometry=[one.shape for one in here],
+    )
+    return ShapesModel.parse(frame, transformations={section or "global": Identity()})
+
+
 def check_writable(
     adata: AnnData, path: str | os.PathLike[str], *, table: str | None = None
 ) -> None:
@@ -408,7 +624,7 @@ def _table_name(target: Path, table: str | None) -> str:
         )
         raise ValueError(msg)
     named = table or next(iter(there), "table")
-    if not re.fullmatch(r"(?!__)[\w.-]+", named) or set(named) == {"."}:
+    if not _ELEMENT.fullmatch(named) or set(named) == {"."}:
         msg = (
             f"Expected the name of a table in letters, digits, `_`, `.` and `-`, found {named!r}. "
             "Name another."
@@ -440,14 +656,11 @@ def _write_zarr(adata: AnnData, target: Path, table: str | None) -> None:
     """Write an AnnData store, or a table into a SpatialData store, that is there or new."""
     import zarr
 
-    # zarr 2 knows no other version, and not the argument.
-    version: dict[str, Any] = {"zarr_format": 2 if (target / ".zgroup").is_file() else 3}
-    if int(zarr.__version__.split(".")[0]) < 3:
-        version = {}
     if not _is_spatialdata(target):
         _check_no_table(table, target)
         with replacing(target) as part, shards_as_asked():
-            put_anndata(zarr.open_group(part, mode="w-", **version), adata, "zarr")
+            group = zarr.open_group(part, mode="w-", **_zarr_version(target))
+            put_anndata(group, adata, "zarr")
             if _is_consolidated(target):
                 _consolidate(part)
         return
@@ -460,22 +673,40 @@ def _write_zarr(adata: AnnData, target: Path, table: str | None) -> None:
             import spatialdata
 
             spatialdata.SpatialData().write(part)
-        zarr.open_group(part / "tables", mode="a", **version)
-        place = part / "tables" / name
-        kept = _open_zarr(place).attrs.get("version") if is_store(place) else None
-        remove(place)
-        group = zarr.open_group(place, mode="w-", **version)
-        put_anndata(group, adata, "zarr")
-        link = adata.uns.get("spatialdata_attrs", {})
-        group.attrs.update(
-            {key: link.get(key) for key in ("region", "region_key", "instance_key")}
-            | {
-                "spatialdata-encoding-type": "ngff:regions_table",
-                "version": kept or ("0.1" if version.get("zarr_format", 2) == 2 else "0.2"),
-            }
-        )
-        if _is_consolidated(part):
-            _consolidate(part)
+        _put_table(part, adata, name)
+
+
+def _put_table(store: Path, adata: AnnData, name: str) -> None:
+    """Write a table into a SpatialData store, in place of one of this name."""
+    import zarr
+
+    version = _zarr_version(store)
+    zarr.open_group(store / "tables", mode="a", **version)
+    place = store / "tables" / name
+    kept = _open_zarr(place).attrs.get("version") if is_store(place) else None
+    remove(place)
+    group = zarr.open_group(place, mode="w-", **version)
+    put_anndata(group, adata, "zarr")
+    link = adata.uns.get("spatialdata_attrs", {})
+    group.attrs.update(
+        {key: link.get(key) for key in ("region", "region_key", "instance_key")}
+        | {
+            "spatialdata-encoding-type": "ngff:regions_table",
+            "version": kept or ("0.1" if version.get("zarr_format", 2) == 2 else "0.2"),
+        }
+    )
+    if _is_consolidated(store):
+        _consolidate(store)
+
+
+def _zarr_version(store: Path) -> dict[str, Any]:
+    """The format of zarr that a store has, or a new one gets."""
+    import zarr
+
+    # zarr 2 knows no other version, and not the argument.
+    if int(zarr.__version__.split(".")[0]) < 3:
+        return {}
+    return {"zarr_format": 2 if (store / ".zgroup").is_file() else 3}
 
 
 def _is_consolidated(store: Path) -> bool:
