@@ -100,6 +100,7 @@ def test_a_labelled_section_beside_a_new_one(cortex: anndata.AnnData) -> None:
 
 def test_sections_are_named_in_either_object(cortex: anndata.AnnData, new: anndata.AnnData) -> None:
     cortex = cortex.copy()
+    new.X = 2 * new.X  # it is no section of the reference
     model = m2st.annotate(new, "layer", reference=cortex[:, ::-1].copy(), sample_key="section")
     assert model.record["graph"]["sample_key"] == "section"
     del new.obs["section"]
@@ -232,10 +233,23 @@ def test_missing_column_and_missing_key(old: anndata.AnnData, new: anndata.AnnDa
         m2st.annotate(old, "m2st_domain")
 
 
-def test_the_same_section_twice(old: anndata.AnnData) -> None:
-    for again in (old, old.copy()):
-        with pytest.raises(ValueError, match="found the reference itself"):
+def test_the_same_section_twice(old: anndata.AnnData, cortex: anndata.AnnData) -> None:
+    renamed = old[::-1, ::-1].copy()
+    renamed.obs_names = [f"cell{number}" for number in range(renamed.n_obs)]
+    renamed.obsm["spatial"] *= 55
+    part = old[:300, :50].copy()
+    part.X = part.X.toarray()
+    for again in (old, old.copy(), renamed, part):
+        before = set(again.obs)
+        with pytest.raises(ValueError, match="found the reference itself or a part of it"):
             m2st.annotate(again, "layer", reference=old)
+        assert set(again.obs) == before
+    with pytest.raises(ValueError, match="found the reference itself or a part of it"):
+        m2st.annotate(renamed, "layer", reference=cortex, sample_key="section")
+    # The other section of the same object is not annotated: then it is a new one.
+    some = cortex.copy()
+    some.obs.loc[some.obs["section"] == "old", "layer"] = None
+    m2st.annotate(renamed, "layer", reference=some, sample_key="section")
 
 
 def test_other_genes_say_the_likely_cause(old: anndata.AnnData, new: anndata.AnnData) -> None:

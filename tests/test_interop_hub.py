@@ -206,6 +206,9 @@ def test_its_layers_reach_a_new_section(
     new = cortex[(cortex.obs["sample_id"] == "151673").to_numpy()].copy()
     truth = new.obs.pop("layer_guess_reordered").astype(object)
     new.obs = new.obs[[]]
+    with pytest.raises(ValueError, match="found the reference itself or a part of it"):
+        annotate(new, reference="spatialLIBD")
+    new.X = 2 * new.X
     model = annotate(new, reference="spatialLIBD")
     assert hub.asked == [("fetchSpatialLIBD",)]
     assert new.obs["m2st_domain"].cat.categories.tolist() == ["Layer1", "Layer2", "Layer3", "WM"]

@@ -541,6 +541,18 @@ class TestSpatialData:
         with pytest.raises(FileExistsError, match="overwrite=True"):
             io.write(adata, tmp_path / "a.zarr")
 
+    def test_names_that_differ_in_capitals_are_refused_before_any_work(
+        self, adata: ad.AnnData, tmp_path: Path
+    ) -> None:
+        io.write(adata, tmp_path / "a.zarr")
+        io.check_writable(adata, tmp_path / "a.zarr")
+        adata.obs["M2ST_domain"] = "1"
+        adata.uns["Run"] = 1
+        for name, key in (("m2st", r"obs\['M2ST_domain'\]"), ("run", r"uns\['Run'\]")):
+            with pytest.raises(ValueError, match=rf"by more than capitals.*`adata\.{key}`"):
+                io.check_writable(adata, tmp_path / "a.zarr", key_added=name)
+            io.check_writable(adata, tmp_path / "a.h5ad", key_added=name)
+
     def test_backed(self, adata: ad.AnnData, tmp_path: Path) -> None:
         table = annotate(adata, ["one", "two", "one"], ["c", "a", "a"])
         write_store(tmp_path / "a.zarr", table=table)

@@ -165,7 +165,7 @@ def test_genes_in_another_order_and_few_shared_ones_do_not_matter() -> None:
     np.testing.assert_allclose(found[LABELS], expected[LABELS], atol=0.05)
 
 
-def test_labels_may_be_missing_unused_or_numbers() -> None:
+def test_labels_may_be_missing_or_unused_but_not_numbers() -> None:
     reference = section(1)
     expected = register(section(), reference[reference.obs["layer"] != "L2"].copy(), "layer")
     reference.obs["layer"] = reference.obs["layer"].where(reference.obs["layer"] != "L2")
@@ -174,9 +174,14 @@ def test_labels_may_be_missing_unused_or_numbers() -> None:
     # Other observations without a label say nothing but how deep a library is.
     np.testing.assert_allclose(found[["L1", "WM"]], expected[["L1", "WM"]], atol=0.02)
     reference.obs["number"] = reference.obs["layer"].map({"L1": 1.0, "WM": 2.0}).astype(float)
+    for column in ("number", reference.obs["number"].astype("category")):
+        if not isinstance(column, str):
+            reference.obs["number"] = column
+        with pytest.raises(TypeError, match=r"Expected names as labels .* found numbers"):
+            register(section(), reference, "number")
+    reference.obs["number"] = reference.obs["number"].astype("string")
     numbered = register(section(), reference, "number")
-    assert numbered.columns[:2].tolist() == ["1", "2"]
-    np.testing.assert_array_equal(numbered[["1", "2"]], found[["L1", "WM"]])
+    np.testing.assert_array_equal(numbered[["1.0", "2.0"]], found[["L1", "WM"]])
 
 
 def test_layers_logarithms_and_empty_domains() -> None:
@@ -261,7 +266,7 @@ def test_too_few_shared_genes_and_the_likely_cause() -> None:
             ValueError,
             r"`reference\.obs\['x'\]`, found none",
         ),
-        (lambda a, r: r.obs.insert(0, "x", r.X[:, 0].toarray() + 0.5), TypeError, "such as"),
+        (lambda a, r: r.obs.insert(0, "x", r.X[:, 0].toarray() + 0.5), TypeError, "found num"),
         (lambda a, r: r.obs.insert(0, "x", [[1]] * 90), TypeError, "values such as lists"),
         (
             lambda a, r: r.obs.insert(0, "x", ["margin", "L1"] * 45),

@@ -722,6 +722,16 @@ def test_record_that_r_kept_is_read(tmp_path: Path) -> None:
     assert [page.count(f"<td>{loss}</td>") for loss in ("0.5000", "0.2500")] == [1, 1]
 
 
+def test_members_that_end_at_different_epochs_are_said(tmp_path: Path) -> None:
+    adata = plain()
+    finish(adata, np.arange(40) % 2, np.random.default_rng(0))
+    page = write(adata, tmp_path / "page.html")
+    assert "converged after 2 to 3 of at most 100 epochs" in page
+    adata.uns["m2st"]["embed"]["loss"] = np.ones((2, 3))
+    page = write(adata, tmp_path / "page.html", overwrite=True)
+    assert "converged after 3 of at most 100 epochs" in page
+
+
 def test_bridge_writes_the_same_page(tmp_path: Path) -> None:
     adata = plain()
     adata.uns["m2st"]["cluster"]["stability"] = [0.9, 0.8]

@@ -271,8 +271,9 @@ def test_bad_input(features: np.ndarray) -> None:
         train(features, one_way, PARAMS)
     with pytest.raises(TypeError, match="scipy sparse matrix, found ndarray"):
         train(features, np.eye(40), PARAMS)
-    with pytest.raises(ValueError, match="Expected a `device` that torch can use"):
-        train(features, ring(40), PARAMS, device="abacus")
+    for device in ("abacus", "cuda:99", 3):
+        with pytest.raises(ValueError, match=r"use here, such as auto, cpu.*, found"):
+            train(features, ring(40), PARAMS, device=device)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("factor", "found"), [(1e30, "e\\+30"), (1e-30, "e-30")])

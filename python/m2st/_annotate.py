@@ -16,6 +16,7 @@ from m2st._checks import (
     check_graph,
     check_key,
     check_key_added,
+    check_names_as_labels,
     check_several,
     check_unique_names,
     warn,
@@ -40,6 +41,8 @@ _LEAST_LABELS = 2
 # Share of the genes of the smaller set that both have to have; under the second, and under so many
 # genes, a warning says so.
 _LEAST_SHARED, _MOSTLY_SHARED, _FEW_GENES = 0.5, 0.9, 50
+# Share of the observations that are in the reference from which it is the same section.
+_SAME = 0.5
 
 
 def annotate(
@@ -189,8 +192,8 @@ def annotate(
         )
         raise ValueError(msg)
     if reference is not None:
-        _check_other(adata, reference)
         genes = shared_genes(adata, reference)
+        _check_other(adata, reference, genes, layer, labels.notna().to_numpy())
         if sample_key is not None and sample_key not in adata.obs:
             if sample_key not in annotated.obs:
                 check_key(sample_key, adata.obs, where="adata.obs")
@@ -275,14 +278,7 @@ def read_labels(annotated: AnnData, label_key: str, *, where: str) -> pd.Series:
     if column.ndim > 1:
         msg = f"Expected one column {label_key!r} in `{where}`, found several. Rename the others."
         raise ValueError(msg)
-    values = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else column
-    if pd.api.types.is_numeric_dtype(values) and not column.isna().all():
-        msg = (
-            f"Expected names as labels in `{name}`, found numbers ({values.dtype}). If each number "
-            "stands for a domain, write them as text: "
-            f'`{where}[{label_key!r}] = {where}[{label_key!r}].astype("string")`.'
-        )
-        raise TypeError(msg)
+    check_names_as_labels(column, where=where, key=label_key)
     if column.isna().all():
         msg = f"Expected labels in `{name}`, found that all are missing. Name another column."
         raise ValueError(msg)
@@ -319,22 +315,42 @@ def _first(names: Sequence[str]) -> str:
     return shown if len(names) <= 3 else f"{shown}, … ({len(names):,} in all)"
 
 
-def _check_other(adata: AnnData, reference: AnnData) -> None:
-    """Require that the reference is another section."""
+def _check_other(
+    adata: AnnData,
+    reference: AnnData,
+    genes: pd.Index,
+    layer: str | None,
+    labelled: NDArray[np.bool_],
+) -> None:
+    """Require a section that is not in the reference, under these or other names."""
     same = adata is reference
-    if not same and adata.shape == reference.shape and "spatial" in adata.obsm:
-        there = reference.obsm.get("spatial")
-        same = (
-            there is not None
-            and adata.obs_names.equals(reference.obs_names)
-            and np.array_equal(np.asarray(adata.obsm["spatial"]), np.asarray(there))
-        )
+    if not same:
+        new, known = (_fingerprints(one, genes, layer) for one in (adata, reference))
+        same = float(np.isin(new, known[labelled]).mean()) > _SAME
     if same:
         msg = (
-            "Expected a section that is not annotated yet, found the reference itself. Pass "
-            "another section, or leave `reference` out to complete the labels of this one."
+            "Expected a section that is not annotated yet, found the reference itself or a part of "
+            "it. Pass another section, or leave `reference` out to complete the labels of this one."
         )
         raise ValueError(msg)
+
+
+def _fingerprints(adata: AnnData, genes: pd.Index, layer: str | None) -> NDArray[np.float64]:
+    """A number for each observation that tells its values from others; NaN without any values."""
+    from m2st import pp
+    from m2st._features import blocks
+
+    matrix, _ = pp.find_expression(adata, layer)
+    weights = np.zeros(adata.n_vars)
+    # Whole numbers, so that the order of the genes changes no sum of counts.
+    places = adata.var_names.get_indexer(genes)
+    weights[places] = np.random.default_rng(0).integers(2**20, 2**31, len(genes))
+    sums = np.zeros(adata.n_obs)
+    for rows, columns, block in blocks(matrix):
+        sums[rows] += block.astype(np.float64) @ weights[columns]
+    fraction, power = np.frexp(np.where(sums == 0, np.nan, sums))
+    rounded: NDArray[np.float64] = np.ldexp(np.round(fraction * 2**40), power)
+    return rounded
 
 
 def shared_genes(adata: AnnData, reference: AnnData) -> pd.Index:

@@ -228,6 +228,18 @@ def check_target(path: Path, suffixes: Sequence[str], *, overwrite: bool) -> Pat
     return target
 
 
+def check_names_as_labels(column: pd.Series, *, where: str, key: str) -> None:
+    """Require labels that are names: numbers may measure something."""
+    values = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else column
+    if pd.api.types.is_numeric_dtype(values) and not column.isna().all():
+        at = f"{where}[{key!r}]"
+        msg = (
+            f"Expected names as labels in `{at}`, found numbers ({values.dtype}). If each number "
+            f'stands for a domain, write them as text: `{at} = {at}.astype("string")`.'
+        )
+        raise TypeError(msg)
+
+
 def check_dtype(dtype: Any, *, name: str) -> None:
     """Require a type of real numbers: no text, no Python objects, no complex numbers."""
     kind = getattr(dtype, "kind", "O")

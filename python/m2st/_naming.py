@@ -17,6 +17,7 @@ from m2st._checks import (
     check_int,
     check_key,
     check_key_added,
+    check_names_as_labels,
     check_sparse,
     check_unique_names,
     warn,
@@ -88,7 +89,7 @@ def register(
     KeyError
         If there are no domains, or a layer or the labels are missing.
     TypeError
-        If an argument is no AnnData; if the labels are fractions.
+        If an argument is no AnnData; if the labels are numbers.
     ValueError
         If fewer than 20 genes are shared, or fewer than a tenth of the smaller number of genes,
         with the likely cause; if there are fewer than two domains or labels with observations; if
@@ -133,6 +134,8 @@ def register(
     ours = Side(adata, "adata", "layer")
     theirs = Side(reference, "reference", "reference_layer")
     domains = ours.labels(keys.domain, hint=HINT)
+    check_key(label_key, reference.obs, where="reference.obs")
+    check_names_as_labels(reference.obs[label_key], where="reference.obs", key=label_key)
     labels = theirs.labels(label_key).remove_unused_categories()
     shared = _shared_genes(adata, reference)
     profile = ours.sums(layer, domains)

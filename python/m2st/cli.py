@@ -216,7 +216,7 @@ def run_command(
             whole = use_rep == "X" or output.suffix.lower() == ".zarr"
             backed: Literal["auto", False] = False if whole else "auto"
             adata = m2st.io.read(input_path, table=table, backed=backed, trust=trust)
-            m2st.io.check_writable(adata, output, table=output_table)
+            m2st.io.check_writable(adata, output, table=output_table, key_added=key_added)
             if paper:
                 model = m2st.paper.run(
                     adata,
@@ -288,7 +288,7 @@ def apply_command(
         whole = model.use_rep == "X" or output.suffix.lower() == ".zarr"
         backed: Literal["auto", False] = False if whole else "auto"
         adata = m2st.io.read(input_path, table=table, backed=backed, trust=trust)
-        m2st.io.check_writable(adata, output, table=output_table)
+        m2st.io.check_writable(adata, output, table=output_table, key_added=key_added)
         model.apply(
             adata,
             layer=layer,
@@ -354,7 +354,7 @@ def annotate(
             is_model = (Path(reference) / "model.json").is_file()
             known = m2st.load(reference) if is_model else m2st.io.read(Path(reference), trust=trust)
         adata = m2st.io.read(input_path, table=table, trust=trust)
-        m2st.io.check_writable(adata, output, table=output_table)
+        m2st.io.check_writable(adata, output, table=output_table, key_added=key_added)
         model = m2st.annotate(
             adata,
             labels,

@@ -507,7 +507,11 @@ def _polygons(outlines: Iterable[Outline], section: str) -> Any:
 
 
 def check_writable(
-    adata: AnnData, path: str | os.PathLike[str], *, table: str | None = None
+    adata: AnnData,
+    path: str | os.PathLike[str],
+    *,
+    table: str | None = None,
+    key_added: str = _keys.DEFAULT,
 ) -> None:
     """Require that `write` can write this here, before any work is done.
 
@@ -517,11 +521,14 @@ def check_writable(
         Object that will be written; results will be added to it before.
     path, table
         As for `write`.
+    key_added
+        Name of the result that will be added.
 
     Raises
     ------
     ValueError, ImportError, FileNotFoundError, OSError
-        As `write` with what is in `adata` now. OSError also if the disk clearly has no room for it.
+        As `write` with what is in `adata` now, and the names of the result beside it. OSError also
+        if the disk clearly has no room for it.
     """
     path = Path(path)
     target = check_target(path, (".h5ad", ".zarr"), overwrite=True)
@@ -537,6 +544,7 @@ def check_writable(
         if _is_spatialdata(target):
             _table_name(target, table)
             _check_table(adata, target)
+            _check_variants(adata, _keys.Keys(key_added))
         check_storable(adata, "zarr")
         return
     _check_no_table(table, path)
@@ -650,6 +658,26 @@ def _check_table(adata: AnnData, target: Path) -> None:
             f"Expected a table that SpatialData can hold, found: {reason}. Mend it before writing."
         )
         raise ValueError(msg) from error
+
+
+def _check_variants(adata: AnnData, keys: _keys.Keys) -> None:
+    """Require results whose names differ by more than capitals from what is there."""
+    results = {
+        "obs": [keys.domain, keys.confidence],
+        "obsm": [keys.features, keys.no_neighbors, keys.embedding, keys.scale(1), keys.scale(2)],
+        "uns": [keys.record, _keys.colors(keys.domain)],
+    }
+    for slot, names in results.items():
+        there = {str(key).lower(): key for key in getattr(adata, slot)}
+        for name in names:
+            other = there.get(name.lower(), name)
+            if other != name:
+                msg = (
+                    "Expected names that differ by more than capitals, as SpatialData asks, found "
+                    f"`adata.{slot}[{other!r}]` where the result needs {name!r}. Choose another "
+                    "`key_added=`, or rename what is there."
+                )
+                raise ValueError(msg)
 
 
 def _write_zarr(adata: AnnData, target: Path, table: str | None) -> None:

@@ -776,7 +776,7 @@ def _fingerprint(adata: AnnData, spatial_key: str, sample_key: str | None) -> st
     return sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).hexdigest()[:16]
 
 
-def _expression(adata: AnnData, layer: str | None) -> tuple[Any, str]:
+def find_expression(adata: AnnData, layer: str | None) -> tuple[Any, str]:
     """Matrix to prepare, in memory or in a file, and its name for messages."""
     check_unique_names(adata.obs_names, name="obs_names", fix="adata.obs_names_make_unique()")
     check_unique_names(adata.var_names, name="var_names", fix="adata.var_names_make_unique()")
@@ -808,7 +808,7 @@ def survey(
 ) -> tuple[Any, str, NDArray[np.float32], OfGenes]:
     """Find and check the expression: matrix, name, totals of observations, and of genes."""
     check_adata(adata)
-    matrix, name = _expression(adata, layer)
+    matrix, name = find_expression(adata, layer)
     totals, n_cells = np.zeros(matrix.shape[0]), np.zeros(matrix.shape[1], dtype=np.int64)
     sums = np.zeros(matrix.shape[1])
     broken, largest = np.empty(0), 0.0
@@ -1061,7 +1061,7 @@ def _write_graph(
     if n_isolated:
         msg = (
             f"{n_isolated} of {adata.n_obs} observations have no neighbour in the "
-            "spatial graph. They still get an embedding and a domain, from their own expression."
+            "spatial graph. What is found for them comes from their own expression alone."
         )
         warn(msg)
 

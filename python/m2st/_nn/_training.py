@@ -82,8 +82,14 @@ def choose_device(device: str = "auto") -> torch.device:
     if device != "auto":
         try:
             return torch.empty(0, device=device).device
-        except (RuntimeError, AssertionError) as error:
-            msg = f"Expected a `device` that torch can use here, found {device!r}: {error}"
+        except (RuntimeError, AssertionError, TypeError) as error:
+            known = ["auto", "cpu"]
+            known += ["cuda"] if torch.cuda.is_available() else []
+            known += ["mps"] if torch.backends.mps.is_available() else []
+            msg = (
+                f"Expected a `device` that torch can use here, such as {', '.join(known)}, found "
+                f"{device!r}. Choose one of these, or leave it out."
+            )
             raise ValueError(msg) from error
     if torch.cuda.is_available():
         return torch.device("cuda")

@@ -126,7 +126,7 @@ test_that("what Python objects to or warns of arrives once", {
     skip_if_no_m2st()
     expect_error(
         runM2ST(toyCounts(), toyCoords(), k = 2, device = "abacus"),
-        "^Expected a `device` that torch can use here, found 'abacus'"
+        "^Expected a `device` that torch can use here, such as auto, cpu.*, found 'abacus'. Choose"
     )
     counts <- toyCounts()
     counts[, 7] <- 0
