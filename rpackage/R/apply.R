@@ -61,9 +61,8 @@ applyM2ST.matrix <- function(
     x, model, coords, sample_id = NULL, normalized = FALSE, verbose = NULL, ...
 ) {
     checkNoMore(...)
-    input <- inputMatrix(x, coords, sample_id)
-    write <- function(result) newM2ST(result, colnames(x))
-    hushed(verbose, applyModel(input, model, normalized, verbose, write))
+    opened <- openObject(x, coords, sample_id)
+    hushed(verbose, applyModel(opened$input, model, normalized, verbose, opened$write))
 }
 
 #' @rdname applyM2ST
@@ -82,14 +81,9 @@ applyM2ST.SummarizedExperiment <- function(
 ) {
     checkNoMore(...)
     checkSpots(ncol(x))
-    checkName(name)
     hushed(verbose, {
-        input <- c(
-            expressionSE(x, assay.type, dimred, subset.row), placeSE(x, coords, sample_id)
-        )
-        checkNameSE(x, name)
-        write <- function(result) writeSE(x, result, name)
-        applyModel(input, model, normalized, verbose, write)
+        opened <- openObject(x, coords, sample_id, assay.type, dimred, subset.row, name)
+        applyModel(opened$input, model, normalized, verbose, opened$write)
     })
 }
 
@@ -112,14 +106,10 @@ applyM2ST.Seurat <- function(
     checkNoMore(...)
     loadClasses(x)
     checkSpots(ncol(x))
-    checkNameSeurat(x, name)
     hushed(verbose, {
-        assay <- resolveAssay(x, assay)
-        input <- c(
-            expressionSeurat(x, assay, layer, features, reduction),
-            placeSeurat(x, image, coords, sample_id)
+        opened <- openObject(
+            x, coords, sample_id, image, assay, layer, reduction, features, name, set.ident
         )
-        write <- function(result) writeSeurat(x, result, name, set.ident, assay)
-        applyModel(input, model, normalized, verbose, write)
+        applyModel(opened$input, model, normalized, verbose, opened$write)
     })
 }

@@ -155,12 +155,25 @@ runM2ST.matrix <- function(
     seed = 0L, device = "auto", save = NULL, verbose = NULL, ...
 ) {
     checkNoMore(...)
-    input <- inputMatrix(x, coords, sample_id)
-    write <- function(result) newM2ST(result, colnames(x))
+    opened <- openObject(x, coords, sample_id)
     hushed(verbose, computeDomains(
-        input, k, params, seed, device, normalized, n_pcs, save, verbose, write
+        opened$input, k, params, seed, device, normalized, n_pcs, save, verbose, opened$write
     ))
 }
+
+# What is read from an object, as `input`, and a function that writes a result into it, `write`.
+openObject <- function(x, ...) {
+    UseMethod("openObject")
+}
+
+openObject.matrix <- function(x, coords, sample_id = NULL) {
+    list(
+        input = inputMatrix(x, coords, sample_id),
+        write = function(result) newM2ST(result, colnames(x))
+    )
+}
+
+openObject.Matrix <- openObject.matrix
 
 inputMatrix <- function(x, coords, sample_id) {
     checkSparse(x, "`x`")
@@ -188,14 +201,11 @@ runM2ST.SummarizedExperiment <- function(
 ) {
     checkNoMore(...)
     checkSpots(ncol(x))
-    checkName(name)
-    write <- function(result) writeSE(x, result, name)
     hushed(verbose, {
-        input <- c(
-            expressionSE(x, assay.type, dimred, subset.row), placeSE(x, coords, sample_id)
+        opened <- openObject(x, coords, sample_id, assay.type, dimred, subset.row, name)
+        computeDomains(
+            opened$input, k, params, seed, device, normalized, n_pcs, save, verbose, opened$write
         )
-        checkNameSE(x, name)
-        computeDomains(input, k, params, seed, device, normalized, n_pcs, save, verbose, write)
     })
 }
 
@@ -219,24 +229,20 @@ runM2ST.Seurat <- function(
     checkNoMore(...)
     loadClasses(x)
     checkSpots(ncol(x))
-    checkNameSeurat(x, name)
     caller <- sys.parent()
     byName <- caller > 0L && identical(sys.function(caller), RunM2ST)
     call <- if (byName) sys.call(caller) else sys.call()
     known <- setdiff(names(formals()), c("x", "..."))
     hushed(verbose, {
-        assay <- resolveAssay(x, assay)
-        input <- c(
-            expressionSeurat(x, assay, layer, features, reduction),
-            placeSeurat(x, image, coords, sample_id)
+        opened <- openObject(
+            x, coords, sample_id, image, assay, layer, reduction, features, name, set.ident
         )
         checkHasK(k)
+        assay <- opened$assay
         arguments <- mget(known)
         computeDomains(
-            input, k, params, seed, device, normalized, n_pcs, save, verbose,
-            write = function(result) {
-                logRun(writeSeurat(x, result, name, set.ident, assay), call, arguments, assay)
-            }
+            opened$input, k, params, seed, device, normalized, n_pcs, save, verbose,
+            write = function(result) logRun(opened$write(result), call, arguments, assay)
         )
     })
 }

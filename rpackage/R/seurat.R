@@ -19,6 +19,21 @@ loadClasses <- function(object) {
     }
 }
 
+openObject.Seurat <- function(
+    x, coords = NULL, sample_id = NULL, image = NULL, assay = NULL, layer = "counts",
+    reduction = NULL, features = NULL, name = "m2st", set.ident = TRUE
+) {
+    loadClasses(x)
+    checkNameSeurat(x, name)
+    assay <- resolveAssay(x, assay)
+    input <- c(
+        expressionSeurat(x, assay, layer, features, reduction),
+        placeSeurat(x, image, coords, sample_id)
+    )
+    write <- function(result) writeSeurat(x, result, name, set.ident, assay)
+    list(input = input, write = write, assay = assay)
+}
+
 # Assays of raw counts by their usual names, best first, as Python's converters have them.
 rawAssays <- c("Spatial", "RNA", "Xenium", "Vizgen", "Nanostring")
 

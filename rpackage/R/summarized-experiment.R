@@ -35,6 +35,20 @@ namesPlaces <- function(name) {
         name, ignore.case = TRUE)
 }
 
+openObject.SummarizedExperiment <- function(
+    x, coords = NULL, sample_id = NULL, assay.type = "counts", dimred = NULL, subset.row = NULL,
+    name = "m2st"
+) {
+    checkName(name)
+    input <- c(expressionSE(x, assay.type, dimred, subset.row), placeSE(x, coords, sample_id))
+    checkNameSE(x, name)
+    list(input = input, write = function(result) writeSE(x, result, name))
+}
+
+openObject.SpatialExperiment <- function(x, coords = NULL, ...) {
+    openObject.SummarizedExperiment(x, if (is.null(coords)) coordsSPE(x) else coords, ...)
+}
+
 expressionSE <- function(x, assay.type, dimred, subset.row) {
     if (!is.null(dimred)) {
         return(list(features = reducedSE(x, dimred), what = paste0("reducedDim '", dimred, "'")))
