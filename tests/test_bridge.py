@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from anndata import AnnData
 from numpy.typing import NDArray
@@ -480,3 +481,52 @@ def test_registration_is_that_of_python(adata: AnnData) -> None:
     request["reference"]["genes"] = "\n".join(adata.var_names).upper()
     error = bridge.register(request)["error"]
     assert "genes among the row names, found 0. They differ in upper and lower case only" in error
+
+
+def factor(values: Any) -> dict[str, Any]:
+    """A factor as R sends it."""
+    labels = pd.Categorical(values)
+    return {
+        "codes": bytearray(labels.codes.astype(np.int32).tobytes()),
+        "levels": list(labels.categories),
+    }
+
+
+def table_of(answer: dict[str, Any]) -> pd.DataFrame:
+    """A table as R reads it."""
+    assert_plain(answer)
+    columns = {
+        column["name"]: column.get("texts") or np.frombuffer(column["numbers"], np.float64)
+        for column in answer["columns"]
+    }
+    return pd.DataFrame(columns)
+
+
+def test_tables_by_section_are_those_of_python() -> None:
+    adata = m2st.datasets.simulate_cortex(n_obs=300, n_genes=40, n_domains=3, n_samples=4)
+    adata.obs["m2st_domain"] = adata.obs["domain"]
+    late = adata.obs["sample"].isin(["section3", "section4"])
+    adata.obs["group"] = late.map({True: "late", False: "early"})
+    coordinates = np.asarray(adata.obsm["spatial"], dtype=np.float64)
+    sample = factor(adata.obs["sample"])
+    request = {
+        "domains": factor(adata.obs["domain"]),
+        "coordinates": bytearray(coordinates.tobytes(order="F")),
+        "n_axes": 2,
+        "sample": sample["codes"],
+        "sample_names": sample["levels"],
+    }
+    answer = bridge.composition(request)
+    expected = m2st.tl.composition(adata, "sample")
+    pd.testing.assert_frame_equal(table_of(answer), expected, check_dtype=False)
+    assert [column.get("whole") for column in answer["columns"]][2:4] == [True, False]
+    request |= {"conditions": factor(adata.obs["group"]), "reference": "late"}
+    expected = m2st.tl.compare_composition(adata, "group", "sample", reference="late")
+    answer = bridge.compare_composition(request)
+    pd.testing.assert_frame_equal(table_of(answer), expected, check_dtype=False)
+    request |= {"conditions": sample, "reference": None}
+    error = bridge.compare_composition(request)["error"]
+    assert error.startswith(
+        "Expected at least 2 sections of each condition, found 1 of 'section1'."
+    )
+    assert "m2st" not in error

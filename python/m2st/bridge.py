@@ -32,7 +32,15 @@ from m2st._model import check_folder, load
 from m2st._params import AutoencoderParams, ClusteringParams, DualParams
 from m2st._run import run as m2st_run
 
-__all__ = ["apply", "cluster", "register", "report", "run"]
+__all__ = [
+    "apply",
+    "cluster",
+    "compare_composition",
+    "composition",
+    "register",
+    "report",
+    "run",
+]
 
 # R prints what concerns its user; without a handler logging would write to the terminal.
 logging.getLogger("m2st").addHandler(logging.NullHandler())
@@ -50,6 +58,7 @@ _IN_R = (
     (r"in `adata\.obsm\['spatial'\]`", "in the coordinates"),
     (r"`?adata\.obsm\[['\"]spatial['\"]\]`?", "coordinates"),
     (r"`?adata\.obs\[['\"]sample['\"]\]`?", "the sections"),
+    (r"`?adata\.obs\[['\"]condition['\"]\]`?", "the conditions"),
     (r"`adata\.obs\[('[^']*')\]`", r"column \1"),
     (r"`reference\.obs\[('[^']*')\]`", r"column \1 of `reference`"),
     (r"in `adata\.var_names`", "among the row names"),
@@ -375,6 +384,82 @@ def register(request: Request, callback: Callback | None = None) -> Answer:
         }
 
     return answer_safely(compute, request)
+
+
+def composition(request: Request, callback: Callback | None = None) -> Answer:
+    """Tell the share of each domain in each section: `m2st.tl.composition` on buffers.
+
+    Parameters
+    ----------
+    request
+        ``coordinates``, ``n_axes``, ``sample``, ``sample_names`` as in `run`; codes of -1 where the
+        section is missing. ``domains``: a factor as in `register`.
+    callback
+        Not called.
+
+    Returns
+    -------
+    ``columns`` of the table, each with ``name`` and ``texts``, or ``numbers`` (float64, NaN where
+    missing) and whether they are ``whole``; ``n_rows``; and ``warnings``. Or ``error``, or
+    ``interrupted``.
+    """
+
+    def compute() -> Answer:
+        from m2st import tl
+
+        adata, sample_key = _read_domains(request)
+        return _table(tl.composition(adata, sample_key))
+
+    return answer_safely(compute, request)
+
+
+def compare_composition(request: Request, callback: Callback | None = None) -> Answer:
+    """Compare shares of domains between conditions: `m2st.tl.compare_composition` on buffers.
+
+    Parameters
+    ----------
+    request
+        As for `composition`. ``conditions``: a factor. ``reference``: one of its levels, optional.
+    callback
+        Not called.
+
+    Returns
+    -------
+    As `composition`.
+    """
+
+    def compute() -> Answer:
+        from m2st import tl
+
+        adata, sample_key = _read_domains(request)
+        adata.obs["condition"] = _labels(request["conditions"])
+        reference = request.get("reference")
+        return _table(tl.compare_composition(adata, "condition", sample_key, reference=reference))
+
+    return answer_safely(compute, request)
+
+
+def _read_domains(request: Request) -> tuple[AnnData, str]:
+    """Object with domains, sections and coordinates, and the column of the sections."""
+    domains = _labels(request["domains"])
+    adata = AnnData(obs=_names(len(domains)))
+    adata.obs[_keys.Keys().domain] = domains
+    return adata, str(read_place(adata, request))
+
+
+def _table(table: pd.DataFrame) -> Answer:
+    """Columns of a table as texts, and as doubles."""
+    columns: list[Answer] = []
+    for name, values in table.items():
+        if pd.api.types.is_numeric_dtype(values):
+            numbers = values.to_numpy(dtype=np.float64)
+            whole = pd.api.types.is_integer_dtype(values)
+            columns.append(
+                {"name": str(name), "numbers": bytearray(numbers.tobytes()), "whole": bool(whole)}
+            )
+        else:
+            columns.append({"name": str(name), "texts": [str(value) for value in values]})
+    return {"columns": columns, "n_rows": len(table)}
 
 
 def _of_r(record: Mapping[str, Any]) -> dict[str, Any]:

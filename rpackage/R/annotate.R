@@ -9,7 +9,7 @@
 #' The confidence is the probability that an annotator would give the label. It is calibrated on held
 #' out parts of the reference. Spots unlike all that is labelled have no label.
 #'
-#' @param x The new section: an object of any class that [runM2ST()] takes.
+#' @param x The new section: an object of any class that [runM2ST()] takes, or a list of them.
 #' @param reference The annotated section: another object of any such class, with at least two spots
 #'   of each label.
 #' @param labels Name of the column of the reference with the labels; for a matrix, a factor or
@@ -67,11 +67,16 @@ annotateM2ST <- function(
             quoted(argumentsOfReference), ", found ",
             if (length(unknown)) quoted(unknown[1L]) else "one without a name", ".")
     }
+    genes <- rownames(x)
+    if (is.list(x) && is.null(kindOf(x))) {
+        checkSections(x)
+        genes <- Reduce(intersect, lapply(x, rownames))
+    }
     folder <- if (is.null(save)) tempfile("model") else save
     if (is.null(save)) {
         on.exit(unlink(folder, recursive = TRUE))
     }
-    known <- list(reference, labels = labels, genes = rownames(x), save = folder)
+    known <- list(reference, labels = labels, genes = genes, save = folder)
     hushed(verbose, ofReference(
         do.call(learnLabels, c(known, reference.args, list(normalized = normalized)))
     ))

@@ -19,7 +19,8 @@
 #'
 #' @inheritParams runM2ST
 #' @param x The new section: an object of any class that [runM2ST()] takes. It may be another class
-#'   than the object that the model was fitted on.
+#'   than the object that the model was fitted on. Or a list of objects, one for each section: the
+#'   result is the same list.
 #' @param model Folder of the model, which `runM2ST(save = )` or `annotateM2ST(save = )` wrote.
 #' @param normalized The values are already normalised and on a log scale. If the model was fitted on
 #'   counts, natural logarithms are taken back first.

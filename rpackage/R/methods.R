@@ -43,13 +43,19 @@
 #' sketch, the assay with more of the cells is used. If 10x's names give rows of several types, only
 #' rows of the type "Gene Expression" are used.
 #'
+#' A list holds one object for each section, all of one kind: `runM2ST(list(a = x, b = y), k = 7)`.
+#' The names of the list are the names of the sections. Genes that all have are used, by name. The
+#' result is the same list, with the part of each section in its object. Other arguments are those
+#' of the class. `coords` are names of columns, or a list of coordinates. If an object has several
+#' sections itself, each is a section.
+#'
 #' Writing is tried before the work, so that no result is lost because of a name.
 #'
 #' The same `seed` gives the same labels and embeddings as in Python, to the bit, on a CPU.
 #'
 #' @param x,object A Seurat object of version 3 to 5, a SpatialExperiment, SingleCellExperiment or
 #'   SummarizedExperiment, or a matrix of counts. A matrix has genes in rows and spots in columns,
-#'   and may be sparse.
+#'   and may be sparse. Or a list of such objects, one for each section, see below.
 #' @param coords Coordinates in any unit: a table with a row for each spot and 2 or 3 columns, or
 #'   names of columns of `colData(x)` or `meta.data`. Give array indices as (row, column). Rows are
 #'   matched by their names, or by a column of names such as `cell` in the result of
@@ -320,6 +326,24 @@ clusterM2ST.SingleCellExperiment <- function(
 ) {
     checkNoMore(...)
     checkHasK(k)
+    hushed(verbose, {
+        opened <- openClusters(x, k, coords, sample_id, name, embedding_name)
+        opened$write(computeClusters(opened$input, k, params, seed))
+    })
+}
+
+# Embeddings and places of an object, as `input`, and a function that writes a result for each k.
+openClusters <- function(x, ...) {
+    UseMethod("openClusters")
+}
+
+openClusters.default <- function(x, ...) {
+    clusterM2ST.default(x)
+}
+
+openClusters.SingleCellExperiment <- function(
+    x, k, coords = NULL, sample_id = NULL, name = "m2st", embedding_name = NULL
+) {
     names <- resultNames(name, k)
     lapply(names, function(one) {
         checkName(one)
@@ -328,18 +352,20 @@ clusterM2ST.SingleCellExperiment <- function(
     from <- embeddingName(name, k, embedding_name, function(one) {
         reducedName(one, "_scale1") %in% SingleCellExperiment::reducedDimNames(x)
     })
-    hushed(verbose, {
-        record <- S4Vectors::metadata(x)[[from]]
-        input <- c(
-            list(scales = scalesSE(x, from), record = record), placeSE(x, coords, sample_id)
-        )
-        results <- computeClusters(input, k, params, seed)
+    record <- S4Vectors::metadata(x)[[from]]
+    input <- c(list(scales = scalesSE(x, from), record = record), placeSE(x, coords, sample_id))
+    write <- function(results) {
         for (i in seq_along(k)) {
             results[[i]]$record <- clusterRecord(record, results[[i]]$record, names[i], from)
             x <- writeClusterSE(x, results[[i]], names[i])
         }
         x
-    })
+    }
+    list(input = input, write = write)
+}
+
+openClusters.SpatialExperiment <- function(x, k, coords = NULL, ...) {
+    openClusters.SingleCellExperiment(x, k, if (is.null(coords)) coordsSPE(x) else coords, ...)
 }
 
 #' @rdname clusterM2ST
@@ -359,24 +385,34 @@ clusterM2ST.Seurat <- function(
 ) {
     checkNoMore(...)
     checkHasK(k)
+    hushed(verbose, {
+        opened <- openClusters(x, k, coords, sample_id, image, name, embedding_name, set.ident)
+        opened$write(computeClusters(opened$input, k, params, seed))
+    })
+}
+
+openClusters.Seurat <- function(
+    x, k, coords = NULL, sample_id = NULL, image = NULL, name = "m2st", embedding_name = NULL,
+    set.ident = length(k) == 1L
+) {
     loadClasses(x)
     names <- resultNames(name, k)
     lapply(names, function(one) checkNameSeurat(x, one))
     from <- embeddingName(name, k, embedding_name, function(one) {
         paste0(one, ".scale1") %in% SeuratObject::Reductions(x)
     })
-    hushed(verbose, {
-        record <- SeuratObject::Misc(x, slot = from)
-        input <- c(
-            list(scales = scalesSeurat(x, from), record = record),
-            placeSeurat(x, image, coords, sample_id)
-        )
-        input$measured <- measuredSeurat(x, from)
-        results <- computeClusters(input, k, params, seed)
+    record <- SeuratObject::Misc(x, slot = from)
+    input <- c(
+        list(scales = scalesSeurat(x, from), record = record),
+        placeSeurat(x, image, coords, sample_id)
+    )
+    input$measured <- measuredSeurat(x, from)
+    write <- function(results) {
         for (i in seq_along(k)) {
             results[[i]]$record <- clusterRecord(record, results[[i]]$record, names[i], from)
             x <- writeClusterSeurat(x, results[[i]], names[i], set.ident)
         }
         x
-    })
+    }
+    list(input = input, write = write)
 }
