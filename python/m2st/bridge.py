@@ -37,6 +37,7 @@ __all__ = [
     "cluster",
     "compare_composition",
     "composition",
+    "export",
     "register",
     "report",
     "run",
@@ -339,6 +340,49 @@ def report(request: Request, callback: Callback | None = None) -> Answer:
             sample_key=sample_key,
             n_markers=int(request["n_markers"]),
             title=str(request["title"]),
+            overwrite=True,
+        )
+        return {}
+
+    return answer_safely(compute, request)
+
+
+def export(request: Request, callback: Callback | None = None) -> Answer:
+    """Write domains that R holds for another viewer: `m2st.io.export` on buffers.
+
+    Parameters
+    ----------
+    request
+        ``path``, ``to``, ``pixel_size`` (optional). ``name`` of the result. ``names`` of the
+        observations. ``domains``: int32 ``codes`` from 0 (-1 where missing) and ``levels``.
+        ``confidence``: float64, optional. ``coordinates``, ``n_axes``, ``sample``, ``sample_names``
+        as in `run`, optional; codes of -1 where missing.
+    callback
+        Not called.
+
+    Returns
+    -------
+    ``warnings``, or ``error``, or ``interrupted``.
+    """
+
+    def compute() -> Answer:
+        from m2st import io
+
+        keys = _keys.Keys(str(request["name"]))
+        adata = AnnData(obs=_names(len(request["names"])))
+        adata.obs_names = pd.Index([str(name) for name in request["names"]])
+        placed = request.get("coordinates") is not None
+        sample_key = read_place(adata, request) if placed else None
+        adata.obs[keys.domain] = _labels(request["domains"])
+        if request.get("confidence") is not None:
+            adata.obs[keys.confidence] = np.frombuffer(request["confidence"], dtype=np.float64)
+        io.export(
+            adata,
+            request["path"],
+            request["to"],
+            key_added=keys.name,
+            sample_key=sample_key,
+            pixel_size=request.get("pixel_size"),
             overwrite=True,
         )
         return {}

@@ -185,6 +185,16 @@ rasterPixels <- function(raster) {
 }
 
 writeReport <- function(shown, path, markers, title, overwrite) {
+    path <- checkFile(path, overwrite)
+    if (!isWhole(markers, 0)) {
+        stopM2ST("Expected `markers` to be one whole number from 0, found ", shorten(markers), ".")
+    }
+    askPython("report", reportRequest(shown, path, markers, title), FALSE)
+    invisible(path)
+}
+
+# A file that may be written, by its full name: Python may be in another folder.
+checkFile <- function(path, overwrite) {
     if (!is.character(path) || length(path) != 1L || is.na(path)) {
         stopM2ST("Expected `path` to name one file, found ", shorten(path), ".")
     }
@@ -192,11 +202,7 @@ writeReport <- function(shown, path, markers, title, overwrite) {
     if (file.exists(path) && !isTRUE(overwrite)) {
         stopM2ST("Expected no file at ", path, ", found one. Pass overwrite = TRUE to replace it.")
     }
-    if (!isWhole(markers, 0)) {
-        stopM2ST("Expected `markers` to be one whole number from 0, found ", shorten(markers), ".")
-    }
-    askPython("report", reportRequest(shown, path, markers, title), FALSE)
-    invisible(path)
+    path
 }
 
 reportRequest <- function(shown, path, markers, title) {
