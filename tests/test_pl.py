@@ -17,6 +17,7 @@ from matplotlib import colormaps
 from matplotlib.collections import Collection, EllipseCollection, PolyCollection
 from matplotlib.colors import is_color_like, to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.image import imread
 
 from m2st import pl
 from m2st._plotting import as_seen, palette
@@ -204,6 +205,19 @@ def test_nothing_is_cut_off_nor_covered() -> None:
             assert box.x1 <= figure.bbox.width + 1
             assert box.y1 <= figure.bbox.height + 1
             assert not any(box.overlaps(other) for other in boxes[:number])
+
+
+def test_a_page_cut_to_its_content_has_all_of_it() -> None:
+    figure = pl.domains(data(hexagonal()))
+
+    def content(**settings: object) -> list[int]:
+        stream = io.BytesIO()
+        figure.savefig(stream, format="png", dpi=100, **settings)
+        stream.seek(0)
+        dark = imread(stream).min(axis=-1) < 1
+        return [int(np.ptp(np.flatnonzero(dark.any(axis=axis)))) for axis in (0, 1)]
+
+    np.testing.assert_allclose(content(bbox_inches="tight"), content(), atol=2)
 
 
 def test_scale_bar_only_where_the_pixel_is_known() -> None:

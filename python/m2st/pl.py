@@ -928,7 +928,9 @@ def _entries(
     figure.add_artist(legend)
 
     def place(corner: NDArray[np.float64], page: NDArray[np.float64]) -> None:
-        legend.set_bbox_to_anchor((corner[0] / page[0], 1 - corner[1] / page[1]))
+        # By the page, also where `savefig` cuts it: matplotlib's default would move it twice.
+        anchor = (corner[0] / page[0], 1 - corner[1] / page[1])
+        legend.set_bbox_to_anchor(anchor, transform=figure.transFigure)
 
     return _Key(np.array(legend.get_window_extent().size) / figure.dpi, place)
 
