@@ -36,6 +36,7 @@ NOT_RUN = {
     "vignettes/annotate.md": 1,
     "vignettes/million.md": 2,
     "vignettes/paper.md": 1,
+    "vignettes/sections.md": 1,
     "vignettes/spatiallibd.md": 3,
 }
 """How many blocks of a page are marked as not run here."""
