@@ -201,8 +201,9 @@ def test_embeddings_of_the_name_are_not_mixed_with_others(adata: ad.AnnData) -> 
     m2st.tl.embed(adata, QUICK, progress=False, key_added="zone")
     with pytest.raises(ValueError, match="`key_added='zone'` to name no other embeddings than tho"):
         m2st.tl.cluster(adata, 3, embedding_key="m2st", key_added="zone")
-    with pytest.raises(KeyError, match=r"Expected 'X_none_scale1' in `adata\.obsm`"):
-        m2st.tl.cluster(adata, 3, embedding_key="none", key_added="zone_3")
+    for key, name in (("none", "zone_3"), ("none", "m2st"), (1, "zone_3")):
+        with pytest.raises(KeyError, match=r"with embeddings, found .*\(there are: m2st, zone\)"):
+            m2st.tl.cluster(adata, 3, embedding_key=key, key_added=name)  # type: ignore[arg-type]
 
 
 def test_both_are_drawn_and_reported(adata: ad.AnnData, tmp_path: Path) -> None:

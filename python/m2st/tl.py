@@ -636,6 +636,13 @@ def owner_of_features(adata: AnnData, use_rep: str) -> str | None:
 
 def _embeddings_for(adata: AnnData, keys: _keys.Keys, embedding_key: str | None) -> _keys.Keys:
     """Keys of the result whose embeddings are clustered under other `keys`, or these."""
+    if embedding_key is not None and not scales_of(adata, _keys.Keys(embedding_key)):
+        found = [name for name in adata.uns if scales_of(adata, _keys.Keys(name))]
+        msg = (
+            "Expected `embedding_key` to name a result with embeddings, found "
+            f"{embedding_key!r} (there are: {', '.join(found) or 'none'}). Name one of these."
+        )
+        raise KeyError(msg)
     own = bool(scales_of(adata, keys))
     source = keys if own and embedding_key is None else _keys.Keys(embedding_key or _keys.DEFAULT)
     if own and source != keys:

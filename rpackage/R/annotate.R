@@ -54,29 +54,23 @@ annotateM2ST <- function(
         stopM2ST("Expected `labels`, found none. Name the column of the reference with the labels, ",
             "such as labels = \"layer\". Those of a matrix are a factor.")
     }
-    if (identical(x, reference)) {
-        stopM2ST("Expected a section that is not annotated yet, found the reference itself. Pass ",
-            "another section.")
-    }
-    if (length(dim(x)) == 2L && is.null(rownames(x))) {
-        stopM2ST("Expected names of genes as row names of `x`, found none. Set them.")
-    }
     unknown <- setdiff(names(reference.args), argumentsOfReference)
     if (length(unknown) || length(reference.args) != length(names(reference.args))) {
         stopM2ST("Expected `reference.args` to be a list with names among ",
             quoted(argumentsOfReference), ", found ",
             if (length(unknown)) quoted(unknown[1L]) else "one without a name", ".")
     }
-    genes <- rownames(x)
+    sections <- list(x)
     if (is.list(x) && is.null(kindOf(x))) {
         checkSections(x)
-        genes <- Reduce(intersect, lapply(x, rownames))
+        sections <- x
     }
+    others <- lapply(sections, expressionOf, ...)
     folder <- if (is.null(save)) tempfile("model") else save
     if (is.null(save)) {
         on.exit(unlink(folder, recursive = TRUE))
     }
-    known <- list(reference, labels = labels, genes = genes, save = folder)
+    known <- list(reference, labels = labels, others = others, save = folder)
     hushed(verbose, ofReference(
         do.call(learnLabels, c(known, reference.args, list(normalized = normalized)))
     ))
@@ -122,15 +116,15 @@ learnLabels.default <- function(reference, labels, ...) {
 }
 
 learnLabels.matrix <- function(
-    reference, labels, genes, save, normalized, coords, sample_id = NULL
+    reference, labels, others, save, normalized, coords, sample_id = NULL
 ) {
-    learnModel(inputMatrix(reference, coords, sample_id), labels, genes, save, normalized)
+    learnModel(inputMatrix(reference, coords, sample_id), labels, others, save, normalized)
 }
 
 learnLabels.Matrix <- learnLabels.matrix
 
 learnLabels.SummarizedExperiment <- function(
-    reference, labels, genes, save, normalized, coords = NULL, sample_id = NULL,
+    reference, labels, others, save, normalized, coords = NULL, sample_id = NULL,
     assay.type = "counts"
 ) {
     values <- chosenColumn(
@@ -139,7 +133,7 @@ learnLabels.SummarizedExperiment <- function(
     input <- c(
         expressionSE(reference, assay.type, NULL, NULL), placeSE(reference, coords, sample_id)
     )
-    learnModel(input, values, genes, save, normalized)
+    learnModel(input, values, others, save, normalized)
 }
 
 learnLabels.SpatialExperiment <- function(reference, labels, ..., coords = NULL) {
@@ -150,7 +144,7 @@ learnLabels.SpatialExperiment <- function(reference, labels, ..., coords = NULL)
 }
 
 learnLabels.Seurat <- function(
-    reference, labels, genes, save, normalized, coords = NULL, sample_id = NULL, image = NULL,
+    reference, labels, others, save, normalized, coords = NULL, sample_id = NULL, image = NULL,
     assay = NULL, layer = "counts"
 ) {
     loadClasses(reference)
@@ -159,20 +153,24 @@ learnLabels.Seurat <- function(
         expressionSeurat(reference, resolveAssay(reference, assay), layer, NULL, NULL),
         placeSeurat(reference, image, coords, sample_id)
     )
-    learnModel(input, values, genes, save, normalized)
+    learnModel(input, values, others, save, normalized)
 }
 
-learnModel <- function(input, labels, genes, save, normalized) {
+learnModel <- function(input, labels, others, save, normalized) {
     if (length(labels) != length(input$inside)) {
         stopM2ST("Expected a label or NA for each of ", length(input$inside), " spots, found ",
             length(labels), ".")
     }
-    if (is.numeric(labels)) {
-        stopM2ST("Expected names as labels, found numbers. If each number stands for a domain, ",
-            "write factor(labels).")
+    checkNames(labels)
+    unused <- setdiff(levels(labels), as.character(labels))
+    if (length(unused)) {
+        stopM2ST("Expected labels of each level, found none of ", quoted(unused), ". Call ",
+            "droplevels(labels) first.")
     }
     save <- checkSave(save, input)
     input <- checkInput(input)
+    lapply(others, checkOther, input, !is.na(labels))
+    genes <- Reduce(intersect, lapply(others, `[[`, "genes"))
     kept <- keepValid(input)
     request <- c(
         sectionRequest(kept, normalized), genesRequest(kept, columns = TRUE),
@@ -183,4 +181,38 @@ learnModel <- function(input, labels, genes, save, normalized) {
     )
     request$words <- wordsRequest(input)
     askPython("learn", request, FALSE)
+}
+
+# Expression of a new section and its genes. Further arguments are those of applyM2ST().
+expressionOf <- function(x, assay.type = "counts", assay = NULL, layer = "counts", ...) {
+    found <- if (is(x, "SummarizedExperiment")) {
+        expressionSE(x, assay.type, NULL, NULL)
+    } else if (inherits(x, "Seurat")) {
+        loadClasses(x)
+        expressionSeurat(x, resolveAssay(x, assay), layer, NULL, NULL)
+    } else if (is.matrix(x) || is(x, "Matrix")) {
+        list(counts = x, genes = rownames(x), what = "`x`")
+    } else {
+        runM2ST.default(x)
+    }
+    found$counts <- asExpression(found$counts, found$what)
+    checkGenes(found)
+    found
+}
+
+# A new section is none of the labelled spots under other names: their values are others.
+checkOther <- function(new, input, labelled) {
+    shared <- intersect(input$genes, new$genes)
+    fingerprints <- function(counts, genes) {
+        # Whole numbers, so that the order of the genes changes no sum of counts.
+        weights <- numeric(length(genes))
+        weights[match(shared, genes)] <- (seq_along(shared) * 2654435761) %% 2^31
+        as.numeric(weights %*% counts)
+    }
+    known <- fingerprints(input$counts, input$genes)[labelled]
+    found <- fingerprints(new$counts, new$genes)
+    if (isTRUE(mean(found %in% known[known > 0]) > 0.5)) {
+        stopM2ST("Expected another section than the new one, found the same spots in both. Pass ",
+            "a section that is not annotated yet.")
+    }
 }

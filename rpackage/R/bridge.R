@@ -6,11 +6,15 @@ callPython <- function(what, request, callback) {
     ask <- tryCatch(
         {
             if (is.null(state$module)) {
-                state$module <- reticulate::import("m2st.bridge")
+                state$module <- reticulate::import("importlib")$import_module("m2st.bridge")
             }
             state$module[[what]]
         },
-        error = explainMissing
+        error = function(e) {
+            # Asked again for a module that it lacks, reticulate prints all that it knows of Python.
+            state$module <- NULL
+            explainMissing(e)
+        }
     )
     ask(request, callback)
 }

@@ -118,6 +118,14 @@ checkFolderName <- function(value, argument) {
     }
 }
 
+# Numbers may measure something: they are no labels.
+checkNames <- function(labels) {
+    if (is.numeric(labels)) {
+        stopM2ST("Expected names as labels, found numbers. If each number stands for a domain, ",
+            "write factor(labels).")
+    }
+}
+
 checkGenes <- function(input) {
     genes <- input$genes
     if (is.null(genes)) {

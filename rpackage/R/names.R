@@ -51,8 +51,13 @@ checkName <- function(value, argument = "name") {
 embeddingName <- function(name, k, chosen, has) {
     if (is.null(chosen)) {
         chosen <- if (has(name)) name else "m2st"
+    } else {
+        checkName(chosen, "embedding_name")
+        if (!has(chosen)) {
+            stopM2ST("Expected `embedding_name` to name a result with embeddings, found none of '",
+                chosen, "'. Name what runM2ST() or embedM2ST() was given as `name`.")
+        }
     }
-    checkName(chosen, "embedding_name")
     others <- Filter(has, setdiff(resultNames(name, k), chosen))
     if (length(others)) {
         stopM2ST("Expected `name` to name no other embeddings than those to be clustered, '",

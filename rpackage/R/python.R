@@ -14,8 +14,9 @@
 #'
 #' Python starts when one of these functions or `runM2ST()` is called, not before.
 #'
+#' @param packages What to install, as pip names it: the folder of your clone of the repository,
+#'   because the Python package is on no index yet.
 #' @param envname Name or path of the virtual environment.
-#' @param packages Packages to install there, as pip names them.
 #' @param python Path of a Python, 3.11 or newer, to make the environment from. `NULL` takes the
 #'   first one on the PATH that is new enough. An existing environment keeps its Python.
 #' @param x Object of class `m2stInfo`.
@@ -30,8 +31,8 @@
 #' m2stAvailable()
 #' m2stInfo()
 #' \dontrun{
-#' # downloads the Python package and what it needs
-#' m2stSetup()
+#' # downloads what the Python package needs; R was started in the folder of the clone
+#' m2stSetup(packages = getwd())
 #' }
 #' @export
 m2stInfo <- function() {
@@ -77,7 +78,11 @@ m2stAvailable <- function() {
 
 #' @rdname m2stInfo
 #' @export
-m2stSetup <- function(envname = "r-m2st", packages = "m2st", python = NULL) {
+m2stSetup <- function(packages, envname = "r-m2st", python = NULL) {
+    if (missing(packages)) {
+        stopM2ST("Expected `packages`, what to install, found none. The Python package m2st is on no ",
+            "index yet: name the folder of your clone, such as packages = getwd().")
+    }
     withoutSystemLibraries({
         if (!reticulate::virtualenv_exists(envname)) {
             reticulate::virtualenv_create(envname, findPython(python))
@@ -123,8 +128,8 @@ findPython <- function(python = NULL) {
     stopM2ST(
         "Expected a Python of version 3.11 or newer with venv and ssl, found none; tried ",
         toString(python), ". Install one (on Debian with python3-venv) and name it, ",
-        "m2stSetup(python = \"/path/to/python3\"), or let reticulate build one: ",
-        "m2stSetup(python = reticulate::install_python(\"3.12:latest\"))."
+        "m2stSetup(packages, python = \"/path/to/python3\"), or let reticulate build one: ",
+        "m2stSetup(packages, python = reticulate::install_python(\"3.12:latest\"))."
     )
 }
 
@@ -199,14 +204,14 @@ chosenBy <- function(config) {
 
 ownOrder <- "reticulate's own order of discovery"
 
-# The package is on no index yet: what it would be called there, and what to write until then.
+# The package is on no index yet.
 fixCommand <- function(python) {
     command <- if (is.null(python)) {
-        "m2st::m2stSetup(packages = \"m2st\"), then start R anew"
+        "m2st::m2stSetup(packages = \"CLONE\"), then start R anew"
     } else {
-        paste(shQuote(python), "-m pip install m2st")
+        paste(shQuote(python), "-m pip install CLONE")
     }
-    paste0(command, "\n(until m2st is published, the path of your clone in place of m2st)")
+    paste0(command, "\n(CLONE is the folder of your clone of the repository of m2ST)")
 }
 
 # The original error of Python, which Python it was, and what to do.

@@ -61,6 +61,9 @@
 #' }
 #' @export
 registerDomains <- function(x, reference, labels, ...) {
+    if (missing(reference)) {
+        stopM2ST("Expected `reference`, an object with labels, found none.")
+    }
     UseMethod("registerDomains")
 }
 
@@ -82,10 +85,7 @@ registerDomains.m2st <- function(
         stopM2ST("Expected `counts`, which the result does not hold. Pass the matrix that ",
             "runM2ST() was given.")
     }
-    counts <- checkExpression(counts, "`counts`")
-    if (ncol(counts) != length(x$domain)) {
-        stopM2ST("Expected counts of ", length(x$domain), " spots, found ", ncol(counts), ".")
-    }
+    counts <- countsOfResult(x, counts)
     ours <- list(
         counts = counts, what = "`counts`", genes = rownames(counts), labels = x$domain
     )
@@ -116,6 +116,16 @@ registerDomains.Seurat <- function(
     computeRegistration(ours, reference, labels, reference.assay, n_top_genes)
 }
 
+# Counts of the spots of the result of a matrix.
+countsOfResult <- function(x, counts) {
+    counts <- checkExpression(counts, "`counts`")
+    if (ncol(counts) != length(x$domain)) {
+        stopM2ST("Expected counts of ", length(x$domain), " spots in columns, found ",
+            ncol(counts), " columns. Pass the matrix that runM2ST() was given.")
+    }
+    counts
+}
+
 # Expression with its genes, what it is called, and a label for each spot.
 labelledSE <- function(x, assay.type, column, where) {
     labels <- drawnColumn(as.list(SummarizedExperiment::colData(x)), column, where)
@@ -139,10 +149,13 @@ labelledReference <- function(reference, labels, assay) {
             stopM2ST("Expected an assay with expression in `reference`, found ", quoted(present),
                 ". Name one: reference.assay = ...")
         }
+        columns <- as.list(SummarizedExperiment::colData(reference))
+        checkNames(chosenColumn(columns, labels, "colData(reference)"))
         return(labelledSE(reference, assay, labels, "colData(reference)"))
     }
     if (inherits(reference, "Seurat")) {
         loadClasses(reference)
+        checkNames(chosenColumn(as.list(reference[[]]), labels, "meta.data of `reference`"))
         return(labelledSeurat(reference, assay, "counts", labels, "meta.data of `reference`"))
     }
     stopM2ST("Expected `reference` to be a Seurat object or a SummarizedExperiment, found ",
@@ -217,6 +230,10 @@ checkTwo <- function(labels, what) {
 #' }
 #' @export
 renameDomains <- function(x, names, ...) {
+    if (missing(names)) {
+        stopM2ST("Expected `names`, new names of domains, found none. Give them by present ones, ",
+            "such as c(\"1\" = \"white matter\").")
+    }
     UseMethod("renameDomains")
 }
 

@@ -45,6 +45,9 @@
 #' }
 #' @export
 reportM2ST <- function(x, path, ...) {
+    if (missing(path)) {
+        stopM2ST("Expected `path`, the HTML file to write, found none. Name one.")
+    }
     UseMethod("reportM2ST")
 }
 
@@ -67,7 +70,7 @@ reportM2ST.m2st <- function(
         columns = list(m2st_domain = x$domain), confidence = unname(x$confidence),
         record = x$record
     )
-    shown$counts <- if (!is.null(counts) && markers > 0) checkExpression(counts, "`counts`")
+    shown$counts <- if (!is.null(counts) && markers > 0) countsOfResult(x, counts)
     writeReport(shown, path, markers, title, overwrite)
 }
 

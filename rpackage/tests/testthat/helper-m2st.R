@@ -118,3 +118,14 @@ inPython <- function(folder, code) {
 }
 
 bits <- function(matrix) writeBin(as.double(t(matrix)), raw(), size = 4L)
+
+# What a new R says that has run some code, with a value for RETICULATE_PYTHON.
+inNewR <- function(code, python = "") {
+    rscript <- file.path(R.home("bin"), "Rscript")
+    libs <- paste(.libPaths(), collapse = .Platform$path.sep)
+    env <- c(paste0("R_LIBS=", libs), if (nzchar(python)) paste0("RETICULATE_PYTHON=", python))
+    out <- suppressWarnings(
+        system2(rscript, c("-e", shQuote(code)), stdout = TRUE, stderr = TRUE, env = env)
+    )
+    paste(out, collapse = "\n")
+}

@@ -63,7 +63,8 @@ test_that("labels that cannot be learned from are an error", {
     expect_error(learn(seq_len(256)), "found numbers")
     expect_error(learn("layer"), "a label or NA for each of 256 spots, found 1")
     expect_error(learn(rep("lower", 256)), "at least two names")
-    expect_error(learn(two$layer, two$new), "found the reference itself")
+    expect_error(learn(factor(two$layer, c("lower", "upper", "none"))), "none of 'none'. Call drop")
+    expect_error(annotateM2ST("a", two$old, two$layer), "Expected a matrix with genes in rows")
     expect_error(annotateM2ST(unname(two$new), two$old, two$layer), "row names of `x`, found none")
     expect_error(
         annotateM2ST(two$new, two$old, two$layer, reference.args = list(foo = 1)), "found 'foo'"
@@ -107,4 +108,48 @@ test_that("what is said of the reference names it and its arguments", {
         annotateM2ST(two$new, old, "layer", coords = two$coords),
         "Of the reference: Found no coordinates: colData\\(reference\\) has.*list\\(coords ="
     )
+})
+
+test_that("a section of the reference is none to be annotated, whatever its names", {
+    skip_if_no_m2st()
+    two <- twoLayers()
+    same <- "Of the reference: Expected another section .* found the same spots in both"
+    learn <- function(x, coords = two$coords) {
+        annotateM2ST(
+            x, two$old, two$layer, coords = coords, reference.args = list(coords = two$coords)
+        )
+    }
+    expect_error(learn(two$old), same)
+    renamed <- two$old[60:1, 256:1]
+    colnames(renamed) <- paste0("cell", 1:256)
+    expect_error(learn(renamed, 55 * two$coords[256:1, ]), same)
+    expect_error(learn(as(two$old, "CsparseMatrix")[, 1:200], two$coords[1:200, ]), same)
+    skip_if_not_installed("SeuratObject")
+    seurat <- SeuratObject::CreateSeuratObject(two$old)
+    expect_error(learn(seurat), same)
+    skip_if_not_installed("SingleCellExperiment")
+    sce <- SingleCellExperiment::SingleCellExperiment(list(counts = two$old))
+    expect_error(learn(sce), same)
+})
+
+test_that("a saved model gives the same bits from another path, in a new session", {
+    skip_if_no_m2st()
+    two <- twoLayers()
+    folder <- tempfile("labels")
+    found <- annotateM2ST(
+        two$new, two$old, two$layer, coords = two$coords, save = folder,
+        reference.args = list(coords = two$coords)
+    )
+    moved <- file.path(withr::local_tempdir(), "elsewhere")
+    dir.create(moved)
+    file.copy(dir(folder, full.names = TRUE), moved)
+    unlink(folder, recursive = TRUE)
+    saveRDS(list(two$new, two$coords), file.path(moved, "../new.rds"))
+    said <- inNewR(paste0(
+        "setwd('", moved, "/..'); new <- readRDS('new.rds');",
+        "found <- m2st::applyM2ST(new[[1]], 'elsewhere', coords = new[[2]]);",
+        "saveRDS(unclass(found)[1:4], 'found.rds')"
+    ))
+    again <- readRDS(file.path(moved, "../found.rds"))
+    expect_identical(again, unclass(found)[1:4])
 })

@@ -96,7 +96,7 @@ test_that("a model and labels are carried to each section of a list", {
     expect_identical(found$b$m2st_domain, quietly(applyM2ST(sections$b, folder))$m2st_domain)
     half <- ifelse(toyCoords()[, "col"] > 6, "upper", "lower")
     carried <- quietly(annotateM2ST(
-        sections, toyCounts(), half, reference.args = list(coords = toyCoords())
+        sections, 2 * toyCounts(), half, reference.args = list(coords = toyCoords())
     ))
     expect_identical(levels(carried$b$m2st_domain), c("lower", "upper"))
     expect_gt(mean(carried$b$m2st_domain == half, na.rm = TRUE), 0.9)

@@ -8,7 +8,7 @@ test_that("what is wrong with Python is said with the command that mends it", {
     )
     expect_output(print(info), "not ready.*chosen by: somebody.*torch: +missing.*pip install m2st")
     expect_match(fixCommand(NULL), "m2stSetup")
-    expect_match(fixCommand("/a b/python"), "'/a b/python' -m pip install m2st")
+    expect_match(fixCommand("/a b/python"), "'/a b/python' -m pip install CLONE\n.CLONE is the")
     expect_match(chosenBy(list(forced = "use_python()")), "use_python|RETICULATE_PYTHON")
 })
 
@@ -23,17 +23,6 @@ test_that("the Python at hand is described", {
         "could not be loaded: No module named 'm2st'.*chosen by"
     )
 })
-
-# What a new R says that has run some code, with a value for RETICULATE_PYTHON.
-inNewR <- function(code, python = "") {
-    rscript <- file.path(R.home("bin"), "Rscript")
-    libs <- paste(.libPaths(), collapse = .Platform$path.sep)
-    env <- c(paste0("R_LIBS=", libs), if (nzchar(python)) paste0("RETICULATE_PYTHON=", python))
-    out <- suppressWarnings(
-        system2(rscript, c("-e", shQuote(code)), stdout = TRUE, stderr = TRUE, env = env)
-    )
-    paste(out, collapse = "\n")
-}
 
 test_that("loading the package does not start Python", {
     code <- "loadNamespace('m2st'); cat(reticulate::py_available(initialize = FALSE))"
@@ -68,8 +57,25 @@ test_that("a Python of the operating system is never told to install", {
     local_mocked(TRUE)
     expect_match(fixMissing("/usr/bin/python3", "use_python()"), "^m2st::m2stSetup")
     local_mocked(FALSE)
-    expect_match(fixMissing("/a/python", "use_python()"), "^'/a/python' -m pip install m2st")
+    expect_match(fixMissing("/a/python", "use_python()"), "^'/a/python' -m pip install CLONE")
     expect_match(fixMissing("/a/python", ownOrder), "^m2st::m2stSetup")
+})
+
+test_that("nothing is installed from an index that nobody named", {
+    expect_error(m2stSetup(), "Expected `packages`.*name the folder of your clone")
+    expect_match(fixCommand(NULL), "^m2st::m2stSetup\\(packages = \"CLONE\"\\)")
+})
+
+test_that("a second failing call says the same as the first", {
+    skip_on_os("windows")
+    skip_if_not(file.exists("/usr/bin/python3"))
+    said <- inNewR(paste(
+        "Sys.unsetenv('PYTHONPATH'); library(m2st);",
+        "for (i in 1:3) try(runM2ST(matrix(1, 50, 60), cbind(1:60, sin(1:60)), k = 2))"
+    ), "/usr/bin/python3")
+    skip_if_not(grepl("could not be loaded", said))
+    expect_no_match(said, "List of|Detected Python configuration")
+    expect_length(gregexpr("No module named 'm2st'", said)[[1L]], 3L)
 })
 
 test_that("without any Python the error says what to do", {

@@ -88,6 +88,11 @@ test_that("what does not fit is refused in words of R", {
     x <- toyLabelled()
     expect_error(registerDomains(1, x, "half"), "Expected an object that runM2ST\\(\\) returned")
     expect_error(registerDomains(x, x), "Expected `labels`, the column of `reference`")
+    expect_error(registerDomains(x), "Expected `reference`, an object with labels, found none")
+    expect_error(renameDomains(x), "Expected `names`, new names of domains, found none")
+    numbered <- x
+    numbered$depth <- seq_len(ncol(x)) / 2
+    expect_error(registerDomains(x, numbered, "depth"), "names as labels, found numbers. If each")
     expect_error(registerDomains(x, 1, "half"), "Expected `reference` to be a Seurat object")
     expect_error(registerDomains(x, x, "no"), "column of colData\\(reference\\), found \"no\"")
     expect_error(registerDomains(x, x, "half", n_top_genes = 3), "from 10, found 3")
@@ -95,7 +100,7 @@ test_that("what does not fit is refused in words of R", {
     result <- structure(list(domain = halves()$domain), class = "m2st")
     expect_error(registerDomains(result, x, "half"), "Expected `counts`, which the result does")
     expect_error(registerDomains(result, x, "half", counts = toyCounts()[, 1:60]),
-        "counts of 120 spots, found 60")
+        "counts of 120 spots in columns, found 60 columns")
     expect_error(registerDomains(structure(list(), class = "m2st"), x, "half"), "Found no domains")
     one <- x
     SummarizedExperiment::colData(one)$half <- "lower"

@@ -158,6 +158,13 @@ test_that("what is missing or wrong is named", {
     expect_error(suppressMessages(reportM2ST(x, page)), "found one. Pass overwrite = TRUE")
     embedded <- withFake(embedM2ST(toyCounts(), toyCoords(), params = quickParams()))
     expect_error(reportM2ST(embedded, page), "Found no domains")
+    expect_error(reportM2ST(embedded), "Expected `path`, the HTML file to write, found none")
+    result <- withFake(runM2ST(toyCounts(), toyCoords(), k = 2, params = quickParams()))
+    turned <- as.matrix(toyCounts())[, 1:50]
+    expect_error(
+        reportM2ST(result, tempfile(fileext = ".html"), counts = t(turned)),
+        "Expected counts of 120 spots in columns, found 60 columns"
+    )
 })
 
 test_that("the page has the numbers of the object, and the object stays as it was", {

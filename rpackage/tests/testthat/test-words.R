@@ -3,7 +3,7 @@
 python <- paste0(
     "m2st\\.(pp|tl|pl|io|run|report|metrics|AutoencoderParams|ClusteringParams)|\\badata\\b|",
     "\\bobs[mp]?\\b|\\bNaN\\b|\\bNone\\b|scanpy|(sample|spatial)_key|use_rep|n_domains\\b|",
-    "_names_make_unique|\\bpip install (?!m2st|pybanksy)"
+    "_names_make_unique|\\bpip install (?!CLONE|pybanksy)"
 )
 
 test_that("help pages have no words of Python", {
