@@ -28,6 +28,7 @@ from typer.testing import CliRunner
 
 import m2st
 from m2st import io
+from m2st._readers import _space_ranger
 from m2st._stores import check_storable
 from m2st.cli import app
 
@@ -203,7 +204,9 @@ def test_visium_hd_without_pyarrow(outs: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "fastparquet", None)
     with pytest.raises(ImportError, match=r"tissue_positions.parquet .*`pip install pyarrow`"):
-        io._read_positions(file, trust=False)  # pandas 3 takes pyarrow for all text, if it is there
+        _space_ranger._read_positions(
+            file, trust=False
+        )  # pandas 3 takes pyarrow for all text, if it is there
 
 
 def test_visium_hd_asks_for_one_bin(tmp_path: Path) -> None:

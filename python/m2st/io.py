@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import logging
 import os
@@ -10,7 +9,6 @@ import re
 import shutil
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from errno import ENOSPC
 from io import BytesIO
 from math import prod
@@ -26,7 +24,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from m2st import _keys
-from m2st._checks import check_choice, check_interval, check_sparse, check_target, importing, warn
+from m2st._checks import check_choice, check_interval, check_sparse, check_target, importing
 from m2st._export import (
     SUFFIXES,
     Outline,
@@ -41,16 +39,9 @@ from m2st._export import (
 )
 from m2st._files import is_store, remove, replacing, second_names, write_whole
 from m2st._plotting import spot_shape
+from m2st._readers import SUPPORTED, expect, names_in, read_folder
 from m2st._stores import check_storable, in_memory, plain, put_anndata, shards_as_asked
-from m2st._trust import (
-    Untrusted,
-    check_gzip,
-    check_hdf5,
-    check_image,
-    check_mtx,
-    check_parquet,
-    check_zarr,
-)
+from m2st._trust import check_hdf5, check_zarr
 
 __all__ = ["export", "read", "write"]
 
@@ -68,23 +59,6 @@ _PIECE = 2**22
 # in 5.8 s, lzf 87 MB in 1.9 s.
 _COMPRESSION = {"compression": "gzip", "compression_opts": 1}
 
-_SUPPORTED = (
-    "Supported: an `.h5ad` file, a SpatialData or AnnData zarr folder, "
-    "the output folder of Space Ranger, an R object in an `.rds`, `.rda` or `.RData` file."
-)
-_COUNTS = "filtered_feature_bc_matrix"
-_CELL_COUNTS = "filtered_feature_cell_matrix"  # of cells, from Space Ranger 4 on
-_SEGMENTATION = "cell_segmentations.geojson"
-# Visium HD, Space Ranger >= 2.0, Space Ranger <= 1.3; packed as GEO has them.
-_POSITIONS = (
-    "tissue_positions.parquet",
-    "tissue_positions.csv",
-    "tissue_positions_list.csv",
-    "tissue_positions.csv.gz",
-    "tissue_positions_list.csv.gz",
-)
-_ARRAY = ["in_tissue", "array_row", "array_col"]
-_PIXELS = ["pxl_row_in_fullres", "pxl_col_in_fullres"]
 _TABLES = {"tables", "table"}  # of SpatialData now, and before 0.1
 # Names that SpatialData takes for elements.
 _ELEMENT = re.compile(r"(?!__)[\w.-]+")
@@ -201,16 +175,16 @@ def read(
 
 def _read(path: Path, table: str | None, *, backed: _Backed, trust: bool) -> AnnData:
     """Find the format and read it."""
-    if is_store(path) and _TABLES & _names(path):
+    if is_store(path) and _TABLES & names_in(path):
         return _read_spatialdata(path, table, backed=backed, trust=trust)
     if table is not None:
         msg = f"Expected `table` only with a SpatialData store, found {table!r} with {path}."
         raise ValueError(msg)
     if not path.exists():
-        msg = f"Expected a file or folder at {path}, found nothing. {_SUPPORTED}"
+        msg = f"Expected a file or folder at {path}, found nothing. {SUPPORTED}"
         raise FileNotFoundError(msg)
-    if is_store(path) and {"obs", "var"} <= _names(path):
-        with _expect("an AnnData zarr store", path):
+    if is_store(path) and {"obs", "var"} <= names_in(path):
+        with expect("an AnnData zarr store", path):
             if not trust:
                 check_zarr(path)
             return _read_store(path, ad.io.read_zarr, _open_zarr, backed=backed)
@@ -220,12 +194,12 @@ def _read(path: Path, table: str | None, *, backed: _Backed, trust: bool) -> Ann
         msg = f"Expected `backed=True` only with h5ad and zarr, found {path}. Read it into memory."
         raise ValueError(msg)
     if path.is_dir():
-        return _read_folder(path, trust=trust)
+        return read_folder(path, trust=trust)
     if path.suffix.lower() in {".rds", ".rda", ".rdata"}:
         from m2st.interop import read_r
 
         return read_r(path, method="r" if trust else "auto")
-    msg = f"Expected a supported format, found {path}. {_SUPPORTED}"
+    msg = f"Expected a supported format, found {path}. {SUPPORTED}"
     raise ValueError(msg)
 
 
@@ -452,7 +426,7 @@ def _check_only_exported(target: Path, keys: _keys.Keys) -> None:
         f"{kind}/{name}"
         for kind in ("images", "labels", "points", "shapes", *_TABLES)
         if (target / kind).is_dir()
-        for name in _names(target / kind)
+        for name in names_in(target / kind)
         if is_store(target / kind / name)
     }
     ours = re.compile(rf"tables/table|shapes/{re.escape(keys.name)}_(spots|domains)(_.*)?")
@@ -607,9 +581,9 @@ def _is_spatialdata(target: Path) -> bool:
     ValueError
         There is a zarr store of another kind, which would be lost.
     """
-    if not target.exists() or _TABLES & _names(target):
+    if not target.exists() or _TABLES & names_in(target):
         return True
-    if {"obs", "var"} <= _names(target):
+    if {"obs", "var"} <= names_in(target):
         return False
     if "spatialdata_attrs" in _open_zarr(target).attrs:
         return True
@@ -623,7 +597,7 @@ def _is_spatialdata(target: Path) -> bool:
 def _table_name(target: Path, table: str | None) -> str:
     """Name under which a table goes into a SpatialData store."""
     folder = target / "tables"
-    names = sorted(_names(folder)) if folder.is_dir() else []
+    names = sorted(names_in(folder)) if folder.is_dir() else []
     there = [name for name in names if is_store(folder / name)]
     if table is None and len(there) > 1:
         msg = (
@@ -756,36 +730,12 @@ def _consolidate(store: Path) -> None:
         zarr.consolidate_metadata(str(store))
 
 
-@contextmanager
-def _expect(what: str, path: Path) -> Iterator[None]:
-    """Turn whatever a reader raises on a damaged or foreign file into one line that names it."""
-    try:
-        yield
-    except (ImportError, MemoryError, PermissionError, Warning):
-        raise
-    except Untrusted as refused:
-        msg = (
-            f"Expected {what} that can be read safely, found {path} not to be: {refused}. If you "
-            "trust where it comes from: `trust=True`, or `--trust` on the command line."
-        )
-        raise ValueError(msg) from None
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        msg = f"Expected {what} at {path}, found it damaged or of another kind ({reason}). "
-        raise ValueError(msg + _SUPPORTED) from error
-
-
-def _names(folder: Path) -> set[str]:
-    """Names of what a folder holds."""
-    return {entry.name for entry in folder.iterdir()}
-
-
 def _read_h5ad(path: Path, *, backed: _Backed, trust: bool) -> AnnData:
     """Read h5ad; other HDF5 files are refused before anndata guesses at them."""
     if path.stat().st_size == 0:
-        msg = f"Expected an h5ad file at {path}, found it empty. {_SUPPORTED}"
+        msg = f"Expected an h5ad file at {path}, found it empty. {SUPPORTED}"
         raise ValueError(msg)
-    with _expect("an h5ad file", path):
+    with expect("an h5ad file", path):
         if not trust:
             check_hdf5(path)
         with h5py.File(path) as file:
@@ -937,231 +887,12 @@ def _carry_over(matrix: Any, file: h5py.File, place: str) -> None:
     file[place].attrs.update(source.attrs)
 
 
-def _read_folder(path: Path, *, trust: bool) -> AnnData:
-    """Read the output of Space Ranger."""
-    for root in (path, path / "outs"):
-        for name in (_COUNTS, _CELL_COUNTS):
-            counts = _find(f"{name}.h5", root) or _find(name, root)
-            if counts is not None:
-                return _read_space_ranger(root, counts, trust=trust)
-        parts = sorted([*root.glob("binned_outputs/square_*um"), *root.glob("square_*um")])
-        parts += sorted(root.glob("segmented_outputs"))
-        if len(parts) == 1:
-            return _read_folder(parts[0], trust=trust)
-        if parts:
-            msg = (
-                f"Expected one bin size of Visium HD, or its cells, in {root}, found {len(parts)}. "
-                "Give the folder of one: "
-                f"{', '.join(str(part.relative_to(root)) for part in parts)}."
-            )
-            raise ValueError(msg)
-    names = sorted(_names(path))
-    found = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") or "nothing"
-    msg = (
-        f"Expected a data set in the folder {path}, found: {found}. Looked for `zarr.json` or "
-        f"`.zgroup` with `obs` and `var` (AnnData) or `tables` (SpatialData), and, here and in "
-        f"`outs`, for `{_COUNTS}.h5`, `{_COUNTS}`, `binned_outputs` and `segmented_outputs` (Space "
-        f"Ranger). {_SUPPORTED}"
-    )
-    raise ValueError(msg)
-
-
-def _find(name: str, *folders: Path) -> Path | None:
-    """Find a file or folder by name, alone or behind a sample's prefix, as GEO delivers them."""
-    for folder in folders:
-        if (folder / name).exists():
-            return folder / name
-        found = sorted(p for p in folder.glob(f"*{name}") if not p.name.startswith("."))
-        if len(found) > 1:
-            msg = (
-                f"Expected the files of one sample in {folder}, found "
-                f"{', '.join(p.name for p in found)}. Give each sample a folder of its own."
-            )
-            raise ValueError(msg)
-        if found:
-            return found[0]
-    return None
-
-
-def _read_space_ranger(root: Path, counts: Path, *, trust: bool) -> AnnData:
-    """Read counts, positions, scale factors and images of one capture area."""
-    import scanpy as sc
-
-    with _expect("10x counts", counts), warnings.catch_warnings():
-        if not trust:
-            _check_counts(counts)
-        if counts.is_file():
-            _check_matrices(counts)
-        # Two genes may share a symbol; the names are made unique below.
-        warnings.filterwarnings("ignore", "Variable names are not unique", UserWarning)
-        adata = sc.read_10x_h5(counts) if counts.is_file() else sc.read_10x_mtx(counts)
-    adata.var_names_make_unique()
-    adata.X = sparse.csr_matrix(adata.X)
-
-    folders = (root / "spatial", root)
-    of_cells = _CELL_COUNTS in counts.name
-    wanted = (_SEGMENTATION,) if of_cells else _POSITIONS
-    places = (root,) if of_cells else folders
-    file = next((f for name in wanted if (f := _find(name, *places))), None)
-    if file is None:
-        advice = f"Copy Space Ranger's folder `spatial` beside {counts.name}."
-        if of_cells:
-            advice = "Copy it from Space Ranger's `segmented_outputs`."
-        msg = (
-            f"Expected the positions of the {'cells' if of_cells else 'spots'} in {places[0]}, "
-            f"found none of {', '.join(wanted)}. {advice}"
-        )
-        raise FileNotFoundError(msg)
-    positions = _read_segmentation(file) if of_cells else _read_positions(file, trust=trust)
-    lost = adata.obs_names[~adata.obs_names.isin(positions.index)]
-    if len(lost):
-        msg = (
-            f"Expected a position for each of the {adata.n_obs} barcodes of {counts}, found none "
-            f"for {len(lost)} (such as {lost[0]}) in {file}. Check that both are of one sample."
-        )
-        raise ValueError(msg)
-    positions = positions.loc[adata.obs_names]
-    for column in _ARRAY:
-        if column in positions:
-            adata.obs[column] = positions[column]
-    adata.obsm[_keys.COORDINATES] = positions[_PIXELS[::-1]].to_numpy()
-
-    scales = _find("scalefactors_json.json", *folders)
-    if scales is None:
-        msg = f"No scalefactors_json.json in {folders[0]}: the images cannot be placed, left out."
-        warn(msg)
-        return adata
-    with _expect("Space Ranger's scale factors", scales):
-        library: dict[str, Any] = {"images": {}, "scalefactors": json.loads(scales.read_bytes())}
-    for size in ("hires", "lowres"):
-        picture = _find(f"tissue_{size}_image.png", *folders)
-        if picture is not None:
-            from matplotlib.image import imread
-
-            with _expect("a PNG image", picture):
-                if not trust:
-                    check_image(picture)
-                library["images"][size] = imread(picture)
-    adata.uns["spatial"] = {_library_id(root, counts): library}
-    return adata
-
-
-def _check_matrices(counts: Path) -> None:
-    """Require valid matrices in an HDF5 file of 10x, of which scanpy takes a part at once."""
-
-    def check(name: str, group: Any) -> None:
-        if isinstance(group, h5py.Group) and {"data", "indices", "indptr", "shape"} <= set(group):
-            parts = [group[part][:] for part in ("data", "indices", "indptr")]
-            matrix = sparse.csr_matrix(tuple(parts), shape=tuple(group["shape"][:][::-1]))
-            check_sparse(matrix, name=f"{name} in {counts}")
-
-    with h5py.File(counts) as file:
-        file.visititems(check)
-
-
-def _check_counts(counts: Path) -> None:
-    """Look at 10x counts, as one file or as a folder of three."""
-    if counts.is_file():
-        check_hdf5(counts)
-        return
-    for file in counts.iterdir():
-        if file.name.endswith((".mtx", ".mtx.gz")):
-            check_mtx(file)
-        elif file.suffix == ".gz":
-            check_gzip(file)
-
-
-def _read_positions(file: Path, *, trust: bool) -> pd.DataFrame:
-    """Read positions of any generation, indexed by barcode."""
-    columns = ["barcode", *_ARRAY, *_PIXELS]
-    with _expect("positions of Space Ranger", file):
-        if file.suffix == ".parquet":
-            try:
-                if not trust:
-                    check_parquet(file)
-                frame = pd.read_parquet(file)
-            except ImportError:
-                with importing("pyarrow", f"Reading {file} (Visium HD)", "pip install pyarrow"):
-                    raise
-        else:
-            if file.suffix == ".gz" and not trust:
-                check_gzip(file)
-            frame = _read_csv(file, columns)
-        types = dict.fromkeys(_ARRAY, "int64") | dict.fromkeys(_PIXELS, "float64")
-        frame = frame[columns].astype(types).set_index("barcode")
-        doubled = int(frame.index.duplicated().sum())
-        if doubled:
-            msg = f"{doubled} barcodes are repeated"
-            raise ValueError(msg)
-    return frame
-
-
-def _read_csv(file: Path, columns: list[str]) -> pd.DataFrame:
-    """Read positions as text: with a header or none, and as R and spreadsheets save them again."""
-    # By content, not by name: files are renamed between the two generations.
-    with (gzip.open if file.suffix == ".gz" else open)(file, "rt", encoding="utf-8-sig") as stream:
-        first = stream.readline().lower()
-    has_header = "barcode" in first or _ARRAY[0] in first
-    frame = pd.read_csv(
-        file,
-        sep=max(",;\t", key=first.count),
-        header=0 if has_header else None,
-        encoding="utf-8-sig",
-    )
-    if not has_header:
-        frame.columns = pd.Index(columns)
-    frame.columns = frame.columns.str.strip().str.lower()
-    if columns[0] not in frame:  # row names of R
-        frame = frame.rename(columns={frame.columns[0]: columns[0]})
-    return frame
-
-
-def _read_segmentation(file: Path) -> pd.DataFrame:
-    """Read the centroids of segmented cells, indexed by barcode."""
-    with _expect("cell segmentation of Space Ranger", file):
-        cells = json.loads(file.read_bytes())["features"]
-        names = [f"cellid_{int(cell['properties']['cell_id']):09d}-1" for cell in cells]
-        places = [_centroid(cell["geometry"]) for cell in cells]
-        frame = pd.DataFrame(places, index=pd.Index(names), columns=_PIXELS[::-1])
-        doubled = int(frame.index.duplicated().sum())
-        if doubled:
-            msg = f"{doubled} cells are repeated"
-            raise ValueError(msg)
-    return frame
-
-
-def _centroid(geometry: Mapping[str, Any]) -> NDArray[np.float64]:
-    """Centroid of the first outline of a shape: x, y."""
-    outline = geometry["coordinates"][0]
-    if geometry["type"] == "MultiPolygon":
-        outline = outline[0]
-    points = np.asarray(outline, dtype=np.float64)[:, :2]
-    middle: NDArray[np.float64] = points[:-1].mean(axis=0)
-    here, there = points[:-1] - middle, points[1:] - middle
-    crossed = here[:, 0] * there[:, 1] - here[:, 1] * there[:, 0]
-    if crossed.sum() == 0:
-        return middle
-    shift: NDArray[np.float64] = (crossed[:, None] * (here + there)).sum(axis=0)
-    middle += shift / (3 * crossed.sum())
-    return middle
-
-
-def _library_id(root: Path, counts: Path) -> str:
-    """Name of the capture area: as Space Ranger recorded it, or else the folder's."""
-    if counts.is_file():
-        with h5py.File(counts) as file:
-            for name in file.attrs.get("library_ids", ()):
-                return name.decode() if isinstance(name, bytes) else str(name)
-    folder = root.resolve()
-    return folder.parent.name if folder.name == "outs" else folder.name
-
-
 def _read_spatialdata(path: Path, table: str | None, *, backed: _Backed, trust: bool) -> AnnData:
     """Read one table of a SpatialData store, with coordinates."""
     with importing("spatialdata", f"Reading {path} (SpatialData)", _SPATIALDATA):
         import spatialdata
-    folder = path / ("tables" if "tables" in _names(path) else "table")
-    with _expect("a SpatialData store", path):
+    folder = path / ("tables" if "tables" in names_in(path) else "table")
+    with expect("a SpatialData store", path):
         if not trust:
             check_zarr(path, ("tables", "table", "shapes"))
         # Images and points are not needed, and may be large.
@@ -1178,7 +909,7 @@ def _read_spatialdata(path: Path, table: str | None, *, backed: _Backed, trust: 
         raise ValueError(msg)
     adata = tables[table]
     if backed:
-        with _expect("a SpatialData store", path):
+        with expect("a SpatialData store", path):
             adata = _read_store(folder / table, ad.io.read_zarr, _open_zarr, backed=backed)
     if _keys.COORDINATES not in adata.obsm:
         adata.obsm[_keys.COORDINATES] = _centroids(adata, dict(store.shapes))

@@ -1,0 +1,238 @@
+"""The output of Space Ranger: Visium, and Visium HD in bins and in cells."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from numpy.typing import NDArray
+from scipy import sparse
+
+from m2st import _keys
+from m2st._checks import check_sparse, importing, warn
+from m2st._readers._shared import SUPPORTED, expect, find, names_in
+from m2st._trust import check_gzip, check_hdf5, check_image, check_mtx, check_parquet
+
+_COUNTS = "filtered_feature_bc_matrix"
+_CELL_COUNTS = "filtered_feature_cell_matrix"  # of cells, from Space Ranger 4 on
+_SEGMENTATION = "cell_segmentations.geojson"
+# Visium HD, Space Ranger >= 2.0, Space Ranger <= 1.3; packed as GEO has them.
+_POSITIONS = (
+    "tissue_positions.parquet",
+    "tissue_positions.csv",
+    "tissue_positions_list.csv",
+    "tissue_positions.csv.gz",
+    "tissue_positions_list.csv.gz",
+)
+_ARRAY = ["in_tissue", "array_row", "array_col"]
+_PIXELS = ["pxl_row_in_fullres", "pxl_col_in_fullres"]
+
+
+def read_folder(path: Path, *, trust: bool) -> AnnData:
+    """Read the output of Space Ranger."""
+    for root in (path, path / "outs"):
+        for name in (_COUNTS, _CELL_COUNTS):
+            counts = find(f"{name}.h5", root) or find(name, root)
+            if counts is not None:
+                return _read_space_ranger(root, counts, trust=trust)
+        parts = sorted([*root.glob("binned_outputs/square_*um"), *root.glob("square_*um")])
+        parts += sorted(root.glob("segmented_outputs"))
+        if len(parts) == 1:
+            return read_folder(parts[0], trust=trust)
+        if parts:
+            msg = (
+                f"Expected one bin size of Visium HD, or its cells, in {root}, found {len(parts)}. "
+                "Give the folder of one: "
+                f"{', '.join(str(part.relative_to(root)) for part in parts)}."
+            )
+            raise ValueError(msg)
+    names = sorted(names_in(path))
+    found = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") or "nothing"
+    msg = (
+        f"Expected a data set in the folder {path}, found: {found}. Looked for `zarr.json` or "
+        f"`.zgroup` with `obs` and `var` (AnnData) or `tables` (SpatialData), and, here and in "
+        f"`outs`, for `{_COUNTS}.h5`, `{_COUNTS}`, `binned_outputs` and `segmented_outputs` (Space "
+        f"Ranger). {SUPPORTED}"
+    )
+    raise ValueError(msg)
+
+
+def _read_space_ranger(root: Path, counts: Path, *, trust: bool) -> AnnData:
+    """Read counts, positions, scale factors and images of one capture area."""
+    import scanpy as sc
+
+    with expect("10x counts", counts), warnings.catch_warnings():
+        if not trust:
+            _check_counts(counts)
+        if counts.is_file():
+            _check_matrices(counts)
+        # Two genes may share a symbol; the names are made unique below.
+        warnings.filterwarnings("ignore", "Variable names are not unique", UserWarning)
+        adata = sc.read_10x_h5(counts) if counts.is_file() else sc.read_10x_mtx(counts)
+    adata.var_names_make_unique()
+    adata.X = sparse.csr_matrix(adata.X)
+
+    folders = (root / "spatial", root)
+    of_cells = _CELL_COUNTS in counts.name
+    wanted = (_SEGMENTATION,) if of_cells else _POSITIONS
+    places = (root,) if of_cells else folders
+    file = next((f for name in wanted if (f := find(name, *places))), None)
+    if file is None:
+        advice = f"Copy Space Ranger's folder `spatial` beside {counts.name}."
+        if of_cells:
+            advice = "Copy it from Space Ranger's `segmented_outputs`."
+        msg = (
+            f"Expected the positions of the {'cells' if of_cells else 'spots'} in {places[0]}, "
+            f"found none of {', '.join(wanted)}. {advice}"
+        )
+        raise FileNotFoundError(msg)
+    positions = _read_segmentation(file) if of_cells else _read_positions(file, trust=trust)
+    lost = adata.obs_names[~adata.obs_names.isin(positions.index)]
+    if len(lost):
+        msg = (
+            f"Expected a position for each of the {adata.n_obs} barcodes of {counts}, found none "
+            f"for {len(lost)} (such as {lost[0]}) in {file}. Check that both are of one sample."
+        )
+        raise ValueError(msg)
+    positions = positions.loc[adata.obs_names]
+    for column in _ARRAY:
+        if column in positions:
+            adata.obs[column] = positions[column]
+    adata.obsm[_keys.COORDINATES] = positions[_PIXELS[::-1]].to_numpy()
+
+    scales = find("scalefactors_json.json", *folders)
+    if scales is None:
+        msg = f"No scalefactors_json.json in {folders[0]}: the images cannot be placed, left out."
+        warn(msg)
+        return adata
+    with expect("Space Ranger's scale factors", scales):
+        library: dict[str, Any] = {"images": {}, "scalefactors": json.loads(scales.read_bytes())}
+    for size in ("hires", "lowres"):
+        picture = find(f"tissue_{size}_image.png", *folders)
+        if picture is not None:
+            from matplotlib.image import imread
+
+            with expect("a PNG image", picture):
+                if not trust:
+                    check_image(picture)
+                library["images"][size] = imread(picture)
+    adata.uns["spatial"] = {_library_id(root, counts): library}
+    return adata
+
+
+def _check_matrices(counts: Path) -> None:
+    """Require valid matrices in an HDF5 file of 10x, of which scanpy takes a part at once."""
+
+    def check(name: str, group: Any) -> None:
+        if isinstance(group, h5py.Group) and {"data", "indices", "indptr", "shape"} <= set(group):
+            parts = [group[part][:] for part in ("data", "indices", "indptr")]
+            matrix = sparse.csr_matrix(tuple(parts), shape=tuple(group["shape"][:][::-1]))
+            check_sparse(matrix, name=f"{name} in {counts}")
+
+    with h5py.File(counts) as file:
+        file.visititems(check)
+
+
+def _check_counts(counts: Path) -> None:
+    """Look at 10x counts, as one file or as a folder of three."""
+    if counts.is_file():
+        check_hdf5(counts)
+        return
+    for file in counts.iterdir():
+        if file.name.endswith((".mtx", ".mtx.gz")):
+            check_mtx(file)
+        elif file.suffix == ".gz":
+            check_gzip(file)
+
+
+def _read_positions(file: Path, *, trust: bool) -> pd.DataFrame:
+    """Read positions of any generation, indexed by barcode."""
+    columns = ["barcode", *_ARRAY, *_PIXELS]
+    with expect("positions of Space Ranger", file):
+        if file.suffix == ".parquet":
+            try:
+                if not trust:
+                    check_parquet(file)
+                frame = pd.read_parquet(file)
+            except ImportError:
+                with importing("pyarrow", f"Reading {file} (Visium HD)", "pip install pyarrow"):
+                    raise
+        else:
+            if file.suffix == ".gz" and not trust:
+                check_gzip(file)
+            frame = _read_csv(file, columns)
+        types = dict.fromkeys(_ARRAY, "int64") | dict.fromkeys(_PIXELS, "float64")
+        frame = frame[columns].astype(types).set_index("barcode")
+        doubled = int(frame.index.duplicated().sum())
+        if doubled:
+            msg = f"{doubled} barcodes are repeated"
+            raise ValueError(msg)
+    return frame
+
+
+def _read_csv(file: Path, columns: list[str]) -> pd.DataFrame:
+    """Read positions as text: with a header or none, and as R and spreadsheets save them again."""
+    # By content, not by name: files are renamed between the two generations.
+    with (gzip.open if file.suffix == ".gz" else open)(file, "rt", encoding="utf-8-sig") as stream:
+        first = stream.readline().lower()
+    has_header = "barcode" in first or _ARRAY[0] in first
+    frame = pd.read_csv(
+        file,
+        sep=max(",;\t", key=first.count),
+        header=0 if has_header else None,
+        encoding="utf-8-sig",
+    )
+    if not has_header:
+        frame.columns = pd.Index(columns)
+    frame.columns = frame.columns.str.strip().str.lower()
+    if columns[0] not in frame:  # row names of R
+        frame = frame.rename(columns={frame.columns[0]: columns[0]})
+    return frame
+
+
+def _read_segmentation(file: Path) -> pd.DataFrame:
+    """Read the centroids of segmented cells, indexed by barcode."""
+    with expect("cell segmentation of Space Ranger", file):
+        cells = json.loads(file.read_bytes())["features"]
+        names = [f"cellid_{int(cell['properties']['cell_id']):09d}-1" for cell in cells]
+        places = [_centroid(cell["geometry"]) for cell in cells]
+        frame = pd.DataFrame(places, index=pd.Index(names), columns=_PIXELS[::-1])
+        doubled = int(frame.index.duplicated().sum())
+        if doubled:
+            msg = f"{doubled} cells are repeated"
+            raise ValueError(msg)
+    return frame
+
+
+def _centroid(geometry: Mapping[str, Any]) -> NDArray[np.float64]:
+    """Centroid of the first outline of a shape: x, y."""
+    outline = geometry["coordinates"][0]
+    if geometry["type"] == "MultiPolygon":
+        outline = outline[0]
+    points = np.asarray(outline, dtype=np.float64)[:, :2]
+    middle: NDArray[np.float64] = points[:-1].mean(axis=0)
+    here, there = points[:-1] - middle, points[1:] - middle
+    crossed = here[:, 0] * there[:, 1] - here[:, 1] * there[:, 0]
+    if crossed.sum() == 0:
+        return middle
+    shift: NDArray[np.float64] = (crossed[:, None] * (here + there)).sum(axis=0)
+    middle += shift / (3 * crossed.sum())
+    return middle
+
+
+def _library_id(root: Path, counts: Path) -> str:
+    """Name of the capture area: as Space Ranger recorded it, or else the folder's."""
+    if counts.is_file():
+        with h5py.File(counts) as file:
+            for name in file.attrs.get("library_ids", ()):
+                return name.decode() if isinstance(name, bytes) else str(name)
+    folder = root.resolve()
+    return folder.parent.name if folder.name == "outs" else folder.name
