@@ -269,10 +269,8 @@ runFunction <- function(own, input, k, seed) {
 }
 
 runSelf <- function(input, k, seed, ...) {
-    params <- m2stParams(...)
-    result <- computeDomains(
-        input, k, params, seed, "cpu", FALSE, n_pcs = NULL, save = NULL, verbose = FALSE
-    )
+    work <- list(params = m2stParams(...), seed = seed, device = "cpu", normalized = FALSE)
+    result <- computeDomains(input, k, work, verbose = FALSE)
     list(labels = as.integer(result$domain), version = packageLabel("m2st"))
 }
 

@@ -162,9 +162,8 @@ runM2ST.matrix <- function(
 ) {
     checkNoMore(...)
     opened <- openObject(x, coords, sample_id)
-    hushed(verbose, computeDomains(
-        opened$input, k, params, seed, device, normalized, n_pcs, save, verbose, opened$write
-    ))
+    work <- mget(workArguments)
+    hushed(verbose, computeDomains(opened$input, k, work, verbose, opened$write))
 }
 
 # What is read from an object, as `input`, and a function that writes a result into it, `write`.
@@ -207,11 +206,10 @@ runM2ST.SummarizedExperiment <- function(
 ) {
     checkNoMore(...)
     checkSpots(ncol(x))
+    work <- mget(workArguments)
     hushed(verbose, {
         opened <- openObject(x, coords, sample_id, assay.type, dimred, subset.row, name)
-        computeDomains(
-            opened$input, k, params, seed, device, normalized, n_pcs, save, verbose, opened$write
-        )
+        computeDomains(opened$input, k, work, verbose, opened$write)
     })
 }
 
@@ -246,10 +244,9 @@ runM2ST.Seurat <- function(
         checkHasK(k)
         assay <- opened$assay
         arguments <- mget(known)
-        computeDomains(
-            opened$input, k, params, seed, device, normalized, n_pcs, save, verbose,
-            write = function(result) logRun(opened$write(result), call, arguments, assay)
-        )
+        computeDomains(opened$input, k, arguments[workArguments], verbose, function(result) {
+            logRun(opened$write(result), call, arguments, assay)
+        })
     })
 }
 

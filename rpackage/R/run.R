@@ -5,21 +5,22 @@
 # With it, `counts` (genes x spots) or `features` (spots x columns) and `what` they are called in
 # messages; or `scales`, embeddings at hand (spots x columns), and the `record` of their run.
 
-# Domains (unless k is NULL) and embeddings of all spots, in their order. `write` puts a result into
-# the user's object: it is tried before the work. `save` is a folder for the fitted model.
-computeDomains <- function(
-    input, k, params, seed, device, normalized, n_pcs, save, verbose, write = identity
-) {
-    params <- checkParams(params)
-    checkPaper(params, input, normalized, save)
-    seed <- checkSeed(seed)
-    n_pcs <- checkComponents(n_pcs)
-    save <- checkSave(save, input)
+# Arguments of all methods of runM2ST() that say how to work, with `verbose`.
+workArguments <- c("normalized", "n_pcs", "params", "seed", "device", "save")
+
+# Domains (unless k is NULL) and embeddings of all spots, in their order. `work` has the arguments
+# above, checked here. `write` puts a result into the user's object: it is tried before the work.
+computeDomains <- function(input, k, work, verbose, write = identity) {
+    params <- checkParams(work$params)
+    checkPaper(params, input, work$normalized, work$save)
+    seed <- checkSeed(work$seed)
+    n_pcs <- checkComponents(work$n_pcs)
+    save <- checkSave(work$save, input)
     input <- checkInput(input)
     k <- checkK(k, sum(input$valid))
     kept <- readyInput(input, k, write)
     request <- c(
-        sectionRequest(kept, normalized), settingsRequest(k, params, seed, device),
+        sectionRequest(kept, work$normalized), settingsRequest(k, params, seed, work$device),
         list(n_pcs = n_pcs, save = save), if (!is.null(save)) genesRequest(kept)
     )
     finishRun(input, "run", request, verbose, write)
