@@ -427,7 +427,7 @@ def test_names_that_occur_twice_are_no_concern_of_r(adata: AnnData, tmp_path: Pa
     )
     assert written == {"warnings": []}
     text = page.read_text("utf-8")
-    assert "clusterM2ST(x, k = 2:10)" in text
+    assert "chooseDomains(x)" in text
     shown = re.sub(r"<(script|style).*?</\1>", "", text, flags=re.DOTALL)
     assert re.findall(r"m2st\.\w|adata|obsm|_key\b|use_rep|scanpy’s|NaN", shown) == []
 

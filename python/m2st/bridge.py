@@ -34,6 +34,7 @@ from m2st._run import run as m2st_run
 
 __all__ = [
     "apply",
+    "choose",
     "cluster",
     "compare_composition",
     "composition",
@@ -110,7 +111,8 @@ def run(request: Request, callback: Callback | None = None) -> Answer:
         order, n_obs × ``n_axes``. ``sample``: int32 codes from 0, and ``sample_names``; both
         optional. ``candidates``: further columns that may name sections, each with ``name``, int32
         ``codes`` from 0 and ``levels``, and ``names``: of all observations, one a line; both
-        optional, for warnings. ``n_domains``: None embeds only. ``n_pcs``: components, optional.
+        optional, for warnings. ``n_domains``: None embeds only, "auto" chooses. ``n_pcs``: of the
+        features, ``n_jobs``: members at a time, and ``checkpoint``: a file; all optional.
         ``autoencoder``, ``clustering``: settings. ``paper``: whether they are those of
         `m2st.paper.run`, which needs counts. ``normalized``, ``random_state``, ``device``.
         ``every``: epochs between two callbacks. ``save``: a folder for the fitted model, and
@@ -128,7 +130,7 @@ def run(request: Request, callback: Callback | None = None) -> Answer:
     """
 
     def compute() -> Answer:
-        from m2st import paper, pp
+        from m2st import paper, pp, tl
 
         folder = None if request.get("save") is None else str(request["save"])
         if folder is not None:
@@ -136,13 +138,17 @@ def run(request: Request, callback: Callback | None = None) -> Answer:
         adata = read_expression(request)
         sample_key = read_place(adata, request)
         autoencoder, clustering = _read_params(request)
-        n_domains = None if request.get("n_domains") is None else int(request["n_domains"])
+        n_domains: Any = request.get("n_domains")
+        if n_domains is not None and n_domains != "auto":
+            n_domains = int(n_domains)
         n_pcs = None if request.get("n_pcs") is None else int(request["n_pcs"])
         shared: dict[str, Any] = {
             "sample_key": sample_key,
             "autoencoder": autoencoder,
             "random_state": int(request["random_state"]),
             "device": str(request.get("device", "auto")),
+            "n_jobs": _jobs(request),
+            "checkpoint": request.get("checkpoint"),
             "progress": False,
             "callback": None if callback is None else _stopping(callback, request["every"]),
         }
@@ -167,6 +173,13 @@ def run(request: Request, callback: Callback | None = None) -> Answer:
                 model.save(folder)
             except OSError as error:  # the result is there, whatever becomes of the folder
                 warn(str(error))
+        # R keeps no features, which a choice of the number of domains looks at.
+        record = adata.uns[_keys.DEFAULT]
+        record["embed"]["structure_p_value"] = (
+            record["n_domains"]["p_value"]
+            if "n_domains" in record
+            else tl.structure_p_value(adata, _keys.Keys(), shared["random_state"])
+        )
         return _results(adata)
 
     return answer_safely(compute, request)
@@ -261,7 +274,8 @@ def cluster(request: Request, callback: Callback | None = None) -> Answer:
     request
         ``scales``: embeddings, each with ``data`` (float64, Fortran order) and ``shape``, NaN
         where missing. ``n_members``: of the ensemble, side by side in each. ``coordinates``,
-        ``n_axes``, ``sample``, ``n_domains``, ``clustering``, ``random_state`` as in `run`.
+        ``n_axes``, ``sample``, ``n_domains``, ``clustering``, ``random_state``, ``n_jobs`` as in
+        `run`.
     callback
         Not called; `run` and `cluster` are called alike.
 
@@ -271,24 +285,55 @@ def cluster(request: Request, callback: Callback | None = None) -> Answer:
     """
 
     def compute() -> Answer:
-        from m2st import pp, tl
+        from m2st import tl
 
-        scales = [read_matrix(scale["data"], scale["shape"]) for scale in request["scales"]]
-        adata = AnnData(obs=_names(len(scales[0])))
-        for number, scale in enumerate(scales, start=1):
-            adata.obsm[_keys.Keys().scale(number)] = scale.astype(np.float32)
-        pp.spatial_graph(adata, sample_key=read_place(adata, request))
-        adata.uns[_keys.DEFAULT]["n_members"] = int(request["n_members"])
+        adata = _read_embedded(request)
         _, clustering = _read_params(request)
         tl.cluster(
             adata,
             int(request["n_domains"]),
             clustering,
             random_state=int(request["random_state"]),
+            n_jobs=_jobs(request),
         )
         answer = _results(adata)
         del answer["scales"]
         return answer
+
+    return answer_safely(compute, request)
+
+
+def choose(request: Request, callback: Callback | None = None) -> Answer:
+    """Choose a number of domains from embeddings that R has kept: `m2st.tl.choose_n_domains`.
+
+    Parameters
+    ----------
+    request
+        As in `cluster`, with ``candidates``, whole numbers in ascending order, in place of
+        ``n_domains``, and ``p_value``, what `run` wrote as ``structure_p_value``.
+    callback
+        Not called.
+
+    Returns
+    -------
+    ``evidence``: ``candidates``, ``stability``, ``gain``, ``score``, ``p_value`` and ``chosen``;
+    and ``warnings``. Or ``error``, or ``interrupted``.
+    """
+
+    def compute() -> Answer:
+        from m2st import tl
+
+        adata = _read_embedded(request)
+        tl.choose(
+            adata,
+            [int(number) for number in request["candidates"]],
+            ClusteringParams(**(request.get("clustering") or {})),
+            float(request["p_value"]),
+            int(request["random_state"]),
+            _jobs(request),
+            _keys.Keys(),
+        )
+        return {"evidence": _plain(adata.uns[_keys.DEFAULT]["n_domains"])}
 
     return answer_safely(compute, request)
 
@@ -577,7 +622,7 @@ def answer_safely(compute: Callable[[], Answer], request: Request) -> Answer:
         warnings.filterwarnings("ignore", "(Variable|Observation) names are not", UserWarning)
         try:
             _load()
-            with _on_interrupt(raises=True) as interrupts:
+            with _workers(request), _on_interrupt(raises=True) as interrupts:
                 answer = _ending(compute)
             if interrupts:  # compiled code may have turned it into another error
                 raise _Stopped
@@ -713,6 +758,49 @@ def read_place(adata: AnnData, request: Request) -> str | None:
     names = request["sample_names"]
     adata.obs[_SAMPLE] = pd.Categorical.from_codes(codes, categories=[str(name) for name in names])
     return _SAMPLE
+
+
+def _read_embedded(request: Request) -> AnnData:
+    """Object with the embeddings that R has kept, and their graph."""
+    from m2st import pp
+
+    scales = [read_matrix(scale["data"], scale["shape"]) for scale in request["scales"]]
+    adata = AnnData(obs=_names(len(scales[0])))
+    for number, scale in enumerate(scales, start=1):
+        adata.obsm[_keys.Keys().scale(number)] = scale.astype(np.float32)
+    pp.spatial_graph(adata, sample_key=read_place(adata, request))
+    adata.uns[_keys.DEFAULT]["n_members"] = int(request["n_members"])
+    return adata
+
+
+def _jobs(request: Request) -> int | None:
+    """Members to work on at a time."""
+    return None if request.get("n_jobs") is None else int(request["n_jobs"])
+
+
+@contextlib.contextmanager
+def _workers(request: Request) -> Iterator[None]:
+    """Let processes of several jobs start with their own libraries, and end with the work.
+
+    R puts the system's folders first where programs look for libraries. A Python that is not the
+    system's would load the system's in place of its own. What these processes warn of is theirs.
+    """
+    if (_jobs(request) or 1) == 1:
+        yield
+        return
+    from joblib.externals.loky import get_reusable_executor
+
+    before = dict(os.environ)
+    folders = before.get("LD_LIBRARY_PATH", "").split(":")
+    own = [folder for folder in folders if not re.match("/(usr/)?lib", folder)]
+    os.environ.update(LD_LIBRARY_PATH=":".join(own), PYTHONWARNINGS="ignore")
+    try:
+        yield
+    finally:
+        get_reusable_executor(reuse=True).shutdown(wait=True)
+        for name in ("LD_LIBRARY_PATH", "PYTHONWARNINGS"):
+            os.environ.pop(name)
+            os.environ.update({name: before[name]} if name in before else {})
 
 
 def _read_params(request: Request) -> tuple[AutoencoderParams, ClusteringParams | DualParams]:

@@ -523,9 +523,6 @@ def choose_n_domains(
     smooth noise into domains. It compares features of single observations with permuted ones, at
     the level 0.01.
     """
-    from m2st._clustering import number_of_domains
-    from m2st._graph import spatial_structure
-
     if not isinstance(cast("object", candidates), Iterable):
         msg = f"Expected several numbers of domains as `candidates`, found {candidates!r}."
         raise TypeError(msg)
@@ -538,18 +535,42 @@ def choose_n_domains(
     check_adata(adata)
     keys = check_key_added(adata, key_added)
     random_state = check_seed(random_state)
-    members, valid, adjacency = _members(adata, keys)
-    check_n_domains(numbers[-1] + 1, n_obs=int(valid.sum()))
-    # Objectives are compared: one width for all, and no smoothness, which falls as domains shrink.
-    params = replace(ClusteringParams.of(params, name="params").for_domains(1), smoothness=0.0)
-    record = adata.uns.setdefault(keys.record, {})
-    use_rep = record.get("embed", {}).get("use_rep") or _features_of(adata, keys)
+    params = ClusteringParams.of(params, name="params")
+    p_value = structure_p_value(adata, keys, random_state)
+    return choose(adata, numbers, params, p_value, random_state, n_jobs, keys)
+
+
+def structure_p_value(adata: AnnData, keys: _keys.Keys, random_state: int) -> float:
+    """Test for structure in space, of features without neighbours where there are some."""
+    from m2st._graph import spatial_structure
+
+    _, valid, adjacency = _members(adata, keys)
+    use_rep = adata.uns.get(keys.record, {}).get("embed", {}).get("use_rep")
+    use_rep = use_rep or _features_of(adata, keys)
     owner = owner_of_features(adata, use_rep)
     if owner is not None and _keys.Keys(owner).no_neighbors in adata.obsm:
         use_rep = _keys.Keys(owner).no_neighbors
-    p_value = spatial_structure(
-        _rows(check_rep(adata, use_rep), valid), adjacency, random_state=random_state
-    )
+    features = _rows(check_rep(adata, use_rep), valid)
+    return spatial_structure(features, adjacency, random_state=random_state)
+
+
+def choose(
+    adata: AnnData,
+    numbers: list[int],
+    params: ClusteringParams,
+    p_value: float,
+    random_state: int,
+    n_jobs: int | None,
+    keys: _keys.Keys,
+) -> int:
+    """Choose among checked numbers of domains, in ascending order, and write the evidence."""
+    from m2st._clustering import number_of_domains
+
+    members, valid, adjacency = _members(adata, keys)
+    check_n_domains(numbers[-1] + 1, n_obs=int(valid.sum()))
+    # Objectives are compared: one width for all, and no smoothness, which falls as domains shrink.
+    params = replace(params.for_domains(1), smoothness=0.0)
+    record = adata.uns.setdefault(keys.record, {})
     fits = {
         number: cluster_members(
             members[:_N_COMPARED], adjacency, number, params, random_state, n_jobs

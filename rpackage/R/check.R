@@ -54,6 +54,9 @@ checkK <- function(k, n = Inf) {
     as.integer(k)
 }
 
+# The largest number that is tried where none is given.
+mostChosen <- 12L
+
 checkComponents <- function(n_pcs) {
     if (is.null(n_pcs)) {
         return(NULL)
@@ -91,6 +94,17 @@ checkSave <- function(save, input) {
         checkGenes(input)
     }
     path.expand(save)
+}
+
+checkCheckpoint <- function(checkpoint) {
+    if (is.null(checkpoint)) {
+        return(NULL)
+    }
+    if (!is.character(checkpoint) || length(checkpoint) != 1L || !isTRUE(nzchar(checkpoint))) {
+        stopM2ST("Expected `checkpoint` to be the name of one file, found ", shorten(checkpoint),
+            ".")
+    }
+    path.expand(checkpoint)
 }
 
 # The folder of a saved model.

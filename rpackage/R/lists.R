@@ -4,7 +4,7 @@
 #' @export
 runM2ST.list <- function(
     x, k, coords = NULL, ..., normalized = FALSE, n_pcs = NULL, params = m2stParams(), seed = 0L,
-    device = "auto", save = NULL, verbose = NULL
+    device = "auto", n.cores = 1L, checkpoint = NULL, save = NULL, verbose = NULL
 ) {
     call <- sys.call()
     hushed(verbose, {
@@ -19,42 +19,57 @@ runM2ST.list <- function(
             }
             found
         }
-        computeDomains(
-            opened$input, k, params, seed, device, normalized, n_pcs, save, verbose, write
-        )
+        computeDomains(opened$input, k, arguments[workArguments], verbose, write)
     })
 }
 
 #' @rdname clusterM2ST
 #' @export
 clusterM2ST.list <- function(
-    x, k, coords = NULL, sample_id = NULL, ..., params = m2stParams(), seed = 0L, verbose = NULL
+    x, k, coords = NULL, sample_id = NULL, ..., params = m2stParams(), seed = 0L, n.cores = 1L,
+    verbose = NULL
 ) {
-    checkSections(x)
     checkHasK(k)
+    hushed(verbose, {
+        opened <- openEmbedded(x, k, coords, sample_id, ...)
+        results <- computeClusters(opened$input, k, params, seed, n.cores, verbose)
+        Map(function(one, at) {
+            one$write(lapply(results, partOfResult, at))
+        }, opened$each, rowsOfSections(opened$each))
+    })
+}
+
+#' @rdname chooseDomains
+#' @export
+chooseDomains.list <- function(
+    x, k = 2:12, coords = NULL, sample_id = NULL, ..., params = m2stParams(), seed = 0L,
+    n.cores = 1L, verbose = NULL
+) {
+    hushed(verbose, {
+        opened <- openEmbedded(x, 2L, coords, sample_id, ...)
+        computeChoice(opened$input, k, params, seed, n.cores)
+    })
+}
+
+# Embeddings of one run in all sections as one `input`, and `each` of them.
+openEmbedded <- function(x, k, coords, sample_id, ...) {
+    checkSections(x)
     if (inherits(x[[1L]], "m2st")) {
         stopM2ST("Expected a list of Seurat objects or SingleCellExperiments, found results of ",
             "matrices. Join the matrices for runM2ST() and tell `sample_id`.")
     }
-    hushed(verbose, {
-        opened <- eachSection(x, coords, function(one, coords) {
-            openClusters(one, k, coords, sample_id, ...)
-        })
-        input <- joinPlaces(lapply(opened, `[[`, "input"))
-        first <- opened[[1L]]$input
-        scales <- lapply(opened, function(one) one$input$scales)
-        if (length(unique(lapply(scales, vapply, ncol, integer(1L)))) > 1L) {
-            stopM2ST("Expected embeddings of one run in all sections, found different widths. ",
-                "Run the list together: embedM2ST(list(...)).")
-        }
-        input$scales <- do.call(Map, c(list(f = rbind), unname(scales)))
-        input$record <- first$record
-        results <- computeClusters(input, k, params, seed)
-        rows <- rowsOfSections(opened)
-        Map(function(one, at) {
-            one$write(lapply(results, partOfResult, at))
-        }, opened, rows)
+    opened <- eachSection(x, coords, function(one, coords) {
+        openClusters(one, k, coords, sample_id, ...)
     })
+    input <- joinPlaces(lapply(opened, `[[`, "input"))
+    scales <- lapply(opened, function(one) one$input$scales)
+    if (length(unique(lapply(scales, vapply, ncol, integer(1L)))) > 1L) {
+        stopM2ST("Expected embeddings of one run in all sections, found different widths. ",
+            "Run the list together: embedM2ST(list(...)).")
+    }
+    input$scales <- do.call(Map, c(list(f = rbind), unname(scales)))
+    input$record <- opened[[1L]]$input$record
+    list(input = input, each = opened)
 }
 
 #' @rdname applyM2ST

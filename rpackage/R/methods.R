@@ -60,13 +60,18 @@
 #'   names of columns of `colData(x)` or `meta.data`. Give array indices as (row, column). Rows are
 #'   matched by their names, or by a column of names such as `cell` in the result of
 #'   `GetTissueCoordinates()`.
-#' @param k Number of domains; `NULL` for embeddings only.
+#' @param k Number of domains; `"auto"` to choose it as [chooseDomains()] does; `NULL` for embeddings
+#'   only.
 #' @param normalized The values are already normalised and on a log scale.
 #' @param n_pcs Number of components, of the expression or ready features. `NULL` takes 15, or the
 #'   number of domains if that is more.
 #' @param params Settings made by [m2stParams()], or by [paperParams()] for the published method.
 #' @param seed Seed of all stages. R's own random numbers are left alone.
 #' @param device `"auto"`, `"cpu"`, `"cuda"`, or another name that torch knows.
+#' @param n.cores Models to work on at a time, each on one core. The result is the same for any
+#'   number. With several, the progress of single epochs is not shown.
+#' @param checkpoint File from which an interrupted run resumes; each model has its own, numbered.
+#'   Call again with the same arguments. `NULL` writes none.
 #' @param save Folder to save the fitted model in, for [applyM2ST()]. It must not exist yet. `NULL`
 #'   saves nothing.
 #' @param verbose `TRUE` shows messages about choices and progress. `FALSE` shows only warnings.
@@ -108,7 +113,7 @@
 #'   For a matrix, the result is a list of class `m2st` with these elements. It also has the
 #'   coordinates and sections, which [clusterM2ST()] needs. A SummarizedExperiment cannot hold
 #'   embeddings, and comes back as a SingleCellExperiment.
-#' @seealso [clusterM2ST()], [m2stParams()], [m2stInfo()]
+#' @seealso [clusterM2ST()], [chooseDomains()], [m2stParams()], [m2stInfo()]
 #' @examples
 #' set.seed(1)
 #' coords <- as.matrix(expand.grid(row = 1:10, col = 1:10))
@@ -158,7 +163,7 @@ runM2ST.default <- function(x, ...) {
 #' @export
 runM2ST.matrix <- function(
     x, k, coords, sample_id = NULL, normalized = FALSE, n_pcs = NULL, params = m2stParams(),
-    seed = 0L, device = "auto", save = NULL, verbose = NULL, ...
+    seed = 0L, device = "auto", n.cores = 1L, checkpoint = NULL, save = NULL, verbose = NULL, ...
 ) {
     checkNoMore(...)
     opened <- openObject(x, coords, sample_id)
@@ -202,7 +207,7 @@ runM2ST.dgCMatrix <- runM2ST.matrix
 runM2ST.SummarizedExperiment <- function(
     x, k, coords = NULL, sample_id = NULL, assay.type = "counts", dimred = NULL,
     subset.row = NULL, normalized = FALSE, n_pcs = NULL, name = "m2st", params = m2stParams(),
-    seed = 0L, device = "auto", save = NULL, verbose = NULL, ...
+    seed = 0L, device = "auto", n.cores = 1L, checkpoint = NULL, save = NULL, verbose = NULL, ...
 ) {
     checkNoMore(...)
     checkSpots(ncol(x))
@@ -227,8 +232,8 @@ runM2ST.SpatialExperiment <- function(x, k, coords = NULL, ...) {
 runM2ST.Seurat <- function(
     x, k, coords = NULL, sample_id = NULL, image = NULL, assay = NULL, layer = "counts",
     reduction = NULL, features = NULL, normalized = FALSE, n_pcs = NULL, name = "m2st",
-    set.ident = TRUE, params = m2stParams(), seed = 0L, device = "auto", save = NULL,
-    verbose = NULL, ...
+    set.ident = TRUE, params = m2stParams(), seed = 0L, device = "auto", n.cores = 1L,
+    checkpoint = NULL, save = NULL, verbose = NULL, ...
 ) {
     checkNoMore(...)
     loadClasses(x)
@@ -258,7 +263,7 @@ runM2ST.Seurat <- function(
 #' and sections.
 #'
 #' @param x An object that [runM2ST()] or [embedM2ST()] returned.
-#' @param k Number of domains, or several.
+#' @param k Number of domains, or several; or what [chooseDomains()] returned.
 #' @param name Name of the result, for one `k`. For several, `name = "m2st"` gives the results
 #'   `m2st_k5`, `m2st_k7` and so on.
 #' @param embedding_name Name of the result whose embeddings are clustered. `NULL` takes `name` if
@@ -292,14 +297,13 @@ clusterM2ST.default <- function(x, k, ...) {
 
 #' @rdname clusterM2ST
 #' @export
-clusterM2ST.m2st <- function(x, k, params = m2stParams(), seed = 0L, verbose = NULL, ...) {
+clusterM2ST.m2st <- function(
+    x, k, params = m2stParams(), seed = 0L, n.cores = 1L, verbose = NULL, ...
+) {
     checkNoMore(...)
     spots <- rownames(x$scales[[1L]])
-    input <- c(x[c("scales", "coords", "record")], list(
-        sample = x$sample_id, inside = rep(TRUE, nrow(x$scales[[1L]])), words = wordsOf$matrix
-    ))
-    results <- computeClusters(input, k, params, seed)
-    if (length(k) > 1L) {
+    results <- hushed(verbose, computeClusters(embeddedM2ST(x), k, params, seed, n.cores, verbose))
+    if (length(results) > 1L) {
         domains <- lapply(results, function(result) result[c("domain", "confidence")])
         names <- resultNames("m2st", k)
         names <- rbind(domainName(names), confidenceName(names))
@@ -315,17 +319,40 @@ clusterM2ST.m2st <- function(x, k, params = m2stParams(), seed = 0L, verbose = N
     newM2ST(result, spots)
 }
 
+# The embeddings of a result, their record, and the places of the spots.
+embeddedM2ST <- function(x) {
+    c(x[c("scales", "coords", "record")], list(
+        sample = x$sample_id, inside = rep(TRUE, nrow(x$scales[[1L]])), words = wordsOf$matrix
+    ))
+}
+
+embeddedSE <- function(x, name, coords, sample_id) {
+    c(
+        list(scales = scalesSE(x, name), record = S4Vectors::metadata(x)[[name]]),
+        placeSE(x, coords, sample_id)
+    )
+}
+
+embeddedSeurat <- function(x, name, image, coords, sample_id) {
+    input <- c(
+        list(scales = scalesSeurat(x, name), record = SeuratObject::Misc(x, slot = name)),
+        placeSeurat(x, image, coords, sample_id)
+    )
+    input$measured <- measuredSeurat(x, name)
+    input
+}
+
 #' @rdname clusterM2ST
 #' @export
 clusterM2ST.SingleCellExperiment <- function(
     x, k, coords = NULL, sample_id = NULL, name = "m2st", embedding_name = NULL,
-    params = m2stParams(), seed = 0L, verbose = NULL, ...
+    params = m2stParams(), seed = 0L, n.cores = 1L, verbose = NULL, ...
 ) {
     checkNoMore(...)
     checkHasK(k)
     hushed(verbose, {
         opened <- openClusters(x, k, coords, sample_id, name, embedding_name)
-        opened$write(computeClusters(opened$input, k, params, seed))
+        opened$write(computeClusters(opened$input, k, params, seed, n.cores, verbose))
     })
 }
 
@@ -341,19 +368,19 @@ openClusters.default <- function(x, ...) {
 openClusters.SingleCellExperiment <- function(
     x, k, coords = NULL, sample_id = NULL, name = "m2st", embedding_name = NULL
 ) {
-    names <- resultNames(name, k)
+    numbers <- numbersIn(k)
+    names <- resultNames(name, numbers)
     lapply(names, function(one) {
         checkName(one)
         checkNameSE(x, one)
     })
-    from <- embeddingName(name, k, embedding_name, function(one) {
+    from <- embeddingName(name, numbers, embedding_name, function(one) {
         reducedName(one, "_scale1") %in% SingleCellExperiment::reducedDimNames(x)
     })
-    record <- S4Vectors::metadata(x)[[from]]
-    input <- c(list(scales = scalesSE(x, from), record = record), placeSE(x, coords, sample_id))
+    input <- embeddedSE(x, from, coords, sample_id)
     write <- function(results) {
-        for (i in seq_along(k)) {
-            results[[i]]$record <- clusterRecord(record, results[[i]]$record, names[i], from)
+        for (i in seq_along(names)) {
+            results[[i]]$record <- clusterRecord(input$record, results[[i]]$record, names[i], from)
             x <- writeClusterSE(x, results[[i]], names[i])
         }
         x
@@ -378,35 +405,32 @@ clusterM2ST.SpatialExperiment <- function(x, k, coords = NULL, ...) {
 #' @export
 clusterM2ST.Seurat <- function(
     x, k, coords = NULL, sample_id = NULL, image = NULL, name = "m2st", embedding_name = NULL,
-    set.ident = length(k) == 1L, params = m2stParams(), seed = 0L, verbose = NULL, ...
+    set.ident = length(numbersIn(k)) == 1L, params = m2stParams(), seed = 0L, n.cores = 1L,
+    verbose = NULL, ...
 ) {
     checkNoMore(...)
     checkHasK(k)
     hushed(verbose, {
         opened <- openClusters(x, k, coords, sample_id, image, name, embedding_name, set.ident)
-        opened$write(computeClusters(opened$input, k, params, seed))
+        opened$write(computeClusters(opened$input, k, params, seed, n.cores, verbose))
     })
 }
 
 openClusters.Seurat <- function(
     x, k, coords = NULL, sample_id = NULL, image = NULL, name = "m2st", embedding_name = NULL,
-    set.ident = length(k) == 1L
+    set.ident = length(numbersIn(k)) == 1L
 ) {
     loadClasses(x)
-    names <- resultNames(name, k)
+    numbers <- numbersIn(k)
+    names <- resultNames(name, numbers)
     lapply(names, function(one) checkNameSeurat(x, one))
-    from <- embeddingName(name, k, embedding_name, function(one) {
+    from <- embeddingName(name, numbers, embedding_name, function(one) {
         paste0(one, ".scale1") %in% SeuratObject::Reductions(x)
     })
-    record <- SeuratObject::Misc(x, slot = from)
-    input <- c(
-        list(scales = scalesSeurat(x, from), record = record),
-        placeSeurat(x, image, coords, sample_id)
-    )
-    input$measured <- measuredSeurat(x, from)
+    input <- embeddedSeurat(x, from, image, coords, sample_id)
     write <- function(results) {
-        for (i in seq_along(k)) {
-            results[[i]]$record <- clusterRecord(record, results[[i]]$record, names[i], from)
+        for (i in seq_along(names)) {
+            results[[i]]$record <- clusterRecord(input$record, results[[i]]$record, names[i], from)
             x <- writeClusterSeurat(x, results[[i]], names[i], set.ident)
         }
         x

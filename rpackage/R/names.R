@@ -97,6 +97,8 @@ staleNames <- function(present, prefix, separator) {
 
 # The record of a clustering of the embeddings that `record` tells of: those of the result `from`.
 clusterRecord <- function(record, other, name, from) {
+    record$n_domains <- other$n_domains
+    record$cluster <- NULL
     record$cluster <- other$cluster
     if (name != from) {
         record$cluster$embedding_key <- from

@@ -6,7 +6,9 @@
 # messages; or `scales`, embeddings at hand (spots x columns), and the `record` of their run.
 
 # Arguments of all methods of runM2ST() that say how to work, with `verbose`.
-workArguments <- c("normalized", "n_pcs", "params", "seed", "device", "save")
+workArguments <- c(
+    "normalized", "n_pcs", "params", "seed", "device", "n.cores", "checkpoint", "save"
+)
 
 # Domains (unless k is NULL) and embeddings of all spots, in their order. `work` has the arguments
 # above, checked here. `write` puts a result into the user's object: it is tried before the work.
@@ -15,13 +17,16 @@ computeDomains <- function(input, k, work, verbose, write = identity) {
     checkPaper(params, input, work$normalized, work$save)
     seed <- checkSeed(work$seed)
     n_pcs <- checkComponents(work$n_pcs)
+    n.cores <- if (is.null(work$n.cores)) 1L else checkCores(work$n.cores)
+    checkpoint <- checkCheckpoint(work$checkpoint)
     save <- checkSave(work$save, input)
     input <- checkInput(input)
-    k <- checkK(k, sum(input$valid))
-    kept <- readyInput(input, k, write)
+    k <- if (isAuto(k)) k else checkK(k, sum(input$valid))
+    kept <- readyInput(input, if (isAuto(k)) mostChosen else k, write)
     request <- c(
         sectionRequest(kept, work$normalized), settingsRequest(k, params, seed, work$device),
-        list(n_pcs = n_pcs, save = save), if (!is.null(save)) genesRequest(kept)
+        list(n_pcs = n_pcs, n_jobs = n.cores, checkpoint = checkpoint, save = save),
+        if (!is.null(save)) genesRequest(kept)
     )
     finishRun(input, "run", request, verbose, write)
 }
@@ -63,8 +68,14 @@ readyInput <- function(input, k, write) {
 finishRun <- function(input, what, request, verbose, write) {
     verbose <- if (is.null(verbose)) interactive() else isTRUE(verbose)
     request$words <- wordsRequest(input)
-    answer <- askPython(what, request, verbose)
+    several <- isTRUE(request$n_jobs > 1L)
+    say("Training on ", request$n_jobs, " cores.", verbose = verbose && several)
+    answer <- askPython(what, request, verbose && !several)
     say("Spatial graph: ", answer$record$graph$reason, verbose = verbose)
+    choice <- answer$record$n_domains
+    if (!is.null(choice)) {
+        say("Number of domains: ", choice$chosen, ".", verbose = verbose)
+    }
     prepared <- answer$record$prepare
     if (!is.null(input$features) && prepared$n_pcs < prepared$n_features) {
         say("Features: ", prepared$n_pcs, " components of ", prepared$n_features, " columns.",
@@ -227,9 +238,15 @@ readAnswer <- function(answer, valid) {
 }
 
 # Domains for each number in k, from embeddings that an object holds.
-computeClusters <- function(input, k, params, seed) {
+computeClusters <- function(input, k, params, seed, n.cores, verbose) {
     checkRecord(input$scales, input$record)
     checkHasK(k)
+    choice <- if (inherits(k, "m2stChoice")) choiceRecord(k)
+    k <- numbersIn(k)
+    if (isAuto(k)) {
+        stopM2ST("Expected `k` to be a number of domains, found 'auto'. To choose one: ",
+            "clusterM2ST(x, k = chooseDomains(x)).")
+    }
     if (!is.numeric(k) || length(k) == 0L || anyDuplicated(k)) {
         stopM2ST("Expected `k` to be different whole numbers, found ", shorten(k), ".")
     }
@@ -237,16 +254,30 @@ computeClusters <- function(input, k, params, seed) {
     k <- lapply(k, checkK, n = sum(input$valid & !is.na(input$scales[[1L]][, 1L])))
     seed <- checkSeed(seed)
     params <- checkParams(params)
+    n.cores <- checkCores(n.cores)
+    verbose <- if (is.null(verbose)) interactive() else isTRUE(verbose)
     kept <- keepValid(input)
     known <- c(
         scalesRequest(kept$scales, input$record$n_members), placeRequest(kept),
-        list(words = wordsRequest(input))
+        list(words = wordsRequest(input), n_jobs = n.cores)
     )
     answers <- lapply(k, function(one) {
+        say("Clustering into ", one, " domains.", verbose = verbose)
         askPython("cluster", c(known, settingsRequest(one, params, seed, "cpu")), FALSE)
     })
     warnOtherGraph(answers[[1L]]$record$graph, input$record$graph)
-    lapply(answers, readAnswer, valid = input$valid)
+    lapply(answers, function(answer) {
+        result <- readAnswer(answer, input$valid)
+        result$record$n_domains <- choice
+        result
+    })
+}
+
+isAuto <- function(k) identical(k, "auto")
+
+# The number that was chosen; numbers stay as they are.
+numbersIn <- function(k) {
+    if (inherits(k, "m2stChoice")) k$k else k
 }
 
 # Without the record the members of the ensemble cannot be told apart.
