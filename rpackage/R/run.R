@@ -21,6 +21,7 @@ computeDomains <- function(input, k, work, verbose, write = identity) {
     checkpoint <- checkCheckpoint(work$checkpoint)
     save <- checkSave(work$save, input)
     input <- checkInput(input)
+    checkHasK(k)
     k <- if (isAuto(k)) k else checkK(k, sum(input$valid))
     kept <- readyInput(input, if (isAuto(k)) mostChosen else k, write)
     request <- c(

@@ -139,3 +139,21 @@ test_that("what cannot be chosen from is refused before the work", {
     })
     expect_error(chooseDomains(1:3), "an object that runM2ST() or embedM2ST() returned", fixed = TRUE)
 })
+
+test_that("a list of sections is chosen for as one object", {
+    skip_if_no_m2st()
+    skip_if_not_installed("SingleCellExperiment")
+    half <- rep(c("a", "b"), each = 60)
+    section <- function(which) {
+        SingleCellExperiment::SingleCellExperiment(
+            list(counts = zonedCounts()[, half == which]),
+            colData = as.data.frame(toyCoords()[half == which, ])
+        )
+    }
+    x <- list(a = section("a"), b = section("b"))
+    x <- suppressMessages(embedM2ST(x, params = quickParams(), device = "cpu"))
+    choice <- suppressMessages(chooseDomains(x, k = 2:4))
+    expect_s3_class(choice, "m2stChoice")
+    found <- suppressMessages(clusterM2ST(x, k = choice))
+    expect_identical(S4Vectors::metadata(found$b)$m2st$n_domains$chosen, choice$k)
+})
