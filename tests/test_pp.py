@@ -20,7 +20,7 @@ from anndata import AnnData
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
-from m2st import io, paper, pp
+from m2st import AutoencoderParams, io, paper, pp, run
 from m2st._checks import valid_observations
 
 GRAPHS: dict[str, Callable[..., None]] = {
@@ -797,3 +797,85 @@ def test_published_radius_graph(shared_data: Path) -> None:
     with pytest.warns(UserWarning, match="5 of 1207 observations have no neighbour"):
         pp.spatial_graph_radius(adata, 400)
     assert adata.uns["m2st"]["graph"]["n_edges"] == 7838
+
+
+# serial sections ---------------------------------------------------------------------------------
+
+
+def serial(shift: float = 0.0, n_axes: int = 2, n_sections: int = 2) -> AnnData:
+    """Registered sections of a square array, one unit apart, the next shifted."""
+    places = np.stack(np.divmod(np.arange(36), 6), axis=1).astype(float)
+    points = [np.c_[places + number * shift, np.full(36, number)] for number in range(n_sections)]
+    names = [f"spot{number}" for number in range(36 * n_sections)]
+    obs = pd.DataFrame({"section": np.repeat(list("abc")[:n_sections], 36)}, index=names)
+    counts = np.random.default_rng(0).poisson(2, (len(obs), 40)).astype(np.float32)
+    return AnnData(counts, obs=obs, obsm={"spatial": np.vstack(points)[:, :n_axes]})
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.1])
+def test_registered_sections_are_linked_on_request(shift: float) -> None:
+    adata = serial(shift)
+    pp.spatial_graph(adata, sample_key="section")
+    before = adata.obsp["spatial_connectivities"].copy()
+    assert adata.uns["m2st"]["graph"]["n_between_samples"] == 0
+    pp.link_sections(adata, 0.2)
+    links = adata.obsp["spatial_connectivities"]
+    expected = before.toarray()
+    expected[np.arange(36), np.arange(36, 72)] = expected[np.arange(36, 72), np.arange(36)] = 1
+    np.testing.assert_array_equal(links.toarray(), expected)
+    lengths = adata.obsp["spatial_distances"]
+    np.testing.assert_array_equal(lengths.indices, links.indices)
+    assert lengths[0, 36] == pytest.approx(shift * np.sqrt(2))
+    record = adata.uns["m2st"]["graph"]
+    assert record["n_between_samples"] == 72
+    assert record["link_distance"] == 0.2
+    assert record["n_edges"] == links.nnz
+    assert record["reason"].endswith("; sections linked up to a distance of 0.2")
+    pp.link_sections(adata, 1.1)  # again: others take the place of these
+    assert adata.uns["m2st"]["graph"]["reason"].count("linked") == 1
+    assert adata.obsp["spatial_connectivities"].nnz > links.nnz
+
+
+def test_depth_tells_which_sections_are_adjacent() -> None:
+    adata = serial(n_axes=3, n_sections=3)
+    pp.spatial_graph(adata, sample_key="section")
+    pp.link_sections(adata, 1.0)
+    source, target = adata.obsp["spatial_connectivities"].nonzero()
+    steps = np.abs(source // 36 - target // 36)
+    assert set(steps) == {0, 1}
+    assert (steps == 1).sum() == 4 * 36
+
+
+def test_a_run_keeps_the_links_and_builds_them_anew_from_other_coordinates() -> None:
+    adata = serial()
+    pp.spatial_graph(adata, sample_key="section")
+    pp.link_sections(adata, 0.2)
+    expected = adata.obsp["spatial_connectivities"].copy()
+    params = AutoencoderParams(n_members=1, n_epochs=5)
+    run(adata, 2, sample_key="section", autoencoder=params, progress=False)
+    assert (adata.obsp["spatial_connectivities"] != expected).nnz == 0
+    adata.obsm["spatial"][0] = 100
+    with pytest.warns(UserWarning, match="no neighbour|built anew"):
+        run(adata, 2, sample_key="section", autoencoder=params, progress=False)
+    record = adata.uns["m2st"]["graph"]
+    assert record["link_distance"] == 0.2
+    assert record["n_between_samples"] == 70
+
+
+def test_sections_that_cannot_be_linked_are_refused() -> None:
+    adata = serial()
+    with pytest.raises(KeyError, match=r"Run `m2st.pp.spatial_graph\(adata\)` first"):
+        pp.link_sections(adata, 1.0)
+    pp.spatial_graph(adata, sample_key="section")
+    with pytest.raises(ValueError, match=r"Expected `distance` in \(0, inf\), found 0"):
+        pp.link_sections(adata, 0)
+    with pytest.raises(TypeError, match="Expected `distance`"):
+        pp.link_sections(adata, "near")  # type: ignore[arg-type]
+    far = serial(shift=50.0)
+    pp.spatial_graph(far, sample_key="section")
+    with pytest.raises(ValueError, match=r"at most 2 apart in .*, found none. Check the unit"):
+        pp.link_sections(far, 2)
+    single = serial(n_sections=1)
+    pp.spatial_graph(single)
+    with pytest.raises(ValueError, match="that tells sections apart, found one without"):
+        pp.link_sections(single, 1.0)

@@ -7,6 +7,7 @@ Memory grows with the number of edges; nothing of size n_obs × n_obs is ever ma
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import combinations
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -330,6 +331,52 @@ def block_diagonal(
         return whole
 
     return Graph(join([b.connectivities for b in blocks]), join([b.distances for b in blocks]))
+
+
+def link_sections(
+    graph: Graph,
+    points: NDArray[np.float64],
+    sections: NDArray[np.integer[Any]],
+    distance: float,
+) -> Graph:
+    """Add edges between observations of different sections that lie close to each other.
+
+    Parameters
+    ----------
+    graph
+        Its edges within sections stay, others go.
+    points
+        Shape (n_obs, 2) or (n_obs, 3), of all sections in one frame.
+    sections
+        Number of the section of each observation, shape (n_obs,); -1 for those that get no edge.
+    distance
+        Greatest length of an added edge, in the unit of the points.
+    """
+    codes = np.unique(sections[sections >= 0])
+    rows = {code: np.flatnonzero(sections == code) for code in codes}
+    trees = {code: cKDTree(points[rows[code]]) for code in codes}
+    own = graph.distances.tocoo()
+    inside = sections[own.row] == sections[own.col]
+    ends = own.row[inside], own.col[inside]
+    links = [sparse.coo_matrix((own.data[inside], ends), shape=own.shape)]
+    for one, other in combinations(codes, 2):
+        near = trees[one].sparse_distance_matrix(trees[other], distance, output_type="ndarray")
+        source, target = rows[one][near["i"]], rows[other][near["j"]]
+        for ends in ((source, target), (target, source)):
+            links.append(sparse.coo_matrix((near["v"], ends), shape=graph.distances.shape))
+    source, target, lengths = (
+        np.concatenate([getattr(link, part) for link in links]) for part in ("row", "col", "data")
+    )
+    order = np.lexsort((target, source))
+    ends = np.r_[0, np.cumsum(np.bincount(source, minlength=len(points)))]
+    # Not through a sparse sum: registered observations may be at distance 0.
+    parts = target[order].astype(np.int32), ends.astype(np.int32)
+    ones = np.ones(len(order), dtype=np.float32)
+    shape = graph.distances.shape
+    return Graph(
+        sparse.csr_matrix((ones, *parts), shape=shape),
+        sparse.csr_matrix((lengths[order], *parts), shape=shape),
+    )
 
 
 def spread(graph: Graph, valid: NDArray[np.bool_]) -> Graph:
