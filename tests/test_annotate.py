@@ -191,6 +191,16 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
 BAD_LABELS = {
     "one class": (lambda obs: "white", ValueError, "at least two names"),
     "numbers": (lambda obs: np.arange(len(obs)) % 3, TypeError, "names as labels .* found numbers"),
+    "text for missing": (
+        lambda obs: np.where(np.arange(len(obs)) % 3 == 0, "nan", obs["layer"].astype(str)),
+        ValueError,
+        r"to be missing values, found the text 'nan'. Call .*replace\(\{'nan': None\}\)",
+    ),
+    "empty text": (
+        lambda obs: pd.Categorical(np.where(np.arange(len(obs)) % 3 == 0, "", obs["layer"])),
+        ValueError,
+        "found the text ''",
+    ),
     "all missing": (lambda obs: None, ValueError, "found that all are missing"),
     "unused": (
         lambda obs: pd.Categorical(
@@ -219,6 +229,18 @@ def test_labels_that_cannot_be_learned_from(
     assert set(new.obs) == set(before.obs)
     assert not new.uns
     assert set(new.obsm) == {"spatial"}
+
+
+def test_what_is_wrong_with_the_reference_is_said_of_it(
+    old: anndata.AnnData, new: anndata.AnnData
+) -> None:
+    del old.obsm["spatial"]
+    with pytest.raises(KeyError, match=r"Of the reference: Expected 'spatial' in `adata\.obsm`"):
+        m2st.annotate(new, "layer", reference=old)
+    old.obsm["spatial"] = np.full_like(new.obsm["spatial"], np.nan)
+    with pytest.raises(ValueError, match="Of the reference: "):
+        m2st.annotate(new, "layer", reference=old)
+    assert set(new.obs) == {"section", "truth"}
 
 
 def test_missing_column_and_missing_key(old: anndata.AnnData, new: anndata.AnnData) -> None:

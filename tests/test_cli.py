@@ -129,6 +129,10 @@ def test_models_are_refused_in_one_line(data: Path, tmp_path: Path) -> None:
     assert "that `m2st.Model.save` wrote, found one without" in said(
         "apply", full, data, "-o", output
     )
+    (full / "arrays.safetensors").touch()  # a model without its main file
+    assert "that `m2st.Model.save` wrote, found one without model.json" in said(
+        "annotate", data, "--reference", full, "-o", output
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full"]
 
 

@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 _N_PCS = 30
 # Labels of a name from which it can be learned.
 _LEAST_LABELS = 2
+# What is written in tables where a label is missing.
+_MISSING = {"", "NA", "NaN", "nan", "None", "<NA>"}
 # Share of the genes of the smaller set that both have to have; under the second, and under so many
 # genes, a warning says so.
 _LEAST_SHARED, _MOSTLY_SHARED, _FEW_GENES = 0.5, 0.9, 50
@@ -202,16 +204,23 @@ def annotate(
             known_key = None
     else:
         genes = adata.var_names
-    model = learn(
-        annotated,
-        label_key,
-        labels,
-        genes,
-        layer=layer,
-        normalized=normalized,
-        spatial_key=spatial_key,
-        sample_key=known_key,
-    )
+    try:
+        model = learn(
+            annotated,
+            label_key,
+            labels,
+            genes,
+            layer=layer,
+            normalized=normalized,
+            spatial_key=spatial_key,
+            sample_key=known_key,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        if own:
+            raise
+        kind = next(kind for kind in (KeyError, TypeError, ValueError) if isinstance(error, kind))
+        msg = f"Of the reference: {error.args[0] if kind is KeyError else error}"
+        raise kind(msg) from error
     model._apply(
         adata,
         labels=np.asarray(labels.cat.codes, dtype=np.intp) if own else None,
@@ -281,6 +290,14 @@ def read_labels(annotated: AnnData, label_key: str, *, where: str) -> pd.Series:
     check_names_as_labels(column, where=where, key=label_key)
     if column.isna().all():
         msg = f"Expected labels in `{name}`, found that all are missing. Name another column."
+        raise ValueError(msg)
+    written = [value for value in column.unique() if str(value).strip() in _MISSING]
+    if any(isinstance(value, str) for value in written):
+        text = next(value for value in written if isinstance(value, str))
+        msg = (
+            f"Expected missing labels in `{name}` to be missing values, found the text {text!r}. "
+            f"Call `{name} = {name}.astype(object).replace({{{text!r}: None}})` first."
+        )
         raise ValueError(msg)
     labels = column.astype("category")
     labels = labels.cat.rename_categories([str(value) for value in labels.cat.categories])

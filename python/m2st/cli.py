@@ -351,7 +351,8 @@ def annotate(
         _check_model_folder(save_model, output, overwrite=overwrite)
         known: AnnData | Model | str | None = reference
         if reference is not None and reference != "spatialLIBD":
-            is_model = (Path(reference) / "model.json").is_file()
+            parts = ("model.json", "arrays.safetensors")
+            is_model = any((Path(reference) / part).is_file() for part in parts)
             known = m2st.load(reference) if is_model else m2st.io.read(Path(reference), trust=trust)
         adata = m2st.io.read(input_path, table=table, trust=trust)
         m2st.io.check_writable(adata, output, table=output_table, key_added=key_added)

@@ -112,6 +112,10 @@ learnLabels <- function(reference, labels, ...) {
 }
 
 learnLabels.default <- function(reference, labels, ...) {
+    if (is.character(reference)) {
+        stopM2ST("Expected an object with labels, found a text. For the folder of a model, call ",
+            "applyM2ST(x, model). For spatialLIBD, pass spatialLIBD::fetch_data(\"spe\").")
+    }
     runM2ST.default(reference)
 }
 
@@ -162,6 +166,11 @@ learnModel <- function(input, labels, others, save, normalized) {
             length(labels), ".")
     }
     checkNames(labels)
+    written <- intersect(trimws(labels), c("", "NA", "NaN", "nan", "None", "<NA>"))
+    if (length(written)) {
+        stopM2ST("Expected missing labels to be NA, found the text ", quoted(written[1L]),
+            ". Write labels[labels == \"", written[1L], "\"] <- NA.")
+    }
     unused <- setdiff(levels(labels), as.character(labels))
     if (length(unused)) {
         stopM2ST("Expected labels of each level, found none of ", quoted(unused), ". Call ",

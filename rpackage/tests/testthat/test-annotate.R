@@ -64,6 +64,9 @@ test_that("labels that cannot be learned from are an error", {
     expect_error(learn("layer"), "a label or NA for each of 256 spots, found 1")
     expect_error(learn(rep("lower", 256)), "at least two names")
     expect_error(learn(factor(two$layer, c("lower", "upper", "none"))), "none of 'none'. Call drop")
+    expect_error(learn(ifelse(two$layer == "upper", "", "lower")), "to be NA, found the text ''")
+    expect_error(learn(rep(c("NA", "lower"), 128)), "to be NA, found the text 'NA'")
+    expect_error(learn(two$layer, "folder"), "found a text. For the folder of a model, call applyM2ST")
     expect_error(annotateM2ST("a", two$old, two$layer), "Expected a matrix with genes in rows")
     expect_error(annotateM2ST(unname(two$new), two$old, two$layer), "row names of `x`, found none")
     expect_error(
