@@ -11,6 +11,11 @@
 #' the second nearest neighbour, so that tissue looks filled. Indices of a hexagonal array (row +
 #' column always even, or always odd) are drawn as a hexagonal array.
 #'
+#' With `feature`, spots have the colour of a value in place of their domain: the expression of a
+#' gene, or a column of numbers. A gene is looked up among the row names, then in the columns that
+#' tell of the rows. Values are those of the assay `logcounts` or the layer `data` if there is one,
+#' else the counts.
+#'
 #' With `truth`, a second panel stands beside each. A class has the colour of the domain that it
 #' overlaps most, see [matchDomains()]. Equal colours mean agreement.
 #'
@@ -25,11 +30,14 @@
 #'   for each spot.
 #' @param confidence Name of a column of numbers from 0 to 1, such as `"m2st_confidence"`: the
 #'   lower, the paler a spot is drawn.
+#' @param feature Name of a gene or of a column of numbers, drawn in place of the domains. For the
+#'   result of a matrix, a number for each spot.
+#' @param tissue Draw the tissue image behind the spots, where the object holds one.
 #' @param sample_id Name of the column that names the section. `NULL` takes the sections of
 #'   [runM2ST()].
 #' @param coords,image As in [runM2ST()].
 #' @param ... Nothing.
-#' @return A ggplot object. Missing domains are light grey. Whole numbers stand in numeric order.
+#' @return A ggplot object. Missing domains and values are light grey. Whole numbers stand in numeric order.
 #' @seealso [compareDomains()]
 #' @examples
 #' spots <- expand.grid(x = 1:20, y = 1:10)
@@ -39,14 +47,14 @@
 #' }
 #' @export
 plotDomains <- function(
-    x, name = "m2st", truth = NULL, confidence = NULL, sample_id = NULL, ...
+    x, name = "m2st", truth = NULL, confidence = NULL, sample_id = NULL, feature = NULL, ...
 ) {
     UseMethod("plotDomains")
 }
 
 #' @export
 plotDomains.default <- function(
-    x, name = "m2st", truth = NULL, confidence = NULL, sample_id = NULL, ...
+    x, name = "m2st", truth = NULL, confidence = NULL, sample_id = NULL, feature = NULL, ...
 ) {
     stopM2ST("Expected a Seurat object, a SummarizedExperiment, a data frame with coordinates or ",
         "the result of runM2ST() on a matrix, found ", class(x)[1L], ".")
@@ -55,7 +63,8 @@ plotDomains.default <- function(
 #' @rdname plotDomains
 #' @export
 plotDomains.data.frame <- function(
-    x, name = "m2st", truth = NULL, confidence = NULL, sample_id = NULL, coords = NULL, ...
+    x, name = "m2st", truth = NULL, confidence = NULL, sample_id = NULL, feature = NULL,
+    coords = NULL, ...
 ) {
     checkNoMore(...)
     if (is.null(coords)) {
@@ -65,62 +74,158 @@ plotDomains.data.frame <- function(
         coords <- columnsAsCoords(x, coords, "x")
     }
     coords <- orientColumns(checkCoords(coords, NULL, nrow(x)))
-    drawDomains(as.list(x), "x", coords, NULL, name, truth, confidence, sample_id)
+    columns <- as.list(x)
+    value <- if (!is.null(feature)) featureOf(columns, feature, "x")
+    drawDomains(columns, "x", coords, NULL, name, truth, confidence, sample_id, value)
 }
 
 #' @rdname plotDomains
 #' @export
 plotDomains.m2st <- function(
-    x, name = "m2st", truth = NULL, confidence = NULL, sample_id = NULL, ...
+    x, name = "m2st", truth = NULL, confidence = NULL, sample_id = NULL, feature = NULL, ...
 ) {
     checkNoMore(...)
-    columns <- columnsM2ST(x)
+    columns <- if (is.null(feature)) columnsM2ST(x) else list()
     if (!is.null(truth)) {
         columns$truth <- labelsM2ST(x, truth, "truth")
         truth <- "truth"
     }
+    value <- if (!is.null(feature)) list(values = featureM2ST(x, feature), title = "feature")
     drawDomains(
         columns, "the result", orientColumns(x$coords), x$sample_id, name, truth, confidence,
-        sample_id
+        sample_id, value
     )
 }
 
 #' @rdname plotDomains
 #' @export
 plotDomains.SummarizedExperiment <- function(
-    x, name = "m2st", truth = NULL, confidence = NULL, sample_id = NULL, coords = NULL, ...
+    x, name = "m2st", truth = NULL, confidence = NULL, sample_id = NULL, feature = NULL,
+    tissue = FALSE, coords = NULL, ...
 ) {
     checkNoMore(...)
     coords <- orientColumns(checkCoords(coordsSE(x, coords), colnames(x), ncol(x)))
     columns <- as.list(SummarizedExperiment::colData(x))
-    sample <- sampleSE(x, sample_id)
-    drawDomains(columns, "colData(x)", coords, sample, name, truth, confidence)
+    value <- if (!is.null(feature)) {
+        featureOf(columns, feature, "colData(x)", function(gene) geneSE(x, gene))
+    }
+    images <- if (isTRUE(tissue)) drawnImages(if (is(x, "SpatialExperiment")) imagesSPE(x))
+    drawDomains(
+        columns, "colData(x)", coords, sampleSE(x, sample_id), name, truth, confidence,
+        value = value, images = images
+    )
 }
 
 #' @rdname plotDomains
 #' @export
 plotDomains.SpatialExperiment <- function(
-    x, name = "m2st", truth = NULL, confidence = NULL, sample_id = NULL, coords = NULL, ...
+    x, name = "m2st", truth = NULL, confidence = NULL, sample_id = NULL, feature = NULL,
+    tissue = FALSE, coords = NULL, ...
 ) {
     if (is.null(coords)) {
         coords <- coordsSPE(x)
     }
-    plotDomains.SummarizedExperiment(x, name, truth, confidence, sample_id, coords, ...)
+    plotDomains.SummarizedExperiment(
+        x, name, truth, confidence, sample_id, feature, tissue, coords, ...
+    )
 }
 
 #' @rdname plotDomains
 #' @export
 plotDomains.Seurat <- function(
-    x, name = "m2st", truth = NULL, confidence = NULL, sample_id = NULL, coords = NULL,
-    image = NULL, ...
+    x, name = "m2st", truth = NULL, confidence = NULL, sample_id = NULL, feature = NULL,
+    tissue = FALSE, coords = NULL, image = NULL, ...
 ) {
     checkNoMore(...)
     loadClasses(x)
     place <- drawnPlaceSeurat(x, image, coords)
     columns <- as.list(x[[]])
+    value <- if (!is.null(feature)) {
+        featureOf(columns, feature, "meta.data", function(gene) geneSeurat(x, gene))
+    }
+    images <- if (isTRUE(tissue)) {
+        names(place$images) <- place$images
+        drawnImages(lapply(place$images, function(one) pixelsSeurat(x[[one]])))
+    }
     drawDomains(
-        columns, "meta.data", place$coords, place$sample, name, truth, confidence, sample_id
+        columns, "meta.data", place$coords, place$sample, name, truth, confidence, sample_id,
+        value, images
     )
+}
+
+# What is mapped in place of the domains: `values` of the spots and a `title`. `geneOf` looks a
+# gene up and returns the same, or NULL.
+featureOf <- function(columns, feature, where, geneOf = function(gene) NULL) {
+    if (!is.character(feature) || length(feature) != 1L || is.na(feature)) {
+        stopM2ST("Expected `feature` to name one gene or column of numbers, found ",
+            shorten(feature), ".")
+    }
+    if (isTRUE(is.numeric(columns[[feature]]))) {
+        return(list(values = columns[[feature]], title = feature))
+    }
+    found <- geneOf(feature)
+    if (is.null(found)) {
+        stopM2ST("Expected `feature` to name a gene or a column of numbers in ", where, ", found ",
+            "neither called ", quoted(feature), ". Check its spelling.")
+    }
+    found
+}
+
+featureM2ST <- function(x, feature) {
+    if (!is.numeric(feature) || length(feature) != nrow(x$scales[[1L]])) {
+        stopM2ST("Expected `feature` to be a number for each of ", nrow(x$scales[[1L]]),
+            " spots, found ", shorten(feature), ". The result of a matrix holds no genes.")
+    }
+    unname(feature)
+}
+
+geneSE <- function(x, gene) {
+    row <- rowNamed(gene, rownames(x), as.list(SummarizedExperiment::rowData(x)))
+    present <- SummarizedExperiment::assayNames(x)
+    assay <- c(intersect(c("logcounts", "counts"), present), present, NA)[1L]
+    if (is.na(row) || is.na(assay)) {
+        return(NULL)
+    }
+    values <- SummarizedExperiment::assay(x, assay, withDimnames = FALSE)[row, ]
+    list(values = as.numeric(values), title = paste0(gene, "\n(", assay, ")"))
+}
+
+geneSeurat <- function(x, gene) {
+    assay <- SeuratObject::DefaultAssay(x)
+    for (layer in c("data", "counts")) {
+        values <- tryCatch(suppressWarnings(countsSeurat(x[[assay]], assay, layer)),
+            error = function(e) NULL)
+        row <- if (length(values)) rowNamed(gene, rownames(values), list())
+        if (isTRUE(row > 0L)) {
+            at <- match(colnames(x), colnames(values))
+            title <- paste0(gene, "\n(", layer, ")")
+            return(list(values = as.numeric(values[row, ])[at], title = title))
+        }
+    }
+}
+
+# Row of a gene by its name, else by a column of names; NA if there is none, or not one.
+rowNamed <- function(gene, names, columns) {
+    texts <- Filter(function(column) is.character(column) || is.factor(column), columns)
+    for (known in c(list(names), texts)) {
+        row <- which(as.character(known) == gene)
+        if (length(row) == 1L) {
+            return(row)
+        }
+    }
+    NA_integer_
+}
+
+# Tissue images by section, as rasters with their extent in units of the coordinates.
+drawnImages <- function(images) {
+    images <- Filter(length, images)
+    if (length(images) == 0L) {
+        say("The object holds no tissue image: the spots are drawn alone.")
+    }
+    lapply(images, function(image) {
+        extent <- dim(image$pixels)[2:1] / image$scale
+        list(raster = grDevices::as.raster(image$pixels), extent = extent)
+    })
 }
 
 # Coordinates as (right, down): columns that are named after rows come second.
@@ -148,9 +253,58 @@ orientImage <- function(image, coords) {
 }
 
 drawDomains <- function(
-    columns, where, coords, sample, name, truth, confidence, sample_id = NULL
+    columns, where, coords, sample, name, truth, confidence, sample_id = NULL, value = NULL,
+    images = NULL
 ) {
     requirePackage("ggplot2", "to draw")
+    if (is.null(value)) {
+        coloured <- labelLayers(columns, where, name, truth, confidence)
+    } else {
+        if (!is.null(truth) || !is.null(confidence)) {
+            stopM2ST("Expected no `truth` or `confidence` beside `feature`, which is drawn alone. ",
+                "Leave one of them out.")
+        }
+        coloured <- list(list(value = value$values))
+    }
+    if (!is.null(sample_id)) {
+        sample <- labelColumn(columns, sample_id, where)
+    }
+    valid <- rowSums(!is.finite(coords)) == 0L
+    if (!all(valid)) {
+        say(sum(!valid), " of ", length(valid), " spots have no coordinates: they are not drawn.")
+    }
+    sample <- checkSample(if (is.null(sample)) rep("", length(valid)) else sample, valid)
+    rows <- split(which(valid), sample[valid])
+    places <- lapply(rows, function(at) fromArray(coords[at, , drop = FALSE]))
+    frames <- lapply(places, frameOf, several = nlevels(sample) > 1L)
+    outlines <- Map(function(points, frame, at) {
+        outlineSpots(intoFrame(points, frame), at)
+    }, places, frames, rows)
+    outlines <- do.call(rbind, unname(outlines))
+    layers <- lapply(seq_along(coloured), function(layer) {
+        outlines$section <- as.integer(sample)[outlines$spot]
+        outlines$layer <- layer
+        cbind(outlines, lapply(coloured[[layer]], `[`, outlines$spot))
+    })
+    titles <- if (is.null(value)) c(resolveColumn(name, names(columns)), truth) else value$title
+    panels <- namePanels(levels(sample), titles)
+    data <- do.call(rbind, layers)
+    data$panel <- factor(panels[cbind(data$section, data$layer)], levels = t(panels))
+    fill <- if (is.null(value)) {
+        colours <- attr(coloured, "colours")
+        ggplot2::scale_fill_manual(
+            values = colours, name = paste(titles, collapse = " | "),
+            guide = legendOf(length(colours) - 1L)
+        )
+    } else {
+        ggplot2::scale_fill_viridis_c(name = titles, na.value = missingColour)
+    }
+    behind <- if (length(images)) imageLayers(images, frames, panels)
+    drawOutlines(data, fill, dim(panels), behind)
+}
+
+# For each panel of a section, a key for the colour of each spot, and its confidence in the first.
+labelLayers <- function(columns, where, name, truth, confidence) {
     name <- resolveColumn(name, names(columns))
     domain <- drawnColumn(columns, name, where)
     if (identical(truth, name)) {
@@ -163,32 +317,31 @@ drawDomains <- function(
             "probabilities. All spots are drawn alike.")
         certain <- NULL
     }
-    if (!is.null(sample_id)) {
-        sample <- labelColumn(columns, sample_id, where)
-    }
-    valid <- rowSums(!is.finite(coords)) == 0L
-    if (!all(valid)) {
-        say(sum(!valid), " of ", length(valid), " spots have no coordinates: they are not drawn.")
-    }
-    sample <- checkSample(if (is.null(sample)) rep("", length(valid)) else sample, valid)
-    colours <- colourDomains(domain, reference)
-    outlines <- lapply(split(which(valid), sample[valid]), function(at) {
-        outlineSpots(coords[at, , drop = FALSE], at, panel = nlevels(sample) > 1L)
+    found <- colourDomains(domain, reference)
+    layers <- lapply(seq_along(found$keys), function(layer) {
+        shown <- if (layer == 1L) certain else rep(NA_real_, length(domain))
+        c(list(key = found$keys[[layer]]), if (!is.null(certain)) list(confidence = shown))
     })
-    outlines <- do.call(rbind, outlines)
-    layers <- lapply(seq_along(colours$keys), function(layer) {
-        outlines$section <- as.integer(sample)[outlines$spot]
-        outlines$layer <- layer
-        outlines$key <- colours$keys[[layer]][outlines$spot]
-        if (!is.null(certain)) {
-            outlines$confidence <- if (layer == 1L) certain[outlines$spot] else NA_real_
-        }
-        outlines
-    })
-    panels <- namePanels(levels(sample), c(name, truth))
-    data <- do.call(rbind, layers)
-    data$panel <- factor(panels[cbind(data$section, data$layer)], levels = t(panels))
-    drawOutlines(data, colours, paste(c(name, truth), collapse = " | "), dim(panels))
+    structure(layers, colours = found$colours)
+}
+
+# Images behind the spots of their sections; an image of one section needs no name.
+imageLayers <- function(images, frames, panels) {
+    at <- if (length(frames) > 1L) match(names(images), names(frames)) else 1L
+    unlist(Map(function(image, section) {
+        ends <- intoFrame(rbind(c(0, 0), image$extent), frames[[section]])
+        lapply(panels[section, ], function(panel) {
+            # The axis that points down has been turned already.
+            ggplot2::layer(
+                geom = ggplot2::GeomRasterAnn, stat = "identity", position = "identity",
+                data = data.frame(panel = factor(panel, levels = t(panels))), inherit.aes = FALSE,
+                params = list(
+                    raster = image$raster, interpolate = TRUE, xmin = ends[1L, 1L],
+                    xmax = ends[2L, 1L], ymin = -ends[2L, 2L], ymax = -ends[1L, 2L]
+                )
+            )
+        })
+    }, images[!is.na(at)], at[!is.na(at)]), recursive = FALSE)
 }
 
 drawnColumn <- function(columns, name, where, most = 1000L) {
@@ -249,15 +402,15 @@ legendOf <- function(n) {
     if (n > 150L) "none" else ggplot2::guide_legend(ncol = ceiling(n / 20))
 }
 
-drawOutlines <- function(data, colours, title, shape) {
+drawOutlines <- function(data, fill, shape, behind) {
+    shown <- if ("value" %in% names(data)) "value" else "key"
     mapping <- do.call(
-        ggplot2::aes, lapply(c(x = "x", y = "y", group = "spot", fill = "key"), as.name)
+        ggplot2::aes, lapply(c(x = "x", y = "y", group = "spot", fill = shown), as.name)
     )
     plot <- ggplot2::ggplot(data, mapping) +
+        behind +
         ggplot2::geom_polygon(colour = NA) +
-        ggplot2::scale_fill_manual(
-            values = colours$colours, name = title, guide = legendOf(length(colours$colours) - 1L)
-        ) +
+        fill +
         ggplot2::scale_y_reverse() +
         ggplot2::coord_equal() +
         ggplot2::theme_void() +
@@ -278,14 +431,22 @@ drawOutlines <- function(data, colours, title, shape) {
     plot + ggplot2::facet_wrap("panel", ncol = across)
 }
 
-# Corners of the spots of a section; with `panel` shifted and scaled to [-0.5, 0.5].
-outlineSpots <- function(points, spots, panel) {
-    points <- fromArray(points)
-    if (panel) {
-        ends <- apply(points, 2L, range)
-        extent <- max(ends[2L, ] - ends[1L, ])
-        points <- sweep(points, 2L, colMeans(ends)) / if (extent > 0) extent else 1
+# Where a section is drawn: with several, each is shifted and scaled to [-0.5, 0.5].
+frameOf <- function(points, several) {
+    if (!several) {
+        return(list(centre = c(0, 0), extent = 1))
     }
+    ends <- apply(points, 2L, range)
+    extent <- max(ends[2L, ] - ends[1L, ])
+    list(centre = colMeans(ends), extent = if (extent > 0) extent else 1)
+}
+
+intoFrame <- function(points, frame) {
+    sweep(points, 2L, frame$centre) / frame$extent
+}
+
+# Corners of the spots of a section.
+outlineSpots <- function(points, spots) {
     shape <- spotShape(points)
     corners <- if (shape$square) 4L else if (nrow(points) > 20000L) 8L else 24L
     turn <- shape$angle + pi / corners + 2 * pi * seq_len(corners) / corners

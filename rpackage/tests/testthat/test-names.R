@@ -18,7 +18,8 @@ test_that("every function calls a concept by the same name", {
         "columns", "counts", "markers", "title", "overwrite", "array", "platform", "nrep",
         "burn.in", "methods", "options", "embedding_name", "further", "folder", "a", "b", "model",
         "save", "reference", "reference.args", "reference.assay", "labels", "names", "n_top_genes",
-        "n.cores", "checkpoint", "to", "pixel_size", "condition", "min_obs"
+        "n.cores", "checkpoint", "to", "pixel_size", "condition", "min_obs",
+        "feature", "tissue"
     )
     settings <- c("m2stParams", "paperParams", "m2stSetup")
     own <- list(RunM2ST = c("object", names(seuratSpellings)))

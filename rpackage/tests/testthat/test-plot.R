@@ -40,7 +40,7 @@ test_that("bins of a square array fill it, turned as it is", {
     expect_equal(shape, list(size = 3, square = TRUE, angle = 0))
     turned <- spotShape(grid %*% rbind(c(cos(0.3), sin(0.3)), c(-sin(0.3), cos(0.3))))
     expect_equal(turned, list(size = 3, square = TRUE, angle = 0.3))
-    corners <- outlineSpots(grid, 1:64, panel = FALSE)
+    corners <- outlineSpots(grid, 1:64)
     first <- corners[corners$spot == 1, c("x", "y")]
     expect_setequal(round(first$x, 9), c(1.5, 4.5))
     expect_setequal(round(first$y, 9), c(1.5, 4.5))
@@ -282,4 +282,51 @@ test_that("many domains are drawn, with a legend as long as it can be read", {
             expect_false(identical(scale$guide, "none"))
         }
     }
+})
+
+test_that("a gene or a column of numbers is mapped in place of the domains", {
+    spots <- lattice()
+    spots$depth <- seq_len(120) / 7
+    plot <- plotDomains(spots, coords = c("x", "y"), feature = "depth")
+    expect_identical(plot$scales$get_scales("fill")$name, "depth")
+    expect_identical(order(plot$data$value[!duplicated(plot$data$spot)]), 1:120)
+    expect_gt(length(unique(drawn(plot)$fill)), 100L)
+    expect_error(plotDomains(spots, coords = c("x", "y"), feature = "MOBP"), "neither called 'MOBP'")
+    expect_error(plotDomains(spots, coords = c("x", "y"), feature = 3), "name one gene")
+    expect_error(plotDomains(spots, coords = c("x", "y"), feature = "depth", truth = "x"),
+        "no `truth` or `confidence` beside `feature`")
+    result <- withFake(runM2ST(toyCounts(), toyCoords(), k = 3))
+    expect_error(plotDomains(result, feature = "gene1"), "holds no genes")
+    plot <- plotDomains(result, feature = toyCounts()["gene1", ])
+    expect_equal(plot$data$value[!duplicated(plot$data$spot)], unname(toyCounts()["gene1", ]))
+
+    object <- toySeurat()
+    plot <- plotDomains(object, feature = "gene7", coords = c("row", "col"))
+    expect_equal(plot$data$value[!duplicated(plot$data$spot)], unname(toyCounts()["gene7", ]))
+    skip_if_not_installed("SingleCellExperiment")
+    x <- toySCE()
+    SummarizedExperiment::rowData(x)$symbol <- paste0("S", 1:60)
+    plot <- plotDomains(x, feature = "S9")
+    expect_equal(plot$data$value[!duplicated(plot$data$spot)], unname(toyCounts()["gene9", ]))
+    expect_match(plot$scales$get_scales("fill")$name, "(counts)", fixed = TRUE)
+    SummarizedExperiment::assay(x, "logcounts") <- log1p(as.matrix(toyCounts()))
+    plot <- plotDomains(x, feature = "gene9")
+    expect_equal(plot$data$value[!duplicated(plot$data$spot)], log1p(unname(toyCounts()["gene9", ])))
+})
+
+test_that("the tissue lies behind the spots, where they are", {
+    pixels <- array(rep(c(1, 0), each = 6), c(4, 6, 3))
+    images <- drawnImages(list(one = list(pixels = pixels, scale = 0.5)))
+    expect_equal(images$one$extent, c(12, 8))
+    expect_message(drawnImages(list(one = NULL)), "holds no tissue image")
+    frames <- list(a = list(centre = c(0, 0), extent = 1))
+    layer <- imageLayers(images, frames, matrix("a"))[[1L]]
+    expect_equal(unlist(layer$geom_params[c("xmin", "xmax", "ymin", "ymax")]),
+        c(xmin = 0, xmax = 12, ymin = -8, ymax = 0))
+    # Two sections: the one with an image is shifted as its spots are.
+    frames <- list(one = list(centre = c(6, 4), extent = 12), two = frames$a)
+    layers <- imageLayers(images, frames, matrix(c("one", "two")))
+    expect_length(layers, 1L)
+    expect_equal(unlist(layers[[1L]]$geom_params[c("xmin", "xmax", "ymin", "ymax")]),
+        c(xmin = -0.5, xmax = 0.5, ymin = -1 / 3, ymax = 1 / 3))
 })
