@@ -7,7 +7,7 @@ VERSIONS := --constraint constraints.txt
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check $(VERSIONS)
 
 # What Debian has of the R side; elsewhere, install the same from CRAN and Bioconductor.
-R_PACKAGES := r-base-core r-bioc-singlecellexperiment r-cran-callr r-cran-ggplot2 \
+R_PACKAGES := r-base-core r-bioc-scran r-bioc-singlecellexperiment r-cran-callr r-cran-ggplot2 \
 	r-cran-knitr r-cran-mclust r-cran-reticulate r-cran-rmarkdown r-cran-seurat r-cran-testthat \
 	r-cran-withr
 # rpy2 is built against R, which needs these headers.
