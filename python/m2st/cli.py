@@ -257,7 +257,10 @@ def run_command(
 @app.command("apply")
 def apply_command(
     model_path: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="Folder that `m2st run --save-model` wrote.")
+        Path,
+        typer.Argument(
+            metavar="MODEL", help="Folder that --save-model of `run` or `annotate` wrote."
+        ),
     ],
     input_path: Input,
     output: Annotated[
