@@ -7,9 +7,9 @@ VERSIONS := --constraint constraints.txt
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check $(VERSIONS)
 
 # What Debian has of the R side; elsewhere, install the same from CRAN and Bioconductor.
-R_PACKAGES := r-base-core r-bioc-scran r-bioc-singlecellexperiment r-cran-callr r-cran-ggplot2 \
-	r-cran-knitr r-cran-mclust r-cran-reticulate r-cran-rmarkdown r-cran-seurat r-cran-testthat \
-	r-cran-withr
+R_PACKAGES := r-base-core r-bioc-hdf5array r-bioc-scran r-bioc-singlecellexperiment \
+	r-cran-callr r-cran-ggplot2 r-cran-knitr r-cran-mclust r-cran-reticulate r-cran-rmarkdown \
+	r-cran-seurat r-cran-testthat r-cran-withr
 # rpy2 is built against R, which needs these headers.
 R_PACKAGES += libblas-dev libpcre2-dev
 # The tests of the report look at it in a browser; without one they are skipped.

@@ -127,6 +127,10 @@ learnLabels.matrix <- function(
 
 learnLabels.Matrix <- learnLabels.matrix
 
+learnLabels.DelayedMatrix <- learnLabels.matrix
+
+learnLabels.IterableMatrix <- learnLabels.matrix
+
 learnLabels.SummarizedExperiment <- function(
     reference, labels, others, save, normalized, coords = NULL, sample_id = NULL,
     assay.type = "counts"

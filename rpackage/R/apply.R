@@ -76,6 +76,14 @@ applyM2ST.dgCMatrix <- applyM2ST.matrix
 
 #' @rdname applyM2ST
 #' @export
+applyM2ST.DelayedMatrix <- applyM2ST.matrix
+
+#' @rdname applyM2ST
+#' @export
+applyM2ST.IterableMatrix <- applyM2ST.matrix
+
+#' @rdname applyM2ST
+#' @export
 applyM2ST.SummarizedExperiment <- function(
     x, model, coords = NULL, sample_id = NULL, assay.type = "counts", dimred = NULL,
     subset.row = NULL, normalized = FALSE, name = "m2st", verbose = NULL, ...

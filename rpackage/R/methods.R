@@ -54,8 +54,9 @@
 #' The same `seed` gives the same labels and embeddings as in Python, to the bit, on a CPU.
 #'
 #' @param x,object A Seurat object of version 3 to 5, a SpatialExperiment, SingleCellExperiment or
-#'   SummarizedExperiment, or a matrix of counts. A matrix has genes in rows and spots in columns,
-#'   and may be sparse. Or a list of such objects, one for each section, see below.
+#'   SummarizedExperiment, or a matrix of counts. A matrix may be sparse, or lie in a file, such as
+#'   an HDF5Matrix or a matrix of BPCells: it is read block by block and stays sparse. It has genes
+#'   in rows and spots in columns. Or a list of such objects, one for each section, see below.
 #' @param coords Coordinates in any unit: a table with a row for each spot and 2 or 3 columns, or
 #'   names of columns of `colData(x)` or `meta.data`. Give array indices as (row, column). Rows are
 #'   matched by their names, or by a column of names such as `cell` in the result of
@@ -185,6 +186,10 @@ openObject.matrix <- function(x, coords, sample_id = NULL) {
 
 openObject.Matrix <- openObject.matrix
 
+openObject.DelayedMatrix <- openObject.matrix
+
+openObject.IterableMatrix <- openObject.matrix
+
 inputMatrix <- function(x, coords, sample_id) {
     checkSparse(x, "`x`")
     checkHasCoords(coords)
@@ -201,6 +206,15 @@ runM2ST.Matrix <- runM2ST.matrix
 #' @rdname runM2ST
 #' @export
 runM2ST.dgCMatrix <- runM2ST.matrix
+
+#' @rdname runM2ST
+#' @export
+runM2ST.DelayedMatrix <- runM2ST.matrix
+
+# That of BPCells.
+#' @rdname runM2ST
+#' @export
+runM2ST.IterableMatrix <- runM2ST.matrix
 
 #' @rdname runM2ST
 #' @export

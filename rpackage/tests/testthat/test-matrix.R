@@ -35,6 +35,30 @@ test_that("dense, sparse and other sparse forms carry the same numbers over", {
     })
 })
 
+test_that("a matrix in a file, or with steps to be done, is taken as it is", {
+    skip_if_not_installed("DelayedArray")
+    withFake({
+        expected <- runM2ST(toyCounts(), toyCoords(), k = 2)
+        request <- fake$request
+        delayed <- DelayedArray::DelayedArray(toyCounts(sparse = FALSE)) * 1
+        expect_s4_class(delayed, "DelayedMatrix")
+        expect_identical(runM2ST(delayed, toyCoords(), k = 2), expected)
+        expect_identical(fake$request, request)
+        if (requireNamespace("SingleCellExperiment", quietly = TRUE)) {
+            x <- SingleCellExperiment::SingleCellExperiment(list(counts = delayed))
+            x <- runM2ST(x, k = 2, coords = toyCoords())
+            expect_identical(x$m2st_domain, unname(expected$domain))
+            expect_identical(fake$request[c("data", "indices", "indptr")],
+                request[c("data", "indices", "indptr")])
+        }
+        skip_if_not_installed("HDF5Array")
+        file <- HDF5Array::writeHDF5Array(toyCounts(), tempfile(fileext = ".h5"), "counts",
+            with.dimnames = TRUE)
+        expect_identical(runM2ST(file, toyCoords(), k = 2), expected)
+        expect_identical(fake$request, request)
+    })
+})
+
 test_that("settings, seed and sections cross as integers and codes", {
     sample <- factor(rep(c("b", "a"), each = 60), levels = c("a", "b"))
     withFake(runM2ST(
