@@ -76,7 +76,8 @@ anchors <- FindTransferAnchors(
 )
 found <- TransferData(
     anchors, labels, dims = dims, verbose = FALSE,
-    k.weight = min(50, nrow(anchors@anchors) - 1)
+    # No more than there are spots with an anchor, or Seurat ends in an error.
+    k.weight = min(50, length(unique(anchors@anchors[, "cell2"])) - 1)
 )
 write.csv(found[c("predicted.id", "prediction.score.max")], file.path(folder, "found.csv"))
 """
