@@ -212,12 +212,12 @@ def test_visium_hd_without_pyarrow(outs: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_visium_hd_asks_for_one_bin(tmp_path: Path) -> None:
     for size in ("002", "008"):
         (tmp_path / "outs" / "binned_outputs" / f"square_{size}um").mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"one bin size .*found 2.*square_002um, .*square_008um"):
+    with pytest.raises(ValueError, match=r"one bin size .*: square_002um, square_008um\. Name"):
         io.read(tmp_path)
     (tmp_path / "outs" / "segmented_outputs").mkdir()
-    with pytest.raises(ValueError, match=r"or its cells.*found 3.*008um, segmented_outputs\."):
+    with pytest.raises(ValueError, match=r"or its cells, .*008um, segmented_outputs\."):
         io.read(tmp_path)
-    with pytest.raises(ValueError, match=r"one bin size .*found 2.*: square_002um, square_008um"):
+    with pytest.raises(ValueError, match=r"one bin size .*found: square_002um, square_008um"):
         io.read(tmp_path / "outs" / "binned_outputs")
 
 
@@ -474,7 +474,9 @@ def test_anndata_zarr(adata: ad.AnnData, tmp_path: Path) -> None:
 
 def test_table_of_another_format(adata: ad.AnnData, tmp_path: Path) -> None:
     adata.write_h5ad(tmp_path / "a.h5ad")
-    with pytest.raises(ValueError, match=r"`table` only with a SpatialData store, found 'table'"):
+    with pytest.raises(
+        ValueError, match=r"`table` only with a SpatialData store or a folder, found 'table'"
+    ):
         io.read(tmp_path / "a.h5ad", table="table")
 
 

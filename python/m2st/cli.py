@@ -53,7 +53,12 @@ app = typer.Typer(
 )
 
 Input = Annotated[
-    Path, typer.Argument(metavar="INPUT", help="h5ad, SpatialData zarr, Space Ranger folder, rds.")
+    Path,
+    typer.Argument(
+        metavar="INPUT",
+        help="h5ad, SpatialData zarr, rds; folder of Visium, Visium HD, Xenium, CosMx, MERSCOPE, "
+        "Stereo-seq, Slide-seq, or of tables.",
+    ),
 ]
 Result = Annotated[
     Path, typer.Argument(metavar="RESULT", help="File that `m2st run` saved: h5ad, zarr, rds.")
@@ -74,7 +79,8 @@ KeyAdded = Annotated[
     str, typer.Option(help="Name of the result: several live side by side in one file.")
 ]
 Table = Annotated[
-    str | None, typer.Option(help="Table to read from a SpatialData store that holds several.")
+    str | None,
+    typer.Option(help="What to read where INPUT holds several: table, bin size, region or file."),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
 Trust = Annotated[
@@ -384,7 +390,7 @@ def annotate(
 def convert(
     input_path: Annotated[
         Path,
-        typer.Argument(metavar="IN", help="h5ad, SpatialData zarr, Space Ranger folder, rds, rda."),
+        typer.Argument(metavar="IN", help="What `m2st run` reads, rda or RData."),
     ],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="h5ad, zarr, rds, rda or RData.")],
     table: Table = None,

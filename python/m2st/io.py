@@ -39,7 +39,17 @@ from m2st._export import (
 )
 from m2st._files import is_store, remove, replacing, second_names, write_whole
 from m2st._plotting import spot_shape
-from m2st._readers import SUPPORTED, expect, names_in, read_folder
+from m2st._readers import (
+    SUPPORTED,
+    expect,
+    is_stereopy,
+    names_in,
+    place_from_obs,
+    read_folder,
+    read_space_ranger,
+    read_stereopy,
+    read_xenium,
+)
 from m2st._stores import check_storable, in_memory, plain, put_anndata, shards_as_asked
 from m2st._trust import check_hdf5, check_zarr
 
@@ -83,13 +93,25 @@ def read(
         * an R object, SpatialExperiment, SingleCellExperiment or Seurat, in an ``.rds``, ``.rda``
           or ``.RData`` file; for a file with several objects, see :func:`m2st.interop.read_r`;
         * a zarr folder written by SpatialData (needs ``m2st[spatialdata]``) or by AnnData;
-        * the output of Space Ranger: ``outs``, the folder that holds it, or for Visium HD one
-          ``binned_outputs/square_*um`` or the ``segmented_outputs``;
+        * the output of Space Ranger, Visium or Visium HD: ``outs``, the folder that holds it, or
+          its ``filtered_feature_bc_matrix.h5``;
         * a folder with Space Ranger's files of one sample. Their names may have a prefix, as in
-          ``GSM1_filtered_feature_bc_matrix.h5``, and positions may be packed by gzip.
+          ``GSM1_filtered_feature_bc_matrix.h5``, and positions may be packed by gzip;
+        * the output of Xenium: ``cell_feature_matrix.h5`` and ``cells.parquet`` or
+          ``cells.csv.gz``;
+        * flat files of CosMx: ``*_exprMat_file.csv`` and ``*_metadata_file.csv``, packed or not;
+        * a region of MERSCOPE, or the folder of several: ``cell_by_gene.csv`` and
+          ``cell_metadata.csv``;
+        * h5ad of Stereo-seq's software, SAW or Stereopy, or a folder that holds it;
+        * a folder with a table of counts and one of places, as of Slide-seq. Their names say what
+          they are: ``counts``, ``expression`` or ``MappedDGEForR``; ``coordinates``, ``positions``,
+          ``locations`` or ``spatial``. Comma, semicolon or tab; ``.csv``, ``.tsv`` or ``.txt``,
+          packed or not. Counts have observations in rows or in columns. Places have the name
+          first, x and y last.
     table
-        Name of the table to take from a SpatialData store. It is needed only if the store has
-        several, and refused with any other format.
+        What to take where there are several: the table of a SpatialData store, ``square_008um`` or
+        ``segmented_outputs`` of Visium HD, a region of MERSCOPE, a file of h5ad without its ending.
+        It is refused where there is nothing to choose.
     backed
         Leave ``X``, ``layers`` and the expression in ``raw`` in the file, which must stay where it
         is. `m2st.run` reads what it needs in blocks. ``"auto"`` does so if they would take more
@@ -113,10 +135,14 @@ def read(
         * ``uns["spatial"][library_id]``: ``images``, hires and lowres if present, and
           ``scalefactors``.
 
+        Cells of Xenium, CosMx and MERSCOPE have names as in their files, of CosMx ``<fov>_<cell>``.
+        ``obs`` has the columns of the table of cells. Coordinates are micrometres, of CosMx pixels.
+        Controls, which are no genes, are left out.
+
     Raises
     ------
     FileNotFoundError
-        There is nothing at `path`, or a Space Ranger folder has no positions.
+        There is nothing at `path`, or a folder has no positions.
     ValueError
         The file or folder is empty, damaged or of another format; barcodes have no position;
         `table` does not say which table to take; `backed` is True for a format that cannot stay in
@@ -135,7 +161,9 @@ def read(
     Notes
     -----
     A SpatialData table without ``obsm["spatial"]`` gets the centroids of the shapes that it
-    annotates, in the coordinates of the shapes. No transformation is applied.
+    annotates, in the coordinates of the shapes. No transformation is applied. An h5ad file without
+    ``obsm["spatial"]`` gets numbers in ``obs["x"]`` and ``obs["y"]``, where SAW has them. Files in
+    Stereopy's own layout give the raw counts, if they are there.
 
     A file may be damaged, or made to do harm. Without `trust`, a separate process reads an HDF5
     file first, so that a file that would end the process gives an error. This takes about as long
@@ -177,8 +205,11 @@ def _read(path: Path, table: str | None, *, backed: _Backed, trust: bool) -> Ann
     """Find the format and read it."""
     if is_store(path) and _TABLES & names_in(path):
         return _read_spatialdata(path, table, backed=backed, trust=trust)
-    if table is not None:
-        msg = f"Expected `table` only with a SpatialData store, found {table!r} with {path}."
+    if table is not None and (is_store(path) or path.is_file()):
+        msg = (
+            f"Expected `table` only with a SpatialData store or a folder, found {table!r} with "
+            f"{path}. Leave it out."
+        )
         raise ValueError(msg)
     if not path.exists():
         msg = f"Expected a file or folder at {path}, found nothing. {SUPPORTED}"
@@ -194,7 +225,16 @@ def _read(path: Path, table: str | None, *, backed: _Backed, trust: bool) -> Ann
         msg = f"Expected `backed=True` only with h5ad and zarr, found {path}. Read it into memory."
         raise ValueError(msg)
     if path.is_dir():
-        return read_folder(path, trust=trust)
+        return read_folder(
+            path,
+            table,
+            trust=trust,
+            read_h5ad=lambda file: _read_h5ad(file, backed=backed, trust=trust),
+        )
+    if path.name.endswith("cell_feature_matrix.h5"):
+        return read_xenium(path, trust=trust)
+    if path.suffix.lower() == ".h5":
+        return read_space_ranger(path.parent, path, trust=trust)
     if path.suffix.lower() in {".rds", ".rda", ".rdata"}:
         from m2st.interop import read_r
 
@@ -740,10 +780,14 @@ def _read_h5ad(path: Path, *, backed: _Backed, trust: bool) -> AnnData:
             check_hdf5(path)
         with h5py.File(path) as file:
             found = set(file)
+        if is_stereopy(found) and backed is not True:
+            return read_stereopy(path)
         if not {"obs", "var"} <= found:
             msg = f"no `obs` and `var` in it, but {', '.join(sorted(found)) or 'nothing'}"
             raise ValueError(msg)
-        return _read_store(path, ad.io.read_h5ad, h5py.File, backed=backed)
+        adata = _read_store(path, ad.io.read_h5ad, h5py.File, backed=backed)
+        place_from_obs(adata)
+        return adata
 
 
 def _open_zarr(path: Path) -> Any:

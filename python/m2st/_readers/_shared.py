@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from m2st._trust import Untrusted
+import h5py
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
+
+from m2st import _keys
+from m2st._checks import check_sparse, importing
+from m2st._trust import Untrusted, check_gzip, check_hdf5, check_mtx, check_parquet
 
 SUPPORTED = (
-    "Supported: an `.h5ad` file, a SpatialData or AnnData zarr folder, "
-    "the output folder of Space Ranger, an R object in an `.rds`, `.rda` or `.RData` file."
+    "Supported: an `.h5ad` file, a SpatialData or AnnData zarr folder, the folder of Space Ranger, "
+    "Xenium, CosMx, MERSCOPE or Stereo-seq, tables of counts and places in a folder, an R object "
+    "in an `.rds`, `.rda` or `.RData` file."
 )
 
 
@@ -36,6 +47,104 @@ def expect(what: str, path: Path) -> Iterator[None]:
 def names_in(folder: Path) -> set[str]:
     """Names of what a folder holds."""
     return {entry.name for entry in folder.iterdir()}
+
+
+def choose(parts: dict[str, Path], table: str | None, *, what: str, root: Path) -> Path:
+    """Choose a part of a folder by its name; the only one needs no name."""
+    if table in parts:
+        return parts[table]
+    if table is None and len(parts) == 1:
+        return next(iter(parts.values()))
+    asked = f"one {what}" if table is None else f"the {what} {table!r}"
+    msg = f"Expected {asked} in {root}, found: {', '.join(parts)}. Name one with `table=`."
+    raise ValueError(msg)
+
+
+def read_table(file: Path, *, trust: bool, **settings: Any) -> pd.DataFrame:
+    """Read a table of parquet, or of text that gzip may have packed."""
+    if file.suffix == ".parquet":
+        with importing("pyarrow", f"Reading {file}", "pip install pyarrow"):
+            import pyarrow  # noqa: F401
+        if not trust:
+            check_parquet(file)
+        return pd.read_parquet(file)
+    if file.suffix == ".gz" and not trust:
+        check_gzip(file)
+    return pd.read_csv(file, **settings)
+
+
+def read_10x(counts: Path, *, trust: bool) -> AnnData:
+    """Read genes of 10x counts, as one file or as a folder of three; CSR, names made unique."""
+    import scanpy as sc
+
+    with expect("10x counts", counts), warnings.catch_warnings():
+        if not trust:
+            _check_counts(counts)
+        if counts.is_file():
+            _check_matrices(counts)
+        # Two genes may share a symbol; the names are made unique below.
+        warnings.filterwarnings("ignore", "Variable names are not unique", UserWarning)
+        adata = sc.read_10x_h5(counts) if counts.is_file() else sc.read_10x_mtx(counts)
+    adata.var_names_make_unique()
+    adata.X = sparse.csr_matrix(adata.X)
+    return adata
+
+
+def place(
+    adata: AnnData, cells: pd.DataFrame, columns: tuple[str, str], *, file: Path, counts: Path
+) -> None:
+    """Put the cells of a table beside their counts: coordinates, and further columns of ``obs``.
+
+    Parameters
+    ----------
+    adata
+        Counts; written to.
+    cells
+        One row for each cell, under its name in `adata`.
+    columns
+        Those of x and y.
+    file, counts
+        For messages.
+    """
+    doubled = int(cells.index.duplicated().sum())
+    lost = adata.obs_names[~adata.obs_names.isin(cells.index)]
+    if doubled or len(lost):
+        found = f"{doubled} repeated" if doubled else f"none for {len(lost)} (such as {lost[0]})"
+        msg = (
+            f"Expected a row for each of the {adata.n_obs} cells of {counts} in {file}, found "
+            f"{found}. Check that both are of one section."
+        )
+        raise ValueError(msg)
+    rows = cells.loc[adata.obs_names]
+    with expect("numbers as coordinates", file):
+        adata.obsm[_keys.COORDINATES] = rows[[*columns]].to_numpy(np.float64)
+    for name in rows.columns.difference([*columns, *adata.obs.columns], sort=False):
+        adata.obs[name] = rows[name]
+
+
+def _check_matrices(counts: Path) -> None:
+    """Require valid matrices in an HDF5 file of 10x, of which scanpy takes a part at once."""
+
+    def check(name: str, group: Any) -> None:
+        if isinstance(group, h5py.Group) and {"data", "indices", "indptr", "shape"} <= set(group):
+            parts = [group[part][:] for part in ("data", "indices", "indptr")]
+            matrix = sparse.csr_matrix(tuple(parts), shape=tuple(group["shape"][:][::-1]))
+            check_sparse(matrix, name=f"{name} in {counts}")
+
+    with h5py.File(counts) as file:
+        file.visititems(check)
+
+
+def _check_counts(counts: Path) -> None:
+    """Look at 10x counts, as one file or as a folder of three."""
+    if counts.is_file():
+        check_hdf5(counts)
+        return
+    for file in counts.iterdir():
+        if file.name.endswith((".mtx", ".mtx.gz")):
+            check_mtx(file)
+        elif file.suffix == ".gz":
+            check_gzip(file)
 
 
 def find(name: str, *folders: Path) -> Path | None:

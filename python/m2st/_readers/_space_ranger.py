@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,11 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
-from scipy import sparse
 
 from m2st import _keys
-from m2st._checks import check_sparse, importing, warn
-from m2st._readers._shared import SUPPORTED, expect, find, names_in
-from m2st._trust import check_gzip, check_hdf5, check_image, check_mtx, check_parquet
+from m2st._checks import importing, warn
+from m2st._readers._shared import expect, find, read_10x
+from m2st._trust import check_gzip, check_image, check_parquet
 
 _COUNTS = "filtered_feature_bc_matrix"
 _CELL_COUNTS = "filtered_feature_cell_matrix"  # of cells, from Space Ranger 4 on
@@ -36,50 +34,24 @@ _ARRAY = ["in_tissue", "array_row", "array_col"]
 _PIXELS = ["pxl_row_in_fullres", "pxl_col_in_fullres"]
 
 
-def read_folder(path: Path, *, trust: bool) -> AnnData:
-    """Read the output of Space Ranger."""
-    for root in (path, path / "outs"):
-        for name in (_COUNTS, _CELL_COUNTS):
-            counts = find(f"{name}.h5", root) or find(name, root)
-            if counts is not None:
-                return _read_space_ranger(root, counts, trust=trust)
-        parts = sorted([*root.glob("binned_outputs/square_*um"), *root.glob("square_*um")])
-        parts += sorted(root.glob("segmented_outputs"))
-        if len(parts) == 1:
-            return read_folder(parts[0], trust=trust)
-        if parts:
-            msg = (
-                f"Expected one bin size of Visium HD, or its cells, in {root}, found {len(parts)}. "
-                "Give the folder of one: "
-                f"{', '.join(str(part.relative_to(root)) for part in parts)}."
-            )
-            raise ValueError(msg)
-    names = sorted(names_in(path))
-    found = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") or "nothing"
-    msg = (
-        f"Expected a data set in the folder {path}, found: {found}. Looked for `zarr.json` or "
-        f"`.zgroup` with `obs` and `var` (AnnData) or `tables` (SpatialData), and, here and in "
-        f"`outs`, for `{_COUNTS}.h5`, `{_COUNTS}`, `binned_outputs` and `segmented_outputs` (Space "
-        f"Ranger). {SUPPORTED}"
-    )
-    raise ValueError(msg)
+def find_counts(root: Path) -> Path | None:
+    """Find counts of spots, bins or cells in a folder of one capture area."""
+    for name in (_COUNTS, _CELL_COUNTS):
+        counts = find(f"{name}.h5", root) or find(name, root)
+        if counts is not None:
+            return counts
+    return None
 
 
-def _read_space_ranger(root: Path, counts: Path, *, trust: bool) -> AnnData:
+def find_parts(root: Path) -> dict[str, Path]:
+    """Bins of all sizes, and cells, of Visium HD."""
+    parts = sorted([*root.glob("binned_outputs/square_*um"), *root.glob("square_*um")])
+    return {part.name: part for part in [*parts, *sorted(root.glob("segmented_outputs"))]}
+
+
+def read_space_ranger(root: Path, counts: Path, *, trust: bool) -> AnnData:
     """Read counts, positions, scale factors and images of one capture area."""
-    import scanpy as sc
-
-    with expect("10x counts", counts), warnings.catch_warnings():
-        if not trust:
-            _check_counts(counts)
-        if counts.is_file():
-            _check_matrices(counts)
-        # Two genes may share a symbol; the names are made unique below.
-        warnings.filterwarnings("ignore", "Variable names are not unique", UserWarning)
-        adata = sc.read_10x_h5(counts) if counts.is_file() else sc.read_10x_mtx(counts)
-    adata.var_names_make_unique()
-    adata.X = sparse.csr_matrix(adata.X)
-
+    adata = read_10x(counts, trust=trust)
     folders = (root / "spatial", root)
     of_cells = _CELL_COUNTS in counts.name
     wanted = (_SEGMENTATION,) if of_cells else _POSITIONS
@@ -126,31 +98,6 @@ def _read_space_ranger(root: Path, counts: Path, *, trust: bool) -> AnnData:
                 library["images"][size] = imread(picture)
     adata.uns["spatial"] = {_library_id(root, counts): library}
     return adata
-
-
-def _check_matrices(counts: Path) -> None:
-    """Require valid matrices in an HDF5 file of 10x, of which scanpy takes a part at once."""
-
-    def check(name: str, group: Any) -> None:
-        if isinstance(group, h5py.Group) and {"data", "indices", "indptr", "shape"} <= set(group):
-            parts = [group[part][:] for part in ("data", "indices", "indptr")]
-            matrix = sparse.csr_matrix(tuple(parts), shape=tuple(group["shape"][:][::-1]))
-            check_sparse(matrix, name=f"{name} in {counts}")
-
-    with h5py.File(counts) as file:
-        file.visititems(check)
-
-
-def _check_counts(counts: Path) -> None:
-    """Look at 10x counts, as one file or as a folder of three."""
-    if counts.is_file():
-        check_hdf5(counts)
-        return
-    for file in counts.iterdir():
-        if file.name.endswith((".mtx", ".mtx.gz")):
-            check_mtx(file)
-        elif file.suffix == ".gz":
-            check_gzip(file)
 
 
 def _read_positions(file: Path, *, trust: bool) -> pd.DataFrame:
