@@ -323,6 +323,16 @@ def test_sections_have_panels_and_a_table(
     assert {row[0]: [int(n) for n in row[1:]] for row in rows[1:]} == {
         name: counts.tolist() for name, counts in expected.iterrows()
     }
+    shares = table_of(driver, "#share-table")
+    assert shares[0] == ["Section", *expected.columns, "Worth"]
+    table = m2st.tl.composition(results["sections"], "sample").set_index("sample")
+    for name, *cells, worth in shares[1:]:
+        rows = table.loc[name]
+        assert cells == [
+            f"{100 * row.share:.1f} % ({100 * row.low:.0f}–{100 * row.high:.0f})"
+            for row in rows.itertuples()
+        ]
+        assert worth == f"{rows['n_effective'].iloc[0]:,.0f}"
     figures = driver.find_elements(By.CSS_SELECTOR, ".panels figure")
     assert len(figures) == obs["sample"].nunique()
     assert all("#0072b2" in colors_of(driver, number) for number in range(3))

@@ -191,8 +191,9 @@ def compare_composition(
 
     This shrinks effects a little: with 17 effective observations, 0.64 becomes 0.56.
 
-    The effect is relative: if one domain grows, the shares of all others fall, but their
-    log-ratios hardly do. Sections of the groups may differ in their size, not in how they were cut:
+    The effect is relative. If one domain grows, the shares of all others fall, and so do their
+    log-ratios: hardly with many domains, by half of the growth with three. Look for the domain with
+    the largest effect. Sections of the groups may differ in their size, not in how they were cut:
     a field with more white matter has more of it.
 
     References
@@ -400,12 +401,22 @@ def read_composition(
     adata: AnnData, sample_key: str, *, spatial_key: str | None, key_added: str
 ) -> Composition:
     """Count domains in sections, and find how sure their shares are."""
-    from m2st._composition import effective_number, share_interval
-
     check_adata(adata)
     keys = check_key_added(adata, key_added)
     domains, sections = _read_labels(adata, sample_key, keys)
     points, placed = _read_points(adata, spatial_key)
+    return count_domains(domains, sections, points, placed)
+
+
+def count_domains(
+    domains: pd.Categorical,
+    sections: pd.Categorical,
+    points: NDArray[np.float64],
+    placed: NDArray[np.bool_],
+) -> Composition:
+    """Count domains in sections, of the observations that have both and a place."""
+    from m2st._composition import effective_number, share_interval
+
     shape = len(sections.categories), len(domains.categories)
     counts, n_effective = np.zeros(shape, dtype=np.int64), np.full(shape[0], np.nan)
     known = placed & (domains.codes >= 0) & (sections.codes >= 0)

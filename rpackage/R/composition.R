@@ -51,9 +51,10 @@ domainComposition <- function(x, name = "m2st", sample_id = NULL, ...) {
 #' Half an effective spot (see [domainComposition()]) is added to each domain of a section, because
 #' zeros have no logarithm.
 #'
-#' The effect is relative: if one domain grows, the shares of all others fall, but their log-ratios
-#' hardly do. Sections of the groups may differ in their size, not in how they were cut: a field with
-#' more white matter has more of it.
+#' The effect is relative. If one domain grows, the shares of all others fall, and so do their
+#' log-ratios: hardly with many domains, by half of the growth with three. Look for the domain with
+#' the largest effect. Sections of the groups may differ in their size, not in how they were cut: a
+#' field with more white matter has more of it.
 #'
 #' @inheritParams domainComposition
 #' @param condition Name of the column with the condition of each spot, the same for all spots of a

@@ -32,6 +32,7 @@ from m2st._report._tables import (
     confidence_facts,
     count_composition,
     domain_table,
+    find_shares,
     read_confidence,
     read_domains,
 )
@@ -59,6 +60,7 @@ def report(
     * domains and confidence in space, with a panel for each section, over the tissue image if
       ``uns["spatial"]`` has one
     * sizes, stability and markers of the domains, and the evidence for their number
+    * with several sections, the shares of the domains in each, as `m2st.tl.composition` has them
     * training and scale weights
     * the record of the run
     * in words, what deserves a second look
@@ -136,6 +138,7 @@ def report(
     confidence = read_confidence(adata, keys)
     table = domain_table(domains, confidence, colors, record)
     composition = count_composition(adata, domains, sample_key)
+    shares = find_shares(shown, keys.domain, sample_key)
     layers = make_layers(shown, keys.domain, columns, confidence[valid])
     frames = [
         make_frame(section, find_library(shown, section.name), len(sections))
@@ -149,6 +152,7 @@ def report(
         table=table,
         sections=sections,
         composition=composition,
+        shares=shares,
         layers=layers,
         payload=make_payload(shown, sections, frames, layers),
         warnings=[

@@ -12,6 +12,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from m2st import _keys
+from m2st._by_section import Composition, count_domains
 from m2st._plotting import read_categories, read_shares
 
 
@@ -100,3 +101,13 @@ def count_composition(
     known = (domains.codes >= 0) & (sections.codes >= 0)
     np.add.at(counts, (sections.codes[known], domains.codes[known]), 1)
     return pd.DataFrame(counts, index=map(str, sections.categories), columns=domains.categories)
+
+
+def find_shares(shown: AnnData, domain: str, sample_key: str | None) -> Composition | None:
+    """Shares of the domains in each section, and their intervals, if there are sections."""
+    if sample_key is None:
+        return None
+    sections = pd.Categorical(shown.obs[sample_key]).remove_unused_categories()
+    placed = np.ones(shown.n_obs, dtype=bool)
+    domains = read_categories(shown, domain)
+    return count_domains(domains, sections, shown.obsm[_keys.COORDINATES], placed)
