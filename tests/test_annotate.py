@@ -135,9 +135,33 @@ def test_tissue_that_no_label_knows_is_left_out(old: anndata.AnnData, new: annda
     new.X = sparse.csr_matrix(counts)
     m2st.annotate(new, "layer", reference=old)
     missing = new.obs["m2st_domain"].isna()
-    assert missing[strange].mean() > 0.6
-    assert missing[~strange].mean() < 0.2
+    assert missing[strange].mean() > 0.9
+    assert missing[~strange].mean() < 0.1
+    assert new.uns["m2st"]["apply"]["likeness"][0] > 0.9  # the rest is as it was
     assert new.obs["m2st_confidence"].notna().all()
+
+
+def test_a_section_unlike_the_reference_is_left_alone(
+    old: anndata.AnnData, new: anndata.AnnData
+) -> None:
+    # Each layer has genes of its own, but others than in the reference.
+    other = np.random.default_rng(4).permutation(new.n_vars)
+    new = anndata.AnnData(new.X[:, other], obs=new.obs, var=new.var, obsm=dict(new.obsm))
+    with pytest.warns(UserWarning, match=r"found 1 of 1 where only \d+% of what sets the domains"):
+        m2st.annotate(new, "layer", reference=old)
+    assert new.uns["m2st"]["apply"]["likeness"][0] < 0.6
+    assert new.obs["m2st_domain"].isna().mean() > 0.9
+    assert new.obs["m2st_confidence"].max() < 0.6
+
+
+def test_a_section_of_one_layer_says_that_it_is_unlike(
+    old: anndata.AnnData, new: anndata.AnnData
+) -> None:
+    # Scores get the deviation of the reference: the section looks like one of three layers.
+    part = new[new.obs["truth"] == "grey"].copy()
+    with pytest.warns(UserWarning, match="Take a reference of the same tissue"):
+        m2st.annotate(part, "layer", reference=old)
+    assert part.obs["m2st_confidence"].mean() < 0.6
 
 
 def test_order_of_observations_does_not_matter(old: anndata.AnnData, new: anndata.AnnData) -> None:
@@ -183,7 +207,7 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
     again = GuidedDomains.from_arrays(arrays)
     np.testing.assert_array_equal(again.centers, guide.centers)
     with pytest.raises(ValueError, match="do not fit each other"):
-        GuidedDomains.from_arrays({**arrays, "intercepts": np.zeros(3)})
+        GuidedDomains.from_arrays({**arrays, "proportions": np.zeros(3)})
     with pytest.raises(ValueError, match="an atlas does not fit"):
         GuidedDomains.from_arrays({**arrays, "atlas.0.shares": np.zeros((60, 3))})
 

@@ -61,9 +61,8 @@ def annotate(
     """Carry labels from annotated observations to all others, in place.
 
     The labels are those of a whole section beside new ones, of a few strokes on a section, or of
-    another object. No network is trained: a linear discriminant on averages over the spatial graph
-    learns the labels, and each new section gets its own offset, proportions and place on the
-    annotated one.
+    another object. No network is trained: domains are distributions of averages over the spatial
+    graph. Their centres follow each new section, and its place on the annotated one counts.
 
     Parameters
     ----------
@@ -107,7 +106,9 @@ def annotate(
     ``obsm["X_m2st_pca"]``
         float32, (n_obs, n_pcs): scores on the components of the annotated sections.
     ``uns["m2st"]``
-        The graph, how features were made, and ``"apply"``: the model, and ``n_unassigned``.
+        The graph, how features were made, and ``"apply"``: the model, ``n_unassigned``, and
+        ``likeness``: how like each section, in the order of its first observation, is to the
+        annotated ones; at most 1.
 
     The graph as `m2st.pp.spatial_graph` writes it, unless there is one that fits.
 
@@ -125,10 +126,13 @@ def annotate(
 
     Notes
     -----
-    Parts of the annotated sections are held out in turn: whole sections if there are several.
-    Probabilities are brought to how often labels are right there. A label that has a probability
-    below two per cent there is not learned from. The labels of sections to be annotated are never
-    looked at.
+    A constant brings probabilities to how often labels were right on published sections. It was
+    chosen with whole studies left out. Labels that the others contradict are not learned from, and
+    those of sections to be annotated are never looked at.
+
+    A section can be unlike the annotated ones: of another patient, or with a part of the domains.
+    What sets the domains apart is then not found again, and ``likeness`` is low. From .8 down to .5
+    the confidence falls to that of a guess, and observations lose their labels.
 
     ``benchmarks/annotation.md`` has what comes out on published sections.
 

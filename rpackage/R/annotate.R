@@ -6,8 +6,9 @@
 #' seconds. The two objects may be of different classes. They need genes of the same names: at least
 #' half of those of the smaller set.
 #'
-#' The confidence is the probability that an annotator would give the label. It is calibrated on held
-#' out parts of the reference. Spots unlike all that is labelled have no label.
+#' The confidence is the probability that an annotator would give the label. It was calibrated on
+#' published sections. Spots unlike all that is labelled have no label. A section unlike the reference
+#' gets a warning, low confidence and few labels.
 #'
 #' @param x The new section: an object of any class that [runM2ST()] takes, or a list of them.
 #' @param reference The annotated section: another object of any such class, with at least two spots

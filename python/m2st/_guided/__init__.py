@@ -7,11 +7,11 @@ x         averages of the features over four and eight steps    (n_obs, 2 · n_f
 μ, Σ      centres of the domains, covariance that they share    (n_domains, ·), (·, ·)
 π         share of each domain among the labels                 (n_domains,)
 o         offset of a section                                   (·,)
-b         how much commoner a domain is in a section            (n_domains,)
+d         offset of a domain in a section                       (n_domains, ·)
 A         share of each domain at a place of the reference      (n_places, n_domains)
 ========  ====================================================  =======================
 """
 
-from m2st._guided._domains import Guidance, GuidedDomains
+from m2st._guided._domains import ALIKE, Guidance, GuidedDomains
 
-__all__ = ["Guidance", "GuidedDomains"]
+__all__ = ["ALIKE", "Guidance", "GuidedDomains"]

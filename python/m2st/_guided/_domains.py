@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import linalg, optimize, sparse, special, stats
+from scipy import linalg, sparse, special, stats
 from sklearn.cluster import KMeans
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.covariance import ledoit_wolf
 from threadpoolctl import threadpool_limits
 
 from m2st._graph import smooth
@@ -21,25 +21,30 @@ Codes = NDArray[np.intp]
 
 # Steps over which features are averaged, side by side.
 _HOPS = (4, 8)
-# Logarithms of the odds count so much: averages of neighbours are no independent evidence.
-_SHARPNESS = 0.1
-# Rounds in which the offset of a section follows its labels, and as many with the atlas.
-_ROUNDS, _ROUNDS_WITH_ATLAS = 3, 1
-# How far the proportions of a section are drawn to those of the labels, from 0 to 1.
-_PULL = 0.3
+# Logarithms of densities count so much, as averages of neighbours are no independent evidence; and
+# those of the proportions.
+_SHARPNESS, _PRIOR = 0.2, 0.5
+# Labels of the reference weigh as much, where a domain's centre in a section is concerned, as this
+# share of the section.
+_LOYALTY = 0.25
+# Rounds in which the centres in a section follow its domains, and those with the atlas.
+_ROUNDS, _ROUNDS_WITH_ATLAS = 6, 3
 # Weight of the place beside the expression; least share there.
 _PLACE, _LEAST = 0.5, 0.01
 # Steps over which labels are averaged: of a whole section, and of some labels in one.
 _ATLAS_HOPS, _OWN_HOPS = 16, 32
 # Places of a section that an atlas keeps.
 _N_PLACES = 5_000
-# Parts of a section that are held out in turn.
-_N_PARTS = 5
-# Probability of its own label under which a label is not learned from.
-_DOUBTED = 0.02
-# Leading features, averaged over four steps, that tell what the labels do not know; degrees of
-# freedom of their distribution, and the tail of it that is left without a label.
-_N_LEADING, _FREEDOM, _TAIL = 10, 8.0, 0.05
+# Probability of its own label under which a label is not learned from, and times to look.
+_DOUBTED, _N_LOOKS = 0.05, 2
+# Degrees of freedom of the t distribution around a centre, and its tail that has no label.
+_FREEDOM, _TAIL = 8.0, 0.003
+# Likeness of a section up to which labels are worth nothing there, and from which all.
+_STRANGE, ALIKE = 0.5, 0.8
+# Places among the features from which a new domain is sought.
+_N_STARTS = 12
+# Variance that an average has at least, where its deviation is 1.
+_ROUNDING = 1e-6
 
 
 class Guidance(NamedTuple):
@@ -48,13 +53,18 @@ class Guidance(NamedTuple):
     Parameters
     ----------
     probabilities
-        That an annotator would give each label, shape (n_obs, n_domains).
+        That an annotator would give each label, and of each new domain: shape (n_obs, n_domains +
+        n_new).
     foreign
-        Whether an observation lies outside of all that the labels know, shape (n_obs,).
+        Whether an observation is left without a label, shape (n_obs,).
+    likeness
+        Of each section, in order, to the labelled ones: 1 where all that sets the domains apart is
+        found again, 0 or less where nothing is. 1 if the section has labels.
     """
 
     probabilities: Array
     foreign: NDArray[np.bool_]
+    likeness: Array
 
 
 @dataclass(frozen=True)
@@ -63,29 +73,19 @@ class GuidedDomains:
 
     Parameters
     ----------
+    root
+        R with R Rᵀ the inverse of Σ, shape (n_averages, n_averages).
     centers
-        μ, shape (n_domains, n_averages).
-    coefficients, intercepts
-        Of the linear discriminant, shapes (n_averages, n_domains) and (n_domains,).
+        μ R, shape (n_domains, n_averages).
     proportions
         π, shape (n_domains,).
-    sharpness
-        By how much the logarithms of the odds are multiplied for probabilities that are right as
-        often as they say, on held-out parts of the labelled sections; shape ().
-    leading_centers, leading_root
-        Centres of the leading features, and the root of the inverse of the covariance around
-        them: shapes (n_domains, n_leading) and (n_leading, n_leading).
     atlases
         Of each labelled section.
     """
 
+    root: Array
     centers: Array
-    coefficients: Array
-    intercepts: Array
     proportions: Array
-    sharpness: Array
-    leading_centers: Array
-    leading_root: Array
     atlases: list[Atlas]
 
     @property
@@ -96,7 +96,7 @@ class GuidedDomains:
     @property
     def n_features(self) -> int:
         """Number of features."""
-        return int(self.centers.shape[1]) // len(_HOPS)
+        return len(self.root) // len(_HOPS)
 
     @classmethod
     def fit(
@@ -111,8 +111,8 @@ class GuidedDomains:
     ) -> Self:
         r"""Learn from labels.
 
-        A linear discriminant with a covariance that all domains share, shrunk towards a diagonal
-        one (Ledoit and Wolf), on averages of the features over the spatial graph.
+        Domains are normal distributions with a covariance that all share, shrunk towards a diagonal
+        one (Ledoit and Wolf), of averages of the features over the spatial graph.
 
         Parameters
         ----------
@@ -132,54 +132,25 @@ class GuidedDomains:
 
         Notes
         -----
-        Labels that the rest of the section contradicts are not learned from: parts of it are held
-        out in turn, and a label there has to have a probability of two per cent.
+        Labels that the others contradict are not learned from: a label has to have a probability of
+        five per cent.
         """
         known = labels >= 0
         with threadpool_limits(1):
             averages = _averages(features, connectivities)
-            held = np.full((len(labels), n_domains), -np.inf)
-            parts = _parts(coordinates, sections, known)
-            for part in np.unique(parts[known]):
-                rows = known & (parts != part)
-                seen = _common(labels[rows], n_domains)
-                rows &= np.isin(labels, seen)
-                if len(seen) > 1:
-                    others = known & (parts == part)
-                    learned = _discriminant(averages[rows], labels[rows])
-                    held[np.ix_(others, seen)] = _odds(
-                        averages[others], learned.coefficients, learned.intercepts
-                    )
-            judged = known & np.isfinite(held).any(axis=1)
-            judged[judged] = np.isfinite(held[judged, labels[judged]])
-            sharpness = _calibrate(held[judged], labels[judged])
-            learned_from = known.copy()
-            sure = special.softmax(sharpness * held[judged], axis=1)
-            rows = np.flatnonzero(judged)
-            learned_from[rows[sure[np.arange(len(rows)), labels[rows]] < _DOUBTED]] = False
-            for domain in np.flatnonzero(
-                np.bincount(labels[learned_from], minlength=n_domains) < 2
-            ):
-                learned_from |= labels == domain
-            found = _discriminant(averages[learned_from], labels[learned_from])
-            leading = _leading(averages)
-            leading_centers, leading_root = _spread(
-                leading[learned_from], labels[learned_from], n_domains
-            )
+            found = _learn(averages, labels, n_domains)
+            for _ in range(_N_LOOKS):
+                score = _SHARPNESS * _closeness(averages @ found.root, found.centers)
+                own = special.softmax(score, axis=1)[np.arange(len(labels)), labels]
+                trusted = known & (own >= _DOUBTED)
+                for domain in np.flatnonzero(np.bincount(labels[trusted], minlength=n_domains) < 2):
+                    trusted |= labels == domain
+                found = _learn(averages, np.where(trusted, labels, -1), n_domains)
             atlases = [
                 _atlas(labels[own], connectivities[own][:, own], coordinates[own], n_domains)
                 for own in (sections == section for section in np.unique(sections[known]))
             ]
-        return cls(
-            found.centers,
-            found.coefficients,
-            found.intercepts,
-            found.proportions,
-            np.asarray(sharpness),
-            leading_centers,
-            leading_root,
-            atlases,
-        )
+        return cls(*found, atlases)
 
     def predict(
         self,
@@ -188,17 +159,25 @@ class GuidedDomains:
         sections: Codes,
         coordinates: NDArray[Any],
         labels: Codes | None = None,
+        *,
+        n_new: int = 0,
     ) -> Guidance:
         r"""Place observations among the domains.
 
-        The score of a domain in a section without labels is
+        The score of a domain k in a section s without labels is
 
-        .. math:: t\, \delta_k(x_i - o) + b_k + w g \ln (A_{ik} / \pi_k),
+        .. math:: t \ln N(x_i; \mu_k + o_s + d_{sk}, \Sigma) + p \ln \pi_k
+                  + w g \ln (A_{ik} / \pi_k),
 
-        with δ the logarithm of the odds by expression and t their sharpness. The offset o of the
-        section is the mean of what its labels leave; b draws its proportions towards π; A are the
-        shares where it lies on the best atlas, and g how well it lies there. In a section with
-        labels, o and b are 0, and w ln A of the labels around is added.
+        with t the sharpness and p the weight of the proportions. The offset o of the section and
+        that d of a domain in it are found by expectation and maximisation, with the weights of a t
+        distribution. A prior draws d to 0. A are the shares where the section lies on the best
+        atlas, and g how well it lies there. In a section with labels, o and d are 0, and w ln A of
+        the labels around is added.
+
+        The likeness of a section is :math:`1 - \sum_k n_k |d_{sk}|^2 / \sum_k n_k |\mu_k|^2`, of
+        centres around their mean and without the prior, in the space that the centres span. As it
+        falls from .8 to .5, labels go from what the score says to all equally probable.
 
         Parameters
         ----------
@@ -206,67 +185,115 @@ class GuidedDomains:
             Of the observations, as in `fit`.
         labels
             Labels that some have, as in `fit`; None where there are none.
+        n_new
+            Number of further domains, with centres of their own, in the sections without labels.
         """
         n_obs = len(features)
         known = np.full(n_obs, -1) if labels is None else labels
-        probabilities = np.empty((n_obs, self.n_domains))
-        foreign = np.zeros(n_obs, dtype=bool)
+        names, codes = np.unique(sections, return_inverse=True)
+        labelled = np.isin(codes, codes[known >= 0])
+        probabilities = np.zeros((n_obs, self.n_domains + n_new))
+        squares, likeness = np.empty(n_obs), np.ones(len(names))
         with threadpool_limits(1):
-            averages = _averages(features, connectivities)
-            for section in np.unique(sections):
-                own = np.flatnonzero(sections == section)
-                score, leading = self._score(
-                    averages[own],
-                    connectivities[own][:, own],
-                    coordinates[own],
-                    known[own],
+            white = _averages(features, connectivities) @ self.root
+            for section in np.unique(codes[labelled]):
+                own = np.flatnonzero(codes == section)
+                shares = _shares(
+                    known[own], connectivities[own][:, own], self.proportions, n_hops=_OWN_HOPS
                 )
-                probabilities[own] = special.softmax(score * (self.sharpness / _SHARPNESS), axis=1)
-                foreign[own] = self._is_foreign(leading)
-        return Guidance(probabilities, foreign)
+                closeness = _closeness(white[own], self.centers)
+                score = _SHARPNESS * closeness + _PLACE * np.log(shares + _LEAST)
+                probabilities[own, : self.n_domains] = special.softmax(score, axis=1)
+                squares[own] = -2 * closeness.max(axis=1)
+            if not labelled.all():
+                rest = np.flatnonzero(~labelled)
+                here, codes_there = np.unique(codes[rest], return_inverse=True)
+                mixture = self._mixture(white[rest], codes_there, coordinates[rest], n_new)
+                probabilities[rest] = special.softmax(mixture.score, axis=1)
+                squares[rest] = -2 * mixture.closeness.max(axis=1)
+                likeness[here] = mixture.likeness
+        worth = np.clip((likeness - _STRANGE) / (ALIKE - _STRANGE), 0, 1)[codes]
+        probabilities *= worth[:, None]
+        foreign = probabilities.max(axis=1) < 1 - worth
+        probabilities[:, : self.n_domains] += (1 - worth[:, None]) / self.n_domains
+        n_averages = len(self.root)
+        foreign |= stats.f.sf(squares / n_averages, n_averages, _FREEDOM) < _TAIL
+        return Guidance(probabilities, foreign, likeness)
 
-    def _score(
+    def _mixture(
+        self, white: Array, sections: Codes, coordinates: NDArray[Any], n_new: int
+    ) -> _Mixture:
+        """Domains of sections without labels, found by expectation and maximisation."""
+        rows = [np.flatnonzero(sections == section) for section in np.unique(sections)]
+        n_domains, n_averages = self.centers.shape
+        place = np.zeros((len(white), n_domains))
+        shifts, new = np.zeros((len(rows), n_domains, n_averages)), np.empty((0, n_averages))
+        found = self._converged(white, rows, place, shifts, new, _ROUNDS)
+        if n_new:
+            n_starts = min(_N_STARTS, len(np.unique(white, axis=0)))
+            starts = KMeans(n_starts, n_init=1, random_state=0).fit(white).cluster_centers_
+            for _ in range(n_new):
+                tried = [
+                    self._converged(
+                        white, rows, place, shifts, np.vstack([found.new, start]), _ROUNDS
+                    )
+                    for start in starts
+                ]
+                found = max(tried, key=lambda one: one.likelihood)
+        shares = special.softmax(found.score, axis=1)[:, :n_domains]
+        for own in rows:
+            place[own] = self._by_atlas(coordinates[own], shares[own])
+        return self._converged(white, rows, place, found.shifts, found.new, _ROUNDS_WITH_ATLAS)
+
+    def _converged(
         self,
-        averages: Array,
-        connectivities: sparse.csr_matrix,
-        coordinates: NDArray[Any],
-        labels: Codes,
-    ) -> tuple[Array, Array]:
-        """Scores of the observations of one section, and their leading features."""
-        leading = _leading(averages)
-        if (labels >= 0).any():
-            shares = _shares(labels, connectivities, self.proportions, n_hops=_OWN_HOPS)
-            place = _PLACE * np.log(shares + _LEAST)
-            odds = _odds(averages, self.coefficients, self.intercepts)
-            return _SHARPNESS * odds + place, leading
-        offset = np.zeros(averages.shape[1])
-        by_place: Array | float = 0.0
+        white: Array,
+        rows: list[Codes],
+        place: Array,
+        shifts: Array,
+        new: Array,
+        n_rounds: int,
+    ) -> _Mixture:
+        """Let centres and memberships follow each other for some rounds."""
+        n_domains, n_averages = self.centers.shape
+        prior = _PRIOR * np.log(self.proportions)
+        closeness = np.empty((len(white), n_domains + len(new)))
+        score = np.empty_like(closeness)
+        likeness, cost = np.empty(len(rows)), 0.0
+        for step in range(n_rounds + 1):
+            for own, shift in zip(rows, shifts, strict=True):
+                centers = np.vstack([self.centers + shift, new])
+                closeness[own] = _closeness(white[own], centers)
+            score[:] = _SHARPNESS * closeness
+            score[:, :n_domains] += prior + place
+            if step == n_rounds:
+                break
+            squares = -2 * closeness.max(axis=1)
+            # As in a mixture of t distributions: tissue that is far from all moves no centre.
+            weights = (_FREEDOM + n_averages) / (_FREEDOM + squares)
+            shares = special.softmax(score, axis=1) * weights[:, None]
+            new = _means(shares[:, n_domains:], white)
+            shifts, cost = np.empty_like(shifts), 0.0
+            for number, own in enumerate(rows):
+                mass = shares[own, :n_domains].sum(axis=0)
+                sums = shares[own, :n_domains].T @ white[own]
+                offset = (sums.sum(axis=0) - mass @ self.centers) / mass.sum()
+                rest = sums - mass[:, None] * (self.centers + offset)
+                loyal = _LOYALTY * len(own)
+                apart = rest / (mass[:, None] + loyal)
+                shifts[number] = offset + apart
+                cost += 0.5 * _SHARPNESS * loyal * np.sum(apart**2)
+                likeness[number] = self._likeness(mass, rest)
+        likelihood = float(special.logsumexp(score, axis=1).sum() - cost)
+        return _Mixture(score, closeness, shifts, new, likelihood, likeness)
 
-        def scored() -> tuple[Array, Array]:
-            odds = _odds(averages - offset, self.coefficients, self.intercepts)
-            score = self._balanced(_SHARPNESS * odds + by_place)
-            return score, special.softmax(score, axis=1)
-
-        score, found = scored()
-        for step in range(_ROUNDS + _ROUNDS_WITH_ATLAS):
-            offset = (averages - found @ self.centers).mean(axis=0)
-            score, found = scored()
-            if step == _ROUNDS - 1:
-                by_place = self._by_atlas(coordinates, found)
-                score, found = scored()
-        # The median: tissue that the labels do not know would move the mean.
-        rest = leading - found @ self.leading_centers
-        return score, leading - np.median(rest, axis=0)
-
-    def _balanced(self, score: Array) -> Array:
-        """Scores with a term for each domain that draws the proportions towards π."""
-        term = np.zeros(self.n_domains)
-        target = np.log(self.proportions)
-        for _ in range(50):
-            found = special.softmax(score + term, axis=1).mean(axis=0)
-            pull = target - np.log(found + 1e-9)
-            term = term + 0.7 * (_PULL * pull - (1 - _PULL) * term)
-        return score + term
+    def _likeness(self, mass: Array, rest: Array) -> float:
+        """How much of what sets the domains apart is found again in a section."""
+        expected = self.centers - mass @ self.centers / mass.sum()
+        axes = linalg.orth(expected.T)
+        moved = np.sum((rest @ axes) ** 2 / np.maximum(mass, _LEAST)[:, None])
+        apart = np.sum(mass[:, None] * expected**2)
+        return float(1 - moved / max(apart, _ROUNDING))
 
     def _by_atlas(self, coordinates: NDArray[Any], probabilities: Array) -> Array:
         """What the atlas adds on which the section lies best."""
@@ -276,14 +303,6 @@ class GuidedDomains:
         mixed = (1 - trust) * self.proportions + trust * shares
         added: Array = _PLACE * trust * np.log((mixed + _LEAST) / self.proportions)
         return added
-
-    def _is_foreign(self, leading: Array) -> NDArray[np.bool_]:
-        """Whether observations lie in the tail of the t distribution around each centre."""
-        n_leading = leading.shape[1]
-        offsets = leading[:, None] - self.leading_centers
-        squares = np.sum((offsets @ self.leading_root) ** 2, axis=2).min(axis=1)
-        tail = stats.f.sf(squares / n_leading, n_leading, _FREEDOM)
-        return np.asarray(tail < _TAIL)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """All numbers by name."""
@@ -312,15 +331,7 @@ class GuidedDomains:
 
     def __post_init__(self) -> None:
         n_domains, n_averages = self.centers.shape
-        n_leading = len(self.leading_root)
-        shapes = {
-            "coefficients": (n_averages, n_domains),
-            "intercepts": (n_domains,),
-            "proportions": (n_domains,),
-            "sharpness": (),
-            "leading_centers": (n_domains, n_leading),
-            "leading_root": (n_leading, n_leading),
-        }
+        shapes = {"root": (n_averages, n_averages), "proportions": (n_domains,)}
         found = {name: getattr(self, name).shape for name in shapes}
         if found != shapes or not self.atlases:
             msg = f"arrays of shapes {found} do not fit each other"
@@ -331,28 +342,50 @@ class GuidedDomains:
                 raise ValueError(msg)
 
 
-class _Discriminant(NamedTuple):
-    """Of the domains that were seen."""
+class _Mixture(NamedTuple):
+    """Domains in sections without labels."""
 
+    score: Array  # logarithms of the memberships, up to a constant: (n_obs, n_domains + n_new)
+    closeness: Array  # as of `_closeness`
+    shifts: Array  # o + d, (n_sections, n_domains, n_averages)
+    new: Array  # centres of new domains, (n_new, n_averages)
+    likelihood: float
+    likeness: Array  # of each section
+
+
+class _Learned(NamedTuple):
+    """Distributions of the domains, as `GuidedDomains` has them."""
+
+    root: Array
     centers: Array
-    coefficients: Array
-    intercepts: Array
     proportions: Array
 
 
-def _odds(averages: Array, coefficients: Array, intercepts: Array) -> Array:
-    """Logarithms of the odds by a linear discriminant."""
-    odds: Array = averages @ coefficients + intercepts
-    return odds
+def _learn(averages: Array, labels: Codes, n_domains: int) -> _Learned:
+    """Centres, and the shrunk covariance around them, of observations with a label."""
+    known = labels >= 0
+    shares = np.eye(n_domains)[labels[known]]
+    means = _means(shares, averages[known])
+    rest = averages[known] - means[labels[known]]
+    deviations = rest.std(axis=0)
+    deviations[deviations == 0] = 1
+    covariance, _ = ledoit_wolf(rest / deviations, assume_centered=True)
+    covariance += _ROUNDING * np.eye(len(covariance))
+    root = linalg.cholesky(linalg.inv(covariance), lower=True) / deviations[:, None]
+    return _Learned(root, means @ root, shares.mean(axis=0))
 
 
-def _discriminant(averages: Array, labels: Codes) -> _Discriminant:
-    """Linear discriminant with a shrunk covariance; a column for each domain, also of two."""
-    found = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", store_covariance=True)
-    found.fit(averages, labels)
-    coefficients = linalg.lstsq(found.covariance_, found.means_.T)[0]
-    intercepts = np.log(found.priors_) - 0.5 * np.sum(found.means_.T * coefficients, axis=0)
-    return _Discriminant(found.means_, coefficients, intercepts, found.priors_)
+def _closeness(white: Array, centers: Array) -> Array:
+    """Half of the squared distance to each centre, times -1."""
+    lengths = np.sum(white**2, axis=1)[:, None] + np.sum(centers**2, axis=1)
+    closeness: Array = white @ centers.T - 0.5 * lengths
+    return closeness
+
+
+def _means(shares: Array, white: Array) -> Array:
+    """Mean of each domain, by memberships."""
+    means: Array = (shares.T @ white) / np.maximum(shares.sum(axis=0), _LEAST)[:, None]
+    return means
 
 
 def _averages(features: NDArray[Any], connectivities: sparse.csr_matrix) -> Array:
@@ -362,54 +395,6 @@ def _averages(features: NDArray[Any], connectivities: sparse.csr_matrix) -> Arra
         found.append(smooth(found[-1], connectivities, n_hops=hops - before))
         before = hops
     return np.concatenate(found[1:], axis=1)
-
-
-def _leading(averages: Array) -> Array:
-    """Leading features over the fewest steps."""
-    width = averages.shape[1] // len(_HOPS)
-    return averages[:, : min(_N_LEADING, width)]
-
-
-def _common(labels: Codes, n_domains: int) -> Codes:
-    """Domains of at least two labels."""
-    return np.flatnonzero(np.bincount(labels, minlength=n_domains) > 1)
-
-
-def _parts(coordinates: NDArray[Any], sections: Codes, known: NDArray[np.bool_]) -> Codes:
-    """Part of each labelled observation: its section, or the part of the only one."""
-    parts = np.full(len(known), -1)
-    names = np.unique(sections[known])
-    if len(names) > 1:
-        parts[known] = sections[known]
-        return parts
-    places = normalised_places(coordinates[known])
-    n_parts = min(_N_PARTS, len(np.unique(places, axis=0)))
-    parts[known] = KMeans(n_parts, n_init=1, random_state=0).fit_predict(places)
-    return parts
-
-
-def _calibrate(odds: Array, labels: Codes) -> float:
-    """Factor of the logarithms of the odds under which labels are likeliest."""
-    if not len(odds):
-        return _SHARPNESS
-    rows = np.arange(len(labels))
-
-    def loss(power: float) -> float:
-        logs = special.log_softmax(np.exp(power) * odds, axis=1)
-        return float(-logs[rows, labels].mean())
-
-    found = optimize.minimize_scalar(loss, bounds=np.log([0.01, 1.0]), method="bounded")
-    return float(np.exp(found.x))
-
-
-def _spread(leading: Array, labels: Codes, n_domains: int) -> tuple[Array, Array]:
-    """Centres, and the root of the inverse of the covariance around them."""
-    centers = np.stack([leading[labels == domain].mean(axis=0) for domain in range(n_domains)])
-    rest = leading - centers[labels]
-    covariance = rest.T @ rest / len(rest)
-    covariance += 1e-3 * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
-    root: Array = linalg.cholesky(linalg.inv(covariance), lower=True)
-    return centers, root
 
 
 def _shares(

@@ -221,7 +221,7 @@ class Model:
         -----
         UserWarning
             If more than a tenth of the genes are missing; what `m2st.pp.spatial_graph` and
-            `m2st.pp.prepare` warn of.
+            `m2st.pp.prepare` warn of. After labels: if a section is unlike the labelled ones.
 
         Notes
         -----
@@ -316,6 +316,7 @@ class Model:
     ) -> None:
         """Find and write the labels of all observations, and how likely they are right."""
         from m2st import tl
+        from m2st._guided import ALIKE
 
         filled = found.filled
         known = None if labels is None else labels[filled]
@@ -339,11 +340,21 @@ class Model:
             adata, shown, guidance.probabilities, filled, keys, self.domains, sure=False
         )
         adata.obs[keys.confidence] = sure  # also where the domain is missing
-        self._write_origin(adata, found, keys, {"n_unassigned": int((shown < 0).sum())})
+        entry = {"n_unassigned": int((shown < 0).sum()), "likeness": guidance.likeness}
+        self._write_origin(adata, found, keys, entry)
         adata.uns[keys.record].pop("n_members", None)
+        unlike = guidance.likeness[guidance.likeness < ALIKE]
+        if len(unlike):
+            msg = (
+                f"Expected sections like the annotated ones, found {len(unlike)} of "
+                f"{len(guidance.likeness)} where only {max(unlike.min(), 0):.0%} of what sets the "
+                f"domains apart is found again. Usual is {ALIKE:.0%} or more. Labels there are "
+                "doubtful or missing. Take a reference of the same tissue with the same domains."
+            )
+            warn(msg)
 
     def _write_origin(
-        self, adata: AnnData, found: _Scores, keys: _keys.Keys, counts: Mapping[str, int]
+        self, adata: AnnData, found: _Scores, keys: _keys.Keys, entry: Mapping[str, Any]
     ) -> None:
         """Write the features, the colours, and what the record tells of where all came from."""
         from m2st import tl
@@ -357,7 +368,7 @@ class Model:
         record.pop("embed", None)
         record["prepare"] = found.entry
         n_invalid = int((~found.filled).sum())
-        record["apply"] = self._origin() | {"n_invalid": n_invalid, **counts}
+        record["apply"] = self._origin() | {"n_invalid": n_invalid, **entry}
 
     def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write everything to a folder of safetensors and JSON files, whole or not at all.
