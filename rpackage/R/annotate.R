@@ -204,7 +204,7 @@ expressionOf <- function(x, assay.type = "counts", assay = NULL, layer = "counts
     } else if (inherits(x, "Seurat")) {
         loadClasses(x)
         expressionSeurat(x, resolveAssay(x, assay), layer, NULL, NULL)
-    } else if (is.matrix(x) || is(x, "Matrix")) {
+    } else if (length(dim(x)) == 2L && !is.data.frame(x)) {
         list(counts = x, genes = rownames(x), what = "`x`")
     } else {
         runM2ST.default(x)

@@ -24,6 +24,14 @@ test_that("labels reach another section, whatever holds the two", {
     expect_gt(mean(found$domain == two$layer, na.rm = TRUE), 0.9)
     expect_true(all(found$confidence >= 0 & found$confidence <= 1))
 
+    if (requireNamespace("DelayedArray", quietly = TRUE)) {
+        delayed <- annotateM2ST(
+            DelayedArray::DelayedArray(two$new), DelayedArray::DelayedArray(two$old), two$layer,
+            coords = two$coords, reference.args = where
+        )
+        expect_identical(delayed$domain, found$domain)
+    }
+
     skip_if_not_installed("SeuratObject")
     old <- SeuratObject::CreateSeuratObject(two$old)
     old$layer <- two$layer
