@@ -237,18 +237,30 @@ def test_an_unforeseen_error_names_its_type(
 
 
 def test_the_callback_stops_the_run(adata: AnnData) -> None:
-    epochs: list[int] = []
+    texts: list[str] = []
 
-    def stop(epoch: int, n_epochs: int, loss: float) -> bool:
-        epochs.append(epoch)
-        return epoch < 4
+    def stop(text: str) -> bool:
+        texts.append(text)
+        return "epoch 4" not in text
 
     assert bridge.run(request_of(adata, every=2), stop) == {"interrupted": True, "warnings": []}
-    assert epochs == [2, 4]
+    assert [re.sub(",.*", "", text) for text in texts[1:]] == [
+        "Model 1 of 2: epoch 2 of at most 5",
+        "Model 1 of 2: epoch 4 of at most 5",
+    ]
+    assert texts[0].startswith("Spatial graph: ")
+
+
+def test_the_callback_hears_of_each_step(adata: AnnData) -> None:
+    texts: list[str] = []
+    answer = bridge.run(request_of(adata, every=5, n_jobs=1), texts.append)
+    assert "error" not in answer
+    assert texts[-1] == f"Clustering into {len(answer['domains'])} domains"
+    assert len(texts) == 4
 
 
 def test_what_the_callback_raises_is_an_interrupt(adata: AnnData) -> None:
-    def fail(epoch: int, n_epochs: int, loss: float) -> None:
+    def fail(text: str) -> None:
         msg = "(Unknown exception occurred)"
         raise RuntimeError(msg)
 
@@ -256,14 +268,14 @@ def test_what_the_callback_raises_is_an_interrupt(adata: AnnData) -> None:
 
 
 def test_an_interrupt_stops_the_run(adata: AnnData) -> None:
-    def interrupt(epoch: int, n_epochs: int, loss: float) -> None:
+    def interrupt(text: str) -> None:
         raise KeyboardInterrupt
 
     assert bridge.run(request_of(adata), interrupt)["interrupted"]
 
 
 def test_a_real_interrupt_stops_the_run_and_the_handler_is_back(adata: AnnData) -> None:
-    def interrupt(epoch: int, n_epochs: int, loss: float) -> None:
+    def interrupt(text: str) -> None:
         signal.raise_signal(signal.SIGINT)
 
     before = signal.getsignal(signal.SIGINT)

@@ -240,6 +240,7 @@ def run(
         )
         logger.info("Chosen: %d domains", n_domains)
     if n_domains is not None:
+        logger.info("Clustering into %d domains", n_domains)
         found = tl.find_domains(
             adata,
             int(n_domains),

@@ -92,7 +92,7 @@ _IN_WORDS = (
 
 Request = Mapping[str, Any]
 Answer = dict[str, Any]
-Callback = Callable[[int, int, float], object]
+Callback = Callable[[str], object]
 
 
 class _Stopped(BaseException):
@@ -115,12 +115,13 @@ def run(request: Request, callback: Callback | None = None) -> Answer:
         features, ``n_jobs``: members at a time, and ``checkpoint``: a file; all optional.
         ``autoencoder``, ``clustering``: settings. ``paper``: whether they are those of
         `m2st.paper.run`, which needs counts. ``normalized``, ``random_state``, ``device``.
-        ``every``: epochs between two callbacks. ``save``: a folder for the fitted model, and
-        ``genes``: names of the columns of the expression, one a line; both optional. ``words``:
+        ``every``: epochs of a member between two texts. ``save``: a folder for the fitted model,
+        and ``genes``: names of the columns of the expression, one a line; both optional. ``words``:
         what the user calls ``sample_key``, ``layer``, ``use_rep`` and ``X``, for messages; optional
         in all functions.
     callback
-        Called with the epoch, the most epochs, and the loss; False or an exception stops the run.
+        Called with a text before each step and after some epochs; False or an exception stops the
+        run.
 
     Returns
     -------
@@ -150,24 +151,26 @@ def run(request: Request, callback: Callback | None = None) -> Answer:
             "n_jobs": _jobs(request),
             "checkpoint": request.get("checkpoint"),
             "progress": False,
-            "callback": None if callback is None else _stopping(callback, request["every"]),
+            "callback": _following(callback, autoencoder.n_epochs, request),
         }
         with _known_in_r(adata, request):
             pp.spatial_graph(adata, sample_key=sample_key)
-        if isinstance(clustering, paper.DualParams):
-            if n_pcs is not None:
-                shared["n_pcs"] = n_pcs
-            model = paper.run(adata, n_domains, clustering=clustering, **shared)
-        else:
-            model = m2st_run(
-                adata,
-                n_domains,
-                use_rep=_FEATURES if _FEATURES in adata.obsm else None,
-                n_pcs=n_pcs,
-                normalized=bool(request.get("normalized", False)),
-                clustering=clustering,
-                **shared,
-            )
+        _tell_graph(callback, adata)
+        with _told(callback):
+            if isinstance(clustering, paper.DualParams):
+                if n_pcs is not None:
+                    shared["n_pcs"] = n_pcs
+                model = paper.run(adata, n_domains, clustering=clustering, **shared)
+            else:
+                model = m2st_run(
+                    adata,
+                    n_domains,
+                    use_rep=_FEATURES if _FEATURES in adata.obsm else None,
+                    n_pcs=n_pcs,
+                    normalized=bool(request.get("normalized", False)),
+                    clustering=clustering,
+                    **shared,
+                )
         if folder is not None:
             try:
                 model.save(folder)
@@ -218,6 +221,7 @@ def apply(request: Request, callback: Callback | None = None) -> Answer:
         sample_key = read_place(adata, request)
         with _known_in_r(adata, request):
             pp.spatial_graph(adata, sample_key=sample_key)
+        _tell_graph(callback, adata)
         model.apply(adata, normalized=bool(request.get("normalized", False)), sample_key=sample_key)
         return _results(adata)
 
@@ -660,23 +664,66 @@ def _ending(compute: Callable[[], Answer]) -> Answer:
         return {"error": f"{type(error).__name__}: {error}"}
 
 
-def _stopping(callback: Callback, every: int) -> Callback:
-    """Stop the run, rather than only the training, when the callback says so.
+def _tell(callback: Callback | None, text: str) -> None:
+    """Tell R's user, and stop the run, rather than only the training, when the callback says so.
 
     R's callback does not fail by itself: what it raises is an interrupt that it could not catch.
     """
+    if callback is None:
+        return
+    try:
+        go_on = callback(text)
+    except (Exception, KeyboardInterrupt) as error:
+        raise _Stopped from error
+    if go_on is False:
+        raise _Stopped
 
-    def report(epoch: int, n_epochs: int, loss: float) -> None:
-        if epoch % every:
-            return
-        try:
-            go_on = callback(epoch, n_epochs, loss)
-        except (Exception, KeyboardInterrupt) as error:
-            raise _Stopped from error
-        if go_on is False:
-            raise _Stopped
+
+def _tell_graph(callback: Callback | None, adata: AnnData) -> None:
+    _tell(callback, f"Spatial graph: {adata.uns[_keys.DEFAULT]['graph']['reason']}")
+
+
+def _following(
+    callback: Callback | None, n_epochs: int, request: Request
+) -> Callable[[int, int, float], None] | None:
+    """What the training calls after an epoch, to tell of some of them; None with several jobs."""
+    if callback is None:
+        return None
+    jobs = _jobs(request) or 1
+    if jobs > 1:
+        _tell(callback, f"Training on {jobs} cores")
+        return None
+
+    def report(epoch: int, total: int, loss: float) -> None:
+        member, before = divmod(epoch - 1, n_epochs)
+        if (before + 1) % request["every"] == 0:
+            _tell(
+                callback,
+                f"Model {member + 1} of {total // n_epochs}: epoch {before + 1} of at most "
+                f"{n_epochs}, loss {loss:.4f}",
+            )
 
     return report
+
+
+@contextlib.contextmanager
+def _told(callback: Callback | None) -> Iterator[None]:
+    """Tell what a run logs of its steps."""
+    log = logging.getLogger("m2st._run")
+    before = log.level
+
+    class Teller(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            _tell(callback, record.getMessage())
+
+    teller = Teller()
+    log.addHandler(teller)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(teller)
+        log.setLevel(before)
 
 
 def _names(n_obs: int) -> pd.DataFrame:

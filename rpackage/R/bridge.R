@@ -22,6 +22,8 @@ callPython <- function(what, request, callback) {
 # Send a request, follow it, and return the answer; an error of Python becomes one of R, and an
 # interrupt is signalled only here, once Python has come to rest.
 askPython <- function(what, request, verbose) {
+    say("Loading Python and its libraries", verbose = verbose && is.null(state$loaded))
+    state$loaded <- TRUE
     answer <- state$call(what, request, progressCallback(verbose))
     for (text in unlist(answer$warnings)) {
         warning(text, call. = FALSE)
@@ -41,10 +43,10 @@ progressCallback <- function(verbose) {
     if (!verbose) {
         return(NULL)
     }
-    function(epoch, n_epochs, loss) {
+    function(text) {
         tryCatch(
             {
-                message(sprintf("Epoch %d of at most %d, loss %.4f", epoch, n_epochs, loss))
+                say(text)
                 TRUE
             },
             error = function(condition) TRUE,

@@ -69,14 +69,7 @@ readyInput <- function(input, k, write) {
 finishRun <- function(input, what, request, verbose, write) {
     verbose <- if (is.null(verbose)) interactive() else isTRUE(verbose)
     request$words <- wordsRequest(input)
-    several <- isTRUE(request$n_jobs > 1L)
-    say("Training on ", request$n_jobs, " cores.", verbose = verbose && several)
-    answer <- askPython(what, request, verbose && !several)
-    say("Spatial graph: ", answer$record$graph$reason, verbose = verbose)
-    choice <- answer$record$n_domains
-    if (!is.null(choice)) {
-        say("Number of domains: ", choice$chosen, ".", verbose = verbose)
-    }
+    answer <- askPython(what, request, verbose)
     prepared <- answer$record$prepare
     if (!is.null(input$features) && prepared$n_pcs < prepared$n_features) {
         say("Features: ", prepared$n_pcs, " components of ", prepared$n_features, " columns.",
@@ -263,7 +256,7 @@ computeClusters <- function(input, k, params, seed, n.cores, verbose) {
         list(words = wordsRequest(input), n_jobs = n.cores)
     )
     answers <- lapply(k, function(one) {
-        say("Clustering into ", one, " domains.", verbose = verbose)
+        say("Clustering into ", one, " domains", verbose = verbose)
         askPython("cluster", c(known, settingsRequest(one, params, seed, "cpu")), FALSE)
     })
     warnOtherGraph(answers[[1L]]$record$graph, input$record$graph)

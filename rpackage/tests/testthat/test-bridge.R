@@ -143,9 +143,16 @@ test_that("progress is reported by messages, on request", {
     skip_if_no_m2st()
     run <- function(verbose) {
         runM2ST(toyCounts(), toyCoords(), k = 2, verbose = verbose, device = "cpu",
-            params = m2stParams(n_members = 2, n_epochs = 25, min_delta = 0))
+            params = m2stParams(n_members = 2, n_epochs = 50, min_delta = 0))
     }
-    expect_message(run(TRUE), "Epoch 50 of at most 50, loss")
+    said <- testthat::capture_messages(run(TRUE))
+    steps <- c(
+        "Spatial graph: ", "Model 1 of 2: epoch 50 of at most 50, loss", "Model 2 of 2: ",
+        "Clustering into 2 domains"
+    )
+    at <- vapply(steps, function(step) which(startsWith(said, step))[1L], integer(1L))
+    expect_false(is.unsorted(at))
+    expect_false(anyNA(at))
     expect_silent(run(FALSE))
 })
 

@@ -42,7 +42,7 @@ test_that("a run chooses the same number by itself", {
     expect_message(
         found <- runM2ST(zonedCounts(), toyCoords(), k = "auto", params = quickParams(),
             device = "cpu", verbose = TRUE),
-        "Number of domains: 3."
+        "Chosen: 3 domains"
     )
     choice <- chooseDomains(embedded(), params = quickParams())
     expect_identical(nlevels(found$domain), 3L)
