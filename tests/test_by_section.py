@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from pathlib import Path
 
@@ -430,6 +431,22 @@ def test_shares_are_drawn_in_the_colours_of_the_domains(tmp_path: Path) -> None:
     drawn = [segment[:, 0] for segment in lines.get_segments()]
     np.testing.assert_allclose(drawn, first[["low", "high"]])
     figure.savefig(tmp_path / "composition.png")
+
+
+@pytest.mark.parametrize("names", ["1234", ["layer 2 and 3", "white matter", "x" * 40, "$a$"]])
+def test_names_of_domains_are_on_the_page_and_apart(names: list[str]) -> None:
+    adata = sections(2)
+    renamed = adata.obs["m2st_domain"].cat.rename_categories(dict(zip("1234", names, strict=True)))
+    adata.obs["m2st_domain"] = renamed
+    figure = pl.composition(adata, sample_key="section")
+    figure.draw_without_rendering()
+    boxes = [axes.title.get_window_extent() for axes in figure.axes]
+    assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 for box in boxes)
+    assert all(box.y1 <= figure.bbox.y1 for box in boxes)
+    if names == "1234":
+        assert all(one.x1 < other.x0 for one, other in itertools.pairwise(boxes))
+    else:
+        assert {axes.title.get_rotation() for axes in figure.axes[1:]} == {35}
 
 
 def test_sections_of_the_graph_are_drawn() -> None:

@@ -538,6 +538,7 @@ def composition(
     >>> [axes.get_title() for axes in figure.axes]
     ['share of each domain', 'L1', 'L2', 'WM']
     """
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.ticker import PercentFormatter
 
     check_adata(adata)
@@ -551,13 +552,21 @@ def composition(
     found = read_composition(adata, sample_key, spatial_key=spatial_key, key_added=key_added)
     n_sections, n_domains = found.shares.shape
     colors = kept_colors(adata, _keys.Keys(key_added).domain, n_domains)
-    size = (3.5 + 0.9 * n_domains, ROW * n_sections + 1.0)
-    figure = _figure(figsize=size, facecolor="white", dpi=150, layout="constrained")
+    sections = [_shorten(name, 40) for name in found.sections]
+    names = [_shorten(name, 24) for name in found.domains]
+    # Long names of domains stand at an angle, so that they do not meet.
+    longest = max(map(len, names))
+    angle = 35 if longest > 8 else 0
+    beyond = 0.045 * longest if angle else 0.0  # inches that the last name takes to the right
+    width = 3.0 + 0.065 * max(map(len, sections)) + 0.95 * n_domains + beyond
+    size = (width, ROW * n_sections + 1.0 + 0.7 * beyond)
+    engine = ConstrainedLayoutEngine(rect=(0, 0, 1 - beyond / width, 1))
+    figure = _figure(figsize=size, facecolor="white", dpi=150, layout=engine)
     columns = figure.subplots(1, 1 + n_domains, sharey=True, width_ratios=[3, *[1] * n_domains])
     places = np.arange(n_sections)
     shares = np.nan_to_num(found.shares)
     starts = shares.cumsum(axis=1) - shares
-    for domain, (name, color) in enumerate(zip(found.domains, colors, strict=True)):
+    for domain, (name, color) in enumerate(zip(names, colors, strict=True)):
         columns[0].barh(places, shares[:, domain], left=starts[:, domain], color=color, height=0.75)
         axes = columns[1 + domain]
         known = ~np.isnan(found.shares[:, domain])
@@ -566,16 +575,17 @@ def composition(
         axes.plot(found.shares[known, domain], places[known], "o", color="black", markersize=3)
         axes.axvline(np.nanmean(found.shares[:, domain]), color="black", lw=0.8, ls="--")
         axes.set_xlim(0, max(1.05 * np.nanmax(found.high[:, domain]), 0.05))
-        _name_axes(axes, _shorten(name, 14))
+        _name_axes(axes, name, rotation=angle, ha="left" if angle else "center")
+        axes.title.set_x(0.0 if angle else 0.5)
     _name_axes(columns[0], "share of each domain")
     columns[0].set_xlim(0, 1)
-    columns[0].set_yticks(places, [_shorten(name, 24) for name in found.sections])
+    columns[0].set_yticks(places, sections)
     columns[0].invert_yaxis()
     for label in columns[0].get_yticklabels():
         label.set_parse_math(False)
     for axes in columns:
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        axes.locator_params(axis="x", nbins=3 if axes is not columns[0] else 5)
+        axes.locator_params(axis="x", nbins=2 if axes is not columns[0] else 5)
         axes.tick_params(axis="y", length=0)
         _tidy(axes)
         axes.spines["left"].set_visible(axes is not columns[0])
@@ -658,9 +668,9 @@ def composition_change(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _name_axes(axes: Axes, title: str) -> None:
+def _name_axes(axes: Axes, title: str, *, rotation: float = 0, ha: str = "center") -> None:
     """Put a title over axes, as it is."""
-    axes.set_title(title, fontsize=FONT + 1, parse_math=False)
+    axes.set_title(title, fontsize=FONT + 1, parse_math=False, rotation=rotation, ha=ha)
 
 
 def _figure(**settings: Any) -> Figure:

@@ -192,3 +192,24 @@ test_that("ready features of a list are joined", {
         suppressMessages(runM2ST(x, k = 2, dimred = "PCA")), "same columns .* found 5, 4 columns"
     )
 })
+
+test_that("SpatialExperiments of a list keep their coordinates, and a model is saved of all", {
+    skip_if_no_m2st()
+    useSpatialExperiment()
+    x <- list(a = toySPE(), b = toySPE(coords = toyCoords()[, 2:1], sample_id = "two"))
+    folder <- tempfile("model")
+    found <- suppressMessages(runM2ST(
+        x, k = 2, params = quickParams(), device = "cpu", save = folder
+    ))
+    expect_identical(unique(vapply(found, class, "")), "SpatialExperiment")
+    expect_identical(
+        SpatialExperiment::spatialCoords(found$b), SpatialExperiment::spatialCoords(x$b)
+    )
+    expect_identical(S4Vectors::metadata(found$a)$m2st$graph$n_between_samples, 0L)
+    expect_true(file.exists(file.path(folder, "model.json")))
+    again <- suppressMessages(applyM2ST(x["b"], folder))
+    expect_gt(mean(again$b$m2st_domain == found$b$m2st_domain), 0.8)
+    expect_identical(unique(domainComposition(found)$sample), c("a", "b"))
+    embedded <- suppressMessages(embedM2ST(x, params = quickParams(), device = "cpu"))
+    expect_null(embedded$a$m2st_domain)
+})
