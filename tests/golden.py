@@ -13,6 +13,7 @@ import os
 import platform
 import subprocess
 import sys
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -105,14 +106,16 @@ def in_python(name: str) -> ad.AnnData:
     """Run one of the inputs."""
     make, settings = INPUTS[name]
     adata: ad.AnnData = make()
-    m2st.run(
-        adata,
-        N_DOMAINS,
-        autoencoder=m2st.AutoencoderParams(**AUTOENCODER),
-        clustering=m2st.ClusteringParams(**CLUSTERING),
-        progress=False,
-        **settings,
-    )
+    with warnings.catch_warnings():  # the two sections share little, and are told so
+        warnings.filterwarnings("ignore", "Sections A and B keep", UserWarning)
+        m2st.run(
+            adata,
+            N_DOMAINS,
+            autoencoder=m2st.AutoencoderParams(**AUTOENCODER),
+            clustering=m2st.ClusteringParams(**CLUSTERING),
+            progress=False,
+            **settings,
+        )
     return adata
 
 

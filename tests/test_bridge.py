@@ -183,6 +183,8 @@ def test_embed_then_cluster_is_run(adata: AnnData, n_sections: int) -> None:
     assert "scales" not in clustered
 
 
+# Sections of noise share nothing, and are told so.
+@pytest.mark.filterwarnings("ignore:Section:UserWarning")
 def test_sections_share_no_edge(adata: AnnData) -> None:
     codes = (np.arange(adata.n_obs) % 2).astype(np.int32)
     answer = bridge.run(

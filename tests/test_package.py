@@ -73,7 +73,7 @@ MAY_IMPORT = {
     "paper": BASE | CORE | {"_model", "_run", "pp"},
     "_run": BASE | CORE | SHELL | {"_model", "_plotting"},
     "compare": BASE | SHELL | {"bridge"},
-    "_report": BASE | {"_by_section", "_plotting"},
+    "_report": BASE | {"_by_section", "_plotting", "_sections"},
     "cli": BASE | CORE | SHELL | {"_export", "_model", "_run", "interop", "m2st"},
     "bridge": BASE | CORE | SHELL | {"_annotate", "_model", "_report", "_run", "m2st", "paper"},
 }

@@ -182,6 +182,8 @@ def same_results(one: anndata.AnnData, other: anndata.AnnData) -> bool:
     )
 
 
+# Sections of noise share nothing, and are told so.
+@pytest.mark.filterwarnings("ignore:Section:UserWarning")
 @pytest.mark.parametrize("change", ["coordinates", "some", "subset", "sample"])
 def test_a_graph_that_does_not_fit_is_built_anew(change: str) -> None:
     adata = cells()
@@ -347,6 +349,8 @@ def test_number_of_components(adata: anndata.AnnData) -> None:
         quick_run(adata, use_rep="X_m2st_pca", n_pcs=5)
 
 
+# Sections of noise share nothing, and are told so.
+@pytest.mark.filterwarnings("ignore:Section:UserWarning")
 def test_sections_are_not_joined() -> None:
     adata = m2st.datasets.simulate_cortex(n_obs=240, n_genes=100, n_samples=2)
     quick_run(adata, sample_key="sample")

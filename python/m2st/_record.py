@@ -90,6 +90,11 @@ _FITTING: dict[str, Callable[[object], bool]] = {
     "cluster.scale_weights": _is_complete,
     "cluster.stability": _is_numbers,
     "cluster.agreement": _is_numbers,
+    "cluster.sections": _is_mapping,
+    "cluster.sections.names": _is_texts,
+    "cluster.sections.keeps_own": _is_complete,
+    "cluster.sections.information": _is_numbers,
+    "cluster.sections.shares": _is_complete,
     "n_domains": _is_mapping,
     "n_domains.candidates": _is_complete,
     "n_domains.stability": _is_numbers,
@@ -156,6 +161,14 @@ def _drop_what_does_not_match(record: dict[str, Any], unfit: list[str]) -> None:
         if lengths == {0} or len(lengths) > 1 or not {"chosen", "p_value"} <= choice.keys():
             unfit.append("n_domains")
             del record["n_domains"]
+    sections = record.get("cluster", {}).get("sections")
+    if sections is not None:
+        n_sections = len(sections.get("names", []))
+        sizes = [np.size(sections.get(e, [])) for e in ("keeps_own", "information", "shares")]
+        n_domains = int(np.asarray(record["cluster"].get("n_domains", 0)).item())
+        if sizes != [n_sections, 2 * n_sections, n_domains * n_sections]:
+            unfit.append("cluster.sections")
+            del record["cluster"]["sections"]
     table = record.get("register")
     if table is not None:
         needed = {"label_key", "n_genes", "domains", "labels", "suggested", "correlation"}

@@ -1,13 +1,14 @@
-"""Sections that lie on top of each other in one frame of coordinates, untold apart.
+"""Sections that lie on top of each other untold apart, and what joined sections have in common.
 
 Neighbours of different sections would be linked, and domains would mix them. What is found here is
-put into words by `overlay_in_words`, or by whoever calls from another language.
+put into words by `overlay_in_words`, or by whoever calls from another language. `joined_in_words`
+says how sections fared that were told apart.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -32,6 +33,10 @@ _BARCODE = re.compile(r"[ACGT]{12,}|s_\d+um_\d+_\d+")
 # have about 1. Fields side by side have up to 0.4, regions that somebody drew up to 0.45.
 _MIXED = 0.5
 _N_ASKED = 2000
+# Share of a section's observations below which a domain is absent from it.
+_ABSENT = 0.01
+# Sections share little if joint domains tell less than this share of what own ones tell, in half.
+_LITTLE = 0.8
 _N_NEAR = 6
 
 
@@ -179,6 +184,75 @@ def overlay_in_words(found: Overlay, obs: pd.DataFrame, spatial_key: str) -> str
         f"{text}Pass `sample_key={found.column!r}`, or `spatial_key={found.apart_in!r}`, in which "
         "they lie apart."
     )
+
+
+class Finding(NamedTuple):
+    """A sentence or two on sections, and whether results read otherwise for it."""
+
+    text: str
+    grave: bool
+
+
+def joined_in_words(entry: Mapping[str, Any], domains: Sequence[str]) -> list[Finding]:
+    """Say how sections fared among the others.
+
+    Parameters
+    ----------
+    entry
+        ``uns["m2st"]["cluster"]["sections"]``, as `m2st.tl.cluster` describes it.
+    domains
+        Names of the domains.
+    """
+    names = [str(name) for name in entry["names"]]
+    found = []
+    kept = [name for name, own in zip(names, entry["keeps_own"], strict=True) if own]
+    if kept:
+        one = len(kept) == 1
+        found.append(
+            Finding(
+                f"Section{'' if one else 's'} {_listed(kept)} keep{'s' if one else ''} domains of "
+                f"{'its' if one else 'their'} own: joined with the others, borders were longer or "
+                "domains told less. Names are those of the joint domains that fit best.",
+                grave=True,
+            )
+        )
+    information = np.reshape(entry["information"], (len(names), 2))
+    poor = information[:, 0] < _LITTLE * information[:, 1]
+    compared = int(np.isfinite(information).all(axis=1).sum())
+    if compared and 2 * poor.sum() >= compared:
+        found.append(
+            Finding(
+                f"The sections share little: in {poor.sum()} of {compared}, joint domains tell "
+                f"less than {_LITTLE:.0%} of what own domains tell. One name need not mean one "
+                "tissue in all of them. Run together what belongs together, or each by itself.",
+                grave=True,
+            )
+        )
+    present = np.reshape(entry["shares"], (len(names), -1)) >= _ABSENT
+    for name, has in zip(names, present, strict=True):
+        lacking = [domain for domain, one in zip(domains, has, strict=True) if not one]
+        if lacking:
+            text = f"Section {name} has (almost) nothing of {_domains(lacking)}."
+            found.append(Finding(text, grave=False))
+        only = has & (present.sum(axis=0) == 1)
+        if only.any() and len(names) > 2:
+            own = [domain for domain, one in zip(domains, only, strict=True) if one]
+            found.append(
+                Finding(
+                    f"Section {name} has {len(own)} domain{'' if len(own) == 1 else 's'} that no "
+                    f"other has: {_listed(own)}.",
+                    grave=len(own) > 1,
+                )
+            )
+    return found
+
+
+def _domains(names: list[str]) -> str:
+    return f"domain{'' if len(names) == 1 else 's'} {_listed(names)}"
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def mixing(

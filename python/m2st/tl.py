@@ -47,11 +47,13 @@ from m2st._ensemble import (
 )
 from m2st._naming import register, rename_domains, score_markers
 from m2st._params import AutoencoderParams, ClusteringParams, DualParams, clustering_of
+from m2st._sections import Finding, joined_in_words
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from m2st._clustering import Domains, Estimator, Factors
+    from m2st._clustering import Consensus, Domains, Estimator, Factors
+    from m2st._clustering._methods import Method
     from m2st._nn._autoencoder import MaskedGraphAutoencoder
     from m2st._nn._training import Callback
 
@@ -76,6 +78,8 @@ _STRUCTURE_LEVEL = 0.01
 _N_COMPARED = 5
 # Share of edges between sections from which a graph evidently does not tell them apart.
 _CROSSING = 0.1
+# A section is clustered by itself, too, if it has so many observations for each domain.
+_LEAST_FOR_OWN = 20
 
 
 def embed(
@@ -314,6 +318,11 @@ def cluster(
     domains of the others, which may have found a better optimum. The domains are the consensus of
     the members.
 
+    If the graph tells sections apart, each of them is also clustered by itself, on the embeddings
+    that all have trained. A section keeps these domains of its own if the joint ones have clearly
+    longer borders in it, or tell clearly less of it. They get the names of the joint domains that
+    they share most with. No label enters.
+
     Parameters
     ----------
     adata
@@ -345,7 +354,8 @@ def cluster(
     ``obs["m2st_confidence"]``
         Estimated probability that a run with another seed puts the observation into the same
         domain, in [0, 1]. NaN for the paper's own clustering of a single member, which gives labels
-        without probabilities.
+        without probabilities. With several sections: the mean of the joint and the own probability,
+        times the adjusted Rand index of joint and own domains in the section (0 if that is less).
     ``obsm["X_m2st"]``
         float32 of shape (n_obs, d_c): the representation common to all scales and members. For the
         paper's own clustering, the common representations of the members side by side.
@@ -354,7 +364,9 @@ def cluster(
         each domain, and whether all members converged. A row for each member: agreement with the
         consensus, scale weights (the last one belongs to the common representation), objective of
         each iteration and start. With the embeddings of another result, the name of that result and
-        a copy of its entries on them.
+        a copy of its entries on them. With several sections, ``"sections"``: their names, whether
+        each keeps domains of its own, and the adjusted Rand index of joint and own domains. Share
+        of edges that both cut, and nats that both tell (joint, own). Share of each domain.
 
     Observations without an embedding have a missing domain and NaN.
 
@@ -367,11 +379,20 @@ def cluster(
         coordinates; if `key_added` is the name of something else, or of a result with other
         embeddings.
 
+    Warns
+    -----
+    UserWarning
+        If sections keep domains of their own; if they share little; if one has several domains that
+        no other has.
+
     Notes
     -----
     The confidence is the mean over members of the probability of the domain. It says how far
     another seed would agree on the same data (measured in ``benchmarks/reliability.md``). It does
     not say that the domain is right: a domain may be misplaced with a high confidence.
+
+    A section of fewer than twenty observations for each domain is not clustered by itself, nor is
+    any with the paper's own clustering.
 
     Examples
     --------
@@ -411,7 +432,7 @@ def find_domains(
     key_added: str = _keys.DEFAULT,
 ) -> Found:
     """Do what `cluster` does, and return all that places other observations."""
-    from m2st._clustering import METHODS, consensus
+    from m2st._clustering import METHODS, join_sections
 
     check_adata(adata)
     keys = check_key_added(adata, key_added)
@@ -421,16 +442,26 @@ def find_domains(
     check_n_domains(n_domains, n_obs=int(valid.sum()))
     params = clustering_of(params, name="params").for_domains(n_domains)
     method = METHODS[params.method]
-    fits = cluster_members(members, adjacency, n_domains, params, random_state, n_jobs)
-    if method.refits:
-        fits = refit_members(fits, adjacency, n_jobs)
-    found = consensus([fit.responsibilities_ for fit in fits])
+    fits, found = _agree(members, adjacency, n_domains, params, method, random_state, n_jobs)
+    together = [scale for scales in members for scale in scales]
+    common, representation = method.in_common(fits, together)
+    sections, names = _sections_of(adata, valid)
+    joined = None
+    if method.joins_sections and len(names) > 1:
+        own = [
+            _own_domains(
+                members, adjacency, sections == section, n_domains, params, random_state, n_jobs
+            )
+            for section in range(len(names))
+        ]
+        joined = join_sections(found, own, sections, adjacency, representation[0])
+        ranking = np.argsort(-np.bincount(joined.labels, minlength=n_domains), kind="stable")
+        found, joined = found.reorder(ranking), joined.reorder(ranking)
     for fit, order in zip(fits, found.orders, strict=True):
         fit.reorder(order)
     sure = are_sure([fit.to_domains() for fit in fits])
-    write_domains(adata, found.labels, found.responsibilities, valid, keys, sure=sure)
-    together = [scale for scales in members for scale in scales]
-    common, representation = method.in_common(fits, together)
+    written = found if joined is None else joined
+    write_domains(adata, written.labels, written.responsibilities, valid, keys, sure=sure)
     adata.obsm[keys.embedding] = side_by_side(representation, valid)
     record = adata.uns.setdefault(keys.record, {})
     if source != keys:
@@ -456,8 +487,78 @@ def find_domains(
         "start_objectives": np.stack([fit.start_objectives_ for fit in fits]),
         # The published rule does not ask.
         **({} if fits[0].converged_ is None else {"converged": all(f.converged_ for f in fits)}),
+        **({} if joined is None else {"sections": {"names": names, **joined.to_dict()}}),
     }
+    if joined is not None:
+        _tell(
+            joined_in_words(
+                record["cluster"]["sections"], list(adata.obs[keys.domain].cat.categories)
+            )
+        )
     return Found(fits, common)
+
+
+def _agree(
+    members: list[list[NDArray[np.float32]]],
+    adjacency: sparse.csr_matrix,
+    n_domains: int,
+    params: ClusteringParams | DualParams,
+    method: Method,
+    random_state: int,
+    n_jobs: int | None,
+) -> tuple[list[Estimator], Consensus]:
+    """Cluster each member, and what all agree on."""
+    from m2st._clustering import consensus
+
+    fits = cluster_members(members, adjacency, n_domains, params, random_state, n_jobs)
+    if method.refits:
+        fits = refit_members(fits, adjacency, n_jobs)
+    return fits, consensus([fit.responsibilities_ for fit in fits])
+
+
+def _own_domains(
+    members: list[list[NDArray[np.float32]]],
+    adjacency: sparse.csr_matrix,
+    inside: NDArray[np.bool_],
+    n_domains: int,
+    params: ClusteringParams | DualParams,
+    random_state: int,
+    n_jobs: int | None,
+) -> Consensus | None:
+    """Domains of one section, from the embeddings that all have trained; None if it is small."""
+    from m2st._clustering import METHODS
+
+    if inside.sum() < _LEAST_FOR_OWN * n_domains:
+        return None
+    rows = np.flatnonzero(inside)
+    return _agree(
+        [[scale[rows] for scale in scales] for scales in members],
+        adjacency[rows][:, rows],
+        n_domains,
+        params,
+        METHODS[params.method],
+        random_state,
+        n_jobs,
+    )[1]
+
+
+def _sections_of(adata: AnnData, valid: NDArray[np.bool_]) -> tuple[NDArray[np.intp], list[str]]:
+    """Section of each valid observation, and their names; those that the graph tells apart."""
+    key = recorded_key(adata, "sample_key")
+    if key is None:
+        return np.zeros(int(valid.sum()), dtype=np.intp), []
+    codes, names = pd.factorize(adata.obs[key].to_numpy()[valid])
+    return codes, [str(name) for name in names]
+
+
+def _tell(findings: list[Finding]) -> None:
+    """Warn of what changes how results are to be read; log the rest."""
+    grave = [finding.text for finding in findings if finding.grave]
+    if grave:
+        warn(" ".join(grave))
+    for finding in findings:
+        if not finding.grave:
+            logger.info(finding.text)
 
 
 def choose_n_domains(

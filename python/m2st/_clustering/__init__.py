@@ -19,16 +19,18 @@ V^m        centres of the domains                      (n_domains, d)      ``cen
 Representations are stored by observation, the transpose of the paper's.
 """
 
-from m2st._clustering._consensus import consensus, number_of_domains
+from m2st._clustering._consensus import Consensus, consensus, number_of_domains
 from m2st._clustering._domains import KINDS, Domains
 from m2st._clustering._dual import DualClustering
 from m2st._clustering._estimator import MultiScaleClustering
 from m2st._clustering._methods import METHODS, Estimator
 from m2st._clustering._representation import Factors, common_factors
+from m2st._clustering._sections import join_sections
 
 __all__ = [
     "KINDS",
     "METHODS",
+    "Consensus",
     "Domains",
     "DualClustering",
     "Estimator",
@@ -36,5 +38,6 @@ __all__ = [
     "MultiScaleClustering",
     "common_factors",
     "consensus",
+    "join_sections",
     "number_of_domains",
 ]

@@ -6,7 +6,7 @@ Linear in the number of observations: members are compared through tables of dom
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -45,6 +45,16 @@ class Consensus:
     stability: Array
     agreement: Array
     orders: NDArray[np.intp]
+
+    def reorder(self, ranking: NDArray[np.intp]) -> Consensus:
+        """Return the same with other numbers: for each new one the present one, shape (K,)."""
+        return replace(
+            self,
+            labels=np.argsort(ranking, kind="stable")[self.labels],
+            responsibilities=self.responsibilities[:, ranking],
+            stability=self.stability[ranking],
+            orders=self.orders[:, ranking],
+        )
 
 
 @dataclass(frozen=True)

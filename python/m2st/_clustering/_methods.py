@@ -28,6 +28,8 @@ class Method:
         Class of the estimator of one member.
     refits
         Whether a member may start once more from the labels of the others.
+    joins_sections
+        Whether domains of several sections are held against those of each by itself.
     in_common
         From the fits and the embeddings, all members and scales side by side, to what all have in
         common: the loadings for other observations, and the representation of these ones.
@@ -35,6 +37,7 @@ class Method:
 
     estimator: type[Any]
     refits: bool
+    joins_sections: bool
     in_common: Callable[[Sequence[Any], list[NDArray[Any]]], tuple[Factors, list[NDArray[Any]]]]
 
 
@@ -58,7 +61,11 @@ def _side_by_side(
 
 
 METHODS: dict[str, Method] = {
-    ClusteringParams.method: Method(MultiScaleClustering, refits=True, in_common=_principal),
-    DualParams.method: Method(DualClustering, refits=False, in_common=_side_by_side),
+    ClusteringParams.method: Method(
+        MultiScaleClustering, refits=True, joins_sections=True, in_common=_principal
+    ),
+    DualParams.method: Method(
+        DualClustering, refits=False, joins_sections=False, in_common=_side_by_side
+    ),
 }
 """By the name that settings have in `method`, and the record in ``"method"``."""

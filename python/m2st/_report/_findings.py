@@ -10,6 +10,7 @@ from anndata import AnnData
 
 from m2st._plotting import find_libraries, find_library, mapping_in
 from m2st._report._tables import DomainRow
+from m2st._sections import joined_in_words
 
 _LOW_CONFIDENCE = 0.8
 _LOW_STABILITY = 0.5
@@ -32,6 +33,7 @@ def list_findings(
     return [
         *_findings_of_data(domains, record, n_without_place),
         *_findings_of_run(record),
+        *_findings_of_sections(domains, record),
         *_findings_of_domains(
             table, composition, labelled="n_unassigned" in record.get("apply", {})
         ),
@@ -147,6 +149,15 @@ def _findings_of_run(record: Mapping[str, Any]) -> list[str]:
             "were asked for."
         )
     return found
+
+
+def _findings_of_sections(domains: pd.Categorical, record: Mapping[str, Any]) -> list[str]:
+    """How sections fared that were clustered together."""
+    entry = record.get("cluster", {}).get("sections")
+    names = list(map(str, domains.categories))
+    if entry is None or len(names) != int(record["cluster"]["n_domains"]):
+        return []
+    return [finding.text for finding in joined_in_words(entry, names)]
 
 
 def _findings_of_domains(
