@@ -98,9 +98,9 @@ test_that("stages agree with a run where spots are outside, empty, and in sectio
 test_that("sections share no edge, and each is as if it were alone", {
     skip_if_no_m2st()
     sample <- rep(c("left", "right"), each = 60)
-    result <- runM2ST(
+    result <- suppressWarnings(runM2ST( # sections of noise share little, and are told so
         toyCounts(), toyCoords(), k = 2, sample_id = sample, params = quickParams(), device = "cpu"
-    )
+    ))
     graph <- result$record$graph
     expect_identical(graph$n_between_samples, 0L)
     expect_identical(graph$n_components, 2L)
@@ -255,7 +255,7 @@ test_that("sections on top of each other are a warning with the argument that he
     expect_length(warnings, 1L)
     expect_match(warnings, "column 'sample_name' lie on top of each other in the coordinates")
     expect_match(warnings, "Pass `sample_id = \"sample_name\"`", fixed = TRUE)
-    expect_length(warned(x, sample_id = "sample_name"), 0L)
+    expect_no_match(c("", warned(x, sample_id = "sample_name")), "lie on top of each other")
     colnames(two$counts) <- NULL
     object <- toySeurat(meta = FALSE)
     object$x <- two$coords[, 1]
