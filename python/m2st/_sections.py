@@ -211,8 +211,8 @@ def joined_in_words(entry: Mapping[str, Any], domains: Sequence[str]) -> list[Fi
         found.append(
             Finding(
                 f"Section{'' if one else 's'} {_listed(kept)} keep{'s' if one else ''} domains of "
-                f"{'its' if one else 'their'} own: joined with the others, borders were longer or "
-                "domains told less. Names are those of the joint domains that fit best.",
+                f"{'its' if one else 'their'} own: joined with the others, domains told less of "
+                f"{'it' if one else 'them'}. Names are those of the joint domains that fit best.",
                 grave=True,
             )
         )

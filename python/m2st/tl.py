@@ -319,8 +319,8 @@ def cluster(
     the members.
 
     If the graph tells sections apart, each of them is also clustered by itself, on the embeddings
-    that all have trained. A section keeps these domains of its own if the joint ones have clearly
-    longer borders in it, or tell clearly less of it. They get the names of the joint domains that
+    that all have trained. A section keeps these domains of its own if the joint ones tell clearly
+    less of it, or a little less with longer borders. They get the names of the joint domains that
     they share most with. No label enters.
 
     Parameters

@@ -17,9 +17,10 @@ from m2st._clustering._consensus import Consensus
 
 Array = NDArray[np.float64]
 
-# How much longer than its own the borders of a section may become, and what share of the
-# information of its own domains must be left, for it to take part in the joint ones.
-_LONGER, _LEFT = 1.05, 0.8
+# Joint domains that tell less than this share of what own ones tell are worse; so are those that
+# tell less than the second share and have borders this many times as long.
+_LEFT = 0.8
+_LESS, _LONGER = 0.97, 1.05
 # A round share of the variance on which scatter within a domain leans.
 _ROUND = 1e-3
 
@@ -101,11 +102,12 @@ def join_sections(
 
     Notes
     -----
-    No label enters. A section keeps its own domains if the joint ones have borders in it that are
-    more than 5 % longer, or tell less than 80 % of what the own ones tell. What domains tell is
-    :math:`\tfrac12 \ln(\lvert T \rvert / \lvert W \rvert)`, with the scatter :math:`T` of the
-    section and :math:`W` within its domains: the likelihood that normal domains of one shape gain.
-    Both limits were compared on sections of tissue (``benchmarks/NOTEBOOK.md``).
+    No label enters. A section keeps its own domains if the joint ones tell less than 80 % of what
+    the own ones tell, or less than 97 % with borders that are more than 5 % longer. What domains
+    tell is :math:`\tfrac12 \ln(\lvert T \rvert / \lvert W \rvert)`, with the scatter :math:`T`
+    of the section and :math:`W` within its domains: the likelihood that normal domains of one shape
+    gain. These limits were compared on sections of tissue and simulations
+    (``benchmarks/NOTEBOOK.md``).
 
     The own domains get the names of the joint ones by the assignment with the largest shared
     responsibility. What shares none goes to the nearest centre that is left.
@@ -131,10 +133,9 @@ def join_sections(
             )
             both = (joint.responsibilities[rows] + found.responsibilities[:, order]) / 2
             responsibilities[rows] = max(agreement[section], 0) * both
-            keeps_own[section] = (
-                border[section, 0] > _LONGER * border[section, 1]
-                or information[section, 0] < _LEFT * information[section, 1]
-            )
+            left = information[section, 0] / max(information[section, 1], 1e-12)
+            longer = border[section, 0] > _LONGER * border[section, 1]
+            keeps_own[section] = left < _LEFT or (left < _LESS and longer)
             if keeps_own[section]:
                 labels[rows] = np.argsort(order)[pair[1]]
     counts = np.zeros((n_sections, n_domains))
