@@ -46,7 +46,7 @@ MAY_IMPORT = {
     "_trial": set(),
     "_record": {"_keys"},
     "_tensors": {"_files"},
-    "_plotting": BASE,
+    "_plotting": BASE | {"_graph"},
     "_nn": BASE,
     "_clustering": BASE,
     "_ensemble": BASE | {"_clustering", "_nn"},

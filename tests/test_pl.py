@@ -21,6 +21,7 @@ from matplotlib.image import imread
 
 from m2st import pl
 from m2st._plotting import as_seen, palette
+from m2st._plotting._spots import find_section
 
 
 def hexagonal(n: int = 12, pitch: float = 100.0) -> np.ndarray:
@@ -719,3 +720,18 @@ def test_confidence_refuses() -> None:
         pl.confidence(adata, panel_size=0)
     with pytest.raises(ValueError, match="Expected at least one observation to draw"):
         pl.confidence(adata[:0])
+
+
+def test_array_indices_of_visium_are_drawn_as_a_hexagonal_array() -> None:
+    row, column = np.meshgrid(np.arange(20), np.arange(40), indexing="ij")
+    kept = (row + column) % 2 == 0
+    places = np.column_stack([column[kept], row[kept]]).astype(float)
+    rows = np.arange(len(places))
+    section = find_section(AnnData(obs=pd.DataFrame(index=rows.astype(str))), "", rows, places)
+    assert not section.square
+    assert section.size == pytest.approx(0.55 * 2)
+    np.testing.assert_allclose(section.points, places * [1, np.sqrt(3)])
+    # Numbers beyond the last row of an array are columns, wherever they stand.
+    turned = places[:, ::-1] + [0, 100]
+    section = find_section(AnnData(obs=pd.DataFrame(index=rows.astype(str))), "", rows, turned)
+    np.testing.assert_allclose(section.points, turned * [np.sqrt(3), 1])

@@ -662,7 +662,7 @@ def _find_lattice(points: NDArray[np.float64]) -> tuple[Lattice, Graph] | None:
     places, place_of = _places(points)
     tries: list[tuple[NDArray[np.float64], tuple[Kind, ...]]]
     tries = [(_flatten(places), ("hexagonal", "square"))]
-    restored = _restore_visium(places)
+    restored = restore_visium(places)
     if restored is not None:
         tries.insert(0, (restored, ("hexagonal",)))
     for flat, kinds in tries:
@@ -676,14 +676,16 @@ def _find_lattice(points: NDArray[np.float64]) -> tuple[Lattice, Graph] | None:
     return None
 
 
-def _restore_visium(places: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """Positions, in columns, from the array indices of Visium; None for anything else."""
+def restore_visium(places: NDArray[np.float64], column: int = 1) -> NDArray[np.float64] | None:
+    """Positions, in columns, from the array indices of Visium; None for anything else.
+
+    `column` is the axis of the columns where the indices do not tell.
+    """
     if places.shape[1] != 2 or (places != np.floor(places)).any():
         return None
     odd = places % 2 == 1
     if len(np.unique(odd[:, 0] ^ odd[:, 1])) > 1 or len(np.unique(odd[:, 0])) == 1:
         return None
-    column = 1
     for last_row in _VISIUM_LAST_ROWS:
         too_long = places.max(axis=0) > last_row
         if too_long.sum() == 1:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from m2st._checks import check_coordinates, check_key, check_numbers
+from m2st._graph import restore_visium
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -117,13 +118,19 @@ def find_samples(
 def find_section(
     adata: AnnData, name: str, rows: NDArray[np.intp], points: NDArray[np.float64]
 ) -> Section:
-    """Find the size and the shape of the spots of a sample."""
+    """Find the size and the shape of the spots of a sample.
+
+    Array indices of Visium are brought to places: as they are, spots would look like diamonds.
+    """
+    restored = restore_visium(points, column=0)
+    points = points if restored is None else restored
     factors = mapping_in(find_library(adata, name), "scalefactors")
     diameter, micrometres = (
         positive(factors.get(entry)) for entry in ("spot_diameter_fullres", "microns_per_pixel")
     )
     size, square, angle = spot_shape(points)
-    return Section(name, rows, points, diameter or size, square, angle, micrometres)
+    size = size if diameter is None or restored is not None else diameter
+    return Section(name, rows, points, size, square, angle, micrometres)
 
 
 def find_libraries(adata: AnnData) -> dict[str, Mapping[str, Any]]:
