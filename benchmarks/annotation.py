@@ -268,9 +268,11 @@ def report(runs: pd.DataFrame) -> str:
         "mPFC, visual cortex and hypothalamus, and on 151510 to 151673. The order of the main rows "
         "holds with each of these studies left out; the finer constants were not tried on studies "
         "that had no part in their choice (`NOTEBOOK.md`). On breast tumours m2ST is behind the "
-        "discriminant. Means of Seurat are over fewer pairs where the column says so. scanpy's "
-        "`ingest` is left out: it ended in an error here. Empty: not run. Times are on a shared "
-        "machine. `annotation.csv` has every run.",
+        "discriminant. Means of Seurat and of scanpy's `ingest` are over fewer pairs where the "
+        "column says so; compare those by pair. `ingest` gives no probability. scanpy 1.11.5 needs "
+        "pynndescent 0.5 for it: with 0.7 it ends in an error, as that sets no number of trees. "
+        "Empty: not run. Times are on a shared machine, which was busy in the runs of Seurat and "
+        "`ingest`. `annotation.csv` has every run.",
         "## Means over the pairs of a tissue",
     ]
     pairs = runs[runs["source"] != OTHERS]
