@@ -11,6 +11,7 @@ import pytest
 from scipy import sparse
 
 import m2st
+from m2st import pp
 from m2st._clustering import consensus, join_sections
 from m2st._record import readable
 from m2st._sections import joined_in_words
@@ -167,3 +168,30 @@ def test_paper_clustering_leaves_sections_as_they_are() -> None:
         clustering=m2st.paper.DualParams(n_init=1),
     )  # fmt: skip
     assert "sections" not in adata.uns["m2st"]["cluster"]
+
+
+def test_batches_are_brought_to_one_mean_and_sections_told_apart() -> None:
+    adata = layered(3, 3)
+    adata.obs["donor"] = adata.obs["sample"].map(
+        {"section1": "a", "section2": "a", "section3": "b"}
+    )
+    pp.spatial_graph(adata, sample_key="sample")
+    pp.prepare(adata, sample_key="sample", batch_key="donor", n_pcs=5)
+    means = [
+        abs(adata.obsm["X_m2st_pca"][(adata.obs[key] == name).to_numpy()].mean(axis=0)).max()
+        for key, name in (("donor", "a"), ("donor", "b"), ("sample", "section1"))
+    ]
+    assert max(means[:2]) < 1e-4 < means[2]
+    assert adata.uns["m2st"]["prepare"]["batch_key"] == "donor"
+
+
+def test_unfit_batches_are_refused() -> None:
+    adata = layered(1, 3)
+    adata.obs["donor"] = [None, *["a"] * (adata.n_obs - 1)]
+    with pytest.raises(ValueError, match=r"observation in `adata.obs\['donor'\]`, found 1"):
+        m2st.run(adata, 5, batch_key="donor", progress=False)
+    with pytest.raises(KeyError, match=r"'slide' in `adata\.obs`"):
+        m2st.run(adata, 5, batch_key="slide", progress=False)
+    adata.obsm["X_pca"] = np.zeros((adata.n_obs, 3))
+    with pytest.raises(ValueError, match=r"aligned already, or `batch_key`, found 'X_pca' and 'd"):
+        m2st.run(adata, 5, use_rep="X_pca", batch_key="donor", progress=False)

@@ -52,6 +52,7 @@ def run(
     normalized: bool = False,
     spatial_key: str | None = None,
     sample_key: str | None = None,
+    batch_key: str | None = None,
     autoencoder: AutoencoderParams | None = None,
     clustering: ClusteringParams | DualParams | None = None,
     random_state: int = 0,
@@ -94,6 +95,9 @@ def run(
         Column of ``obs`` that names the tissue section. No edge joins two sections, and components
         of the expression have the same mean and variance in each. Domains have the same names in
         all. None takes the column of the graph in the object, if any.
+    batch_key
+        Column of ``obs`` that names what is shifted, such as the donor, the slide or the chemistry.
+        Components have the same mean and variance in each of these in place of each section.
     autoencoder
         Settings of `m2st.tl.embed`; None takes the defaults.
     clustering
@@ -181,6 +185,14 @@ def run(
             "together with `layer` or `normalized`. Leave one of them out."
         )
         raise ValueError(msg)
+    if use_rep is not None and batch_key is not None:
+        msg = (
+            "Expected either `use_rep`, ready features whose batches are aligned already, or "
+            f"`batch_key`, found {use_rep!r} and {batch_key!r}. Leave one of them out."
+        )
+        raise ValueError(msg)
+    if batch_key is not None:
+        check_key(batch_key, adata.obs, where="adata.obs")
     if use_rep not in (None, "X"):
         hint = "Name ready features that are there, or leave `use_rep` out to prepare the counts."
         check_key(use_rep, adata.obsm, where="adata.obsm", hint=hint)
@@ -207,6 +219,7 @@ def run(
             normalized=normalized,
             n_pcs=n_pcs,
             sample_key=sample_key,
+            batch_key=batch_key,
             random_state=random_state,
             key_added=key_added,
         )

@@ -40,7 +40,7 @@ _SETTINGS = ", ".join([*AutoencoderParams.ranges, *ClusteringParams.ranges])
 _OF_PAPER = ", ".join(DualParams.ranges)
 _PICTURES = ("domains.png", "training.png")
 _ARGUMENT = re.compile(
-    r"`(key_added|label_key|layer|normalized|overwrite|pixel_size|reference|sample|sample_key"
+    r"`(batch_key|key_added|label_key|layer|normalized|overwrite|pixel_size|reference|sample|sample_key"
     r"|spatial_key|table|to|use_rep)(?:=([^`]*))?`"
 )
 _CONVERTED = (".h5ad", ".zarr", ".rds", ".rda", ".rdata")
@@ -130,6 +130,10 @@ def run_command(
     normalized: Normalized = False,
     spatial_key: SpatialKey = None,
     sample_key: SampleKey = None,
+    batch_key: Annotated[
+        str | None,
+        typer.Option(help="Column of obs that names what is shifted: donor, slide or chemistry."),
+    ] = None,
     paper: Annotated[
         bool, typer.Option("--paper", help="The published method, whole: m2st.paper.run.")
     ] = False,
@@ -197,6 +201,12 @@ def run_command(
         if paper and (use_rep is not None or normalized):
             msg = "Expected neither `--use-rep` nor `--normalized` with `--paper`. Leave it out."
             raise ValueError(msg)
+        if paper and batch_key is not None:
+            msg = (
+                "Expected no `--batch-key` with `--paper`, found both: the published method aligns "
+                "nothing. Leave it out."
+            )
+            raise ValueError(msg)
         if paper and save_model is not None:
             msg = (
                 "Expected no `--save-model` with `--paper`, found both: a model of the published "
@@ -238,6 +248,7 @@ def run_command(
                     use_rep=use_rep,
                     n_pcs=n_pcs,
                     normalized=normalized,
+                    batch_key=batch_key,
                     autoencoder=autoencoder,
                     clustering=clustering,
                     **shared,

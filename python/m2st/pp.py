@@ -90,6 +90,7 @@ def prepare(
     n_top_genes: int = _N_TOP_GENES,
     n_pcs: int = _N_PCS,
     sample_key: str | None = None,
+    batch_key: str | None = None,
     random_state: int = 0,
     key_added: str = DEFAULT,
 ) -> None:
@@ -122,6 +123,9 @@ def prepare(
     sample_key
         Column of ``obs`` that names the section of each observation. Scores then have the same mean
         and variance in each section.
+    batch_key
+        Column of ``obs`` that names what is shifted, such as the donor, the slide or the chemistry.
+        Scores then have the same mean and variance in each batch. None takes `sample_key`.
     random_state
         Seed of the iterative eigensolver's first vector, and of the sample of the observations.
     key_added
@@ -188,6 +192,7 @@ def prepare(
         n_top_genes=n_top_genes,
         n_pcs=n_pcs,
         sample_key=sample_key,
+        batch_key=batch_key,
         random_state=random_state,
         key_added=key_added,
     )
@@ -201,6 +206,7 @@ def project_counts(
     n_pcs: int,
     sample_key: str | None,
     random_state: int,
+    batch_key: str | None = None,
     n_top_genes: int = _N_TOP_GENES,
     key_added: str = DEFAULT,
 ) -> ExpressionProjection:
@@ -215,7 +221,8 @@ def project_counts(
     graph = check_graph(adata)
     filled, genes = valid & (totals > 0), of_genes.n_cells > 0
     check_filled(filled, genes, name)
-    sections = None if sample_key is None else _sections(adata, sample_key, valid)[0]
+    shifted = sample_key if batch_key is None else batch_key
+    batches = None if shifted is None else _sections(adata, shifted, valid)[0]
     found = from_counts(
         matrix,
         totals,
@@ -223,7 +230,7 @@ def project_counts(
         genes,
         of_genes.sums / of_genes.sums.sum(),
         graph,
-        sections,
+        batches,
         normalized=normalized,
         n_top_genes=n_top_genes,
         n_pcs=n_pcs,
@@ -231,6 +238,7 @@ def project_counts(
     )
     parameters = {
         **({} if sample_key is None else {"sample_key": sample_key}),
+        **({} if batch_key is None else {"batch_key": batch_key}),
         "normalized": normalized,
         "n_top_genes": n_top_genes,
         "n_genes": len(found.projection.axes),
