@@ -5,6 +5,8 @@
 * Intervals: how often the interval of a share holds the share that the tissue has. Sections of 60 ×
   60 spots are windows on an endless patchwork: each spot belongs to the highest of five smooth
   random fields.
+* Sections: of 200 draws of two groups of five such sections, how often any domain is called
+  different without any difference, and how often a domain that grew by ten percentage points is.
 * Test: of draws of two groups of five sections, how often any domain is called different without
   any difference, and how often a domain of 15 % that grew to 25 % in one group is called. Sections
   vary beyond counting (Dirichlet): a concentration c gives a share p the variance p(1-p)/(c+1).
@@ -24,6 +26,7 @@ from m2st._composition import compare, effective_number, log_ratios, share_inter
 
 SIDE = 60
 OFFSETS = np.array([0, 0, 0.3, -0.5, -1.5])
+GROWN = np.array([0, 0, 0.3, -0.5 + 0.496, -1.5])  # 12 % become 22 %
 WIDTHS = (0.01, 0.025, 0.05, 0.1, 0.2)
 N_SECTIONS = 400
 COMPOSITIONS = {
@@ -34,14 +37,14 @@ COMPOSITIONS = {
 N_DRAWS = 2000
 
 
-def patchwork(width: float, rng: np.random.Generator) -> np.ndarray:
+def patchwork(width: float, rng: np.random.Generator, offsets: np.ndarray = OFFSETS) -> np.ndarray:
     """Domains of a section; `width` of a patch in shares of the section's."""
     sigma = width * SIDE
     margin = int(4 * sigma) + 2
     noise = rng.normal(size=(len(OFFSETS), SIDE + 2 * margin, SIDE + 2 * margin))
     fields = np.stack([gaussian_filter(one, sigma) for one in noise])
     fields = fields[:, margin:-margin, margin:-margin] * 2 * np.sqrt(np.pi) * sigma
-    return (fields + OFFSETS[:, None, None]).argmax(axis=0).ravel()
+    return (fields + offsets[:, None, None]).argmax(axis=0).ravel()
 
 
 def intervals() -> list[str]:
@@ -65,6 +68,35 @@ def intervals() -> list[str]:
         lines.append(
             f"| {width:.1%} | {np.median(numbers):.0f} | {rare:.2f} | {few:.2f} | {some:.2f} | "
             f"{many:.2f} | {(high - low)[:, :2].mean():.2f} | {naive:.2f} |"
+        )
+        print(lines[-1], flush=True)
+    return lines
+
+
+def sections() -> list[str]:
+    places = np.stack(np.divmod(np.arange(SIDE**2), SIDE), axis=1).astype(float)
+    groups = np.repeat([0, 1], 5)
+    lines = [
+        "| width of a patch | any called, no difference | grown domain called | another called |",
+        "|---|---|---|---|",
+    ]
+    for width in WIDTHS[1:4]:
+        rng = np.random.default_rng(0)
+        calls = []
+        for after in (OFFSETS, GROWN):
+            found = []
+            for _ in range(200):
+                draws = [patchwork(width, rng, after if group else OFFSETS) for group in groups]
+                shares = np.stack([np.bincount(one, minlength=5) for one in draws]) / SIDE**2
+                numbers = np.array([effective_number(places, one, 5) for one in draws])
+                change = compare(log_ratios(shares, numbers), groups, 2)
+                found.append(change.p_adjusted[0] <= 0.05)
+            calls.append(np.array(found))
+        none, grown = calls
+        others = np.delete(grown, 3, axis=1)
+        lines.append(
+            f"| {width:.1%} | {none.any(axis=1).mean():.3f} | {grown[:, 3].mean():.2f} | "
+            f"{others.any(axis=1).mean():.2f} |"
         )
         print(lines[-1], flush=True)
     return lines
@@ -119,6 +151,7 @@ def main() -> None:
     path = Path(__file__).with_suffix(".md")
     parts = [
         ("Intervals", f"Of {N_SECTIONS} sections for each width, intervals at 95 %:", intervals()),
+        ("Sections", "Of 200 draws each, at an adjusted p of 5 %:", sections()),
         ("Change", f"Of {N_DRAWS} draws each, at an adjusted p of 5 %:", change()),
     ]
     text = [
