@@ -22,14 +22,17 @@ export M2ST_SHARED_DATA ?= $(abspath $(CURDIR)/../shared/data)
 # A process per core, of one thread each: more threads than cores wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal
 
-.PHONY: demo docs vignettes check test test-all check-newest lint test-python fuzz browser r-packages \
+.PHONY: demo dist docs vignettes check quick test test-all check-newest check-oldest \
+	check-prerelease lint test-python fuzz browser r-packages \
 	install-r test-r check-r check-r-all benchmark clean
 
 demo: $(VENV)/package.stamp
 	$(BIN)/m2st demo --output demo
 
 # Without R, browser and clusters, at every save.
-check: lint
+check: lint quick
+
+quick: $(VENV)/test.stamp
 	$(PYTEST) -m "not slow and not r and not browser and not dist"
 
 test: lint test-python test-r check-r
@@ -43,6 +46,20 @@ test-all: lint
 check-newest:
 	rm -f .venv-newest/*.stamp
 	$(MAKE) check VENV=.venv-newest VERSIONS="--upgrade --upgrade-strategy eager"
+
+# The lowest version that pyproject.toml allows of each dependency, which uv can find and pip cannot.
+check-oldest:
+	rm -f .venv-oldest/*.stamp
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install --quiet uv
+	.venv-oldest/bin/uv pip compile --quiet --resolution lowest-direct --group test \
+		--output-file .venv-oldest/lowest.txt pyproject.toml
+	$(MAKE) quick VENV=.venv-oldest VERSIONS="--constraint .venv-oldest/lowest.txt"
+
+# What the next releases will be.
+check-prerelease:
+	rm -f .venv-prerelease/*.stamp
+	$(MAKE) quick VENV=.venv-prerelease VERSIONS="--upgrade --upgrade-strategy eager --pre"
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
@@ -101,6 +118,19 @@ vignettes: install-r
 		"rmarkdown::render('$$page', output_dir = 'rpackage/inst/doc', quiet = TRUE)" || exit 1; done
 	cp rpackage/vignettes/*.Rmd rpackage/inst/doc
 
+# Wheel and sdist, in dist/. The command is tried as installed from each, away from this folder.
+INSTALLED := build/dist/bin
+dist:
+	rm -rf dist build/dist
+	$(PYTHON) -m venv build/dist
+	$(INSTALLED)/pip install --quiet build twine
+	$(INSTALLED)/python -m build --outdir dist
+	$(INSTALLED)/twine check --strict dist/*
+	$(INSTALLED)/pip install --quiet $(VERSIONS) torch dist/*.whl
+	cd build/dist && bin/m2st demo && bin/m2st report demo/cortex.h5ad -o demo/report.html
+	$(INSTALLED)/pip install --quiet --no-deps --force-reinstall dist/*.tar.gz
+	cd build/dist && bin/m2st info
+
 # The site, in site/. Vignettes run anew; a warning or a broken link ends it. No network is needed.
 docs: $(VENV)/docs.stamp install-r
 	rm -rf build/docs build/html && mkdir -p build/docs/benchmarks
@@ -144,4 +174,4 @@ $(VENV)/docs.stamp: $(VENV)/r.stamp
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-newest demo build site dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-newest .venv-oldest .venv-prerelease demo build site dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
