@@ -164,6 +164,40 @@ def test_a_section_of_one_layer_says_that_it_is_unlike(
     assert part.obs["m2st_confidence"].mean() < 0.6
 
 
+def test_a_domain_that_has_no_label_is_found(
+    old: anndata.AnnData, new: anndata.AnnData, tmp_path: object
+) -> None:
+    part = old[old.obs["layer"] != "black"].copy()
+    part.obs["layer"] = part.obs["layer"].cat.remove_unused_categories()
+    part.uns["layer_colors"] = ["#ffffff", "#888888"]
+    black = new.obs["truth"] == "black"
+    model = m2st.annotate(new, "layer", reference=part, n_new=1)
+    domain = new.obs["m2st_domain"]
+    assert domain.cat.categories.tolist() == ["white", "grey", "new 1"]
+    assert (domain == "new 1")[black].mean() > 0.8
+    assert (domain == "new 1")[~black].mean() < 0.1
+    assert new.uns["m2st_domain_colors"][:2] == ["#ffffff", "#888888"]
+    assert len(set(new.uns["m2st_domain_colors"])) == 3
+    assert new.uns["m2st"]["apply"]["n_domains"] == 3
+    # The model has the labels alone, and a saved one finds the same.
+    assert model.domains == ("white", "grey")
+    model.save(f"{tmp_path}/model")
+    m2st.annotate(new, reference=m2st.load(f"{tmp_path}/model"), n_new=1, key_added="again")
+    assert new.obs["again_domain"].tolist() == domain.tolist()
+
+
+def test_new_domains_need_a_place_and_a_name(old: anndata.AnnData, new: anndata.AnnData) -> None:
+    with pytest.raises(ValueError, match="`n_new`"):
+        m2st.annotate(new, "layer", reference=old, n_new=-1)
+    old.obs["taken"] = old.obs["layer"].cat.rename_categories({"grey": "new 1"})
+    with pytest.raises(ValueError, match="no new domain is called by, found 'new 1'"):
+        m2st.annotate(new, "taken", reference=old, n_new=1)
+    new.obs["stroke"] = new.obs["truth"].where(np.arange(new.n_obs) % 9 == 0)
+    with pytest.raises(ValueError, match="Expected a section without labels"):
+        m2st.annotate(new, "stroke", n_new=1)
+    assert "m2st" not in new.uns
+
+
 def test_order_of_observations_does_not_matter(old: anndata.AnnData, new: anndata.AnnData) -> None:
     m2st.annotate(new, "layer", reference=old)
     shuffled = new[np.random.default_rng(3).permutation(new.n_obs)].copy()

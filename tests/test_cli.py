@@ -110,6 +110,11 @@ def test_labels_of_a_reference_reach_a_new_section(tmp_path: Path) -> None:
         "annotate", new, "--reference", folder, "--labels", "x", "-o", tmp_path / "no.h5ad"
     )
     assert "Expected no `--labels` beside a model" in found.stderr
+    found = call("annotate", new, "--reference", folder, "--n-new", 1, "-o", tmp_path / "one.h5ad")
+    assert found.returncode == 0, found.stderr
+    assert m2st.io.read(tmp_path / "one.h5ad").obs["m2st_domain"].cat.categories[-1] == "new 1"
+    found = call("annotate", new, "--reference", folder, "--n-new", -1, "-o", tmp_path / "no.h5ad")
+    assert "`--n-new`" in found.stderr
     assert not (tmp_path / "no.h5ad").exists()
 
 

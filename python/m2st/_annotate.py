@@ -14,6 +14,7 @@ from m2st import _keys
 from m2st._checks import (
     check_adata,
     check_graph,
+    check_int,
     check_key,
     check_key_added,
     check_names_as_labels,
@@ -52,6 +53,7 @@ def annotate(
     label_key: str | None = None,
     *,
     reference: AnnData | Model | str | None = None,
+    n_new: int = 0,
     layer: str | None = None,
     normalized: bool = False,
     spatial_key: str | None = None,
@@ -75,6 +77,9 @@ def annotate(
         An annotated AnnData, which is not changed; a model that `annotate` returned or
         `m2st.load` read; or ``"spatialLIBD"`` for `m2st.datasets.spatial_libd` and its layers.
         None takes the labels in `adata`.
+    n_new
+        Number of domains in the new sections that no label knows. They are found without labels
+        and called ``"new 1"`` and so on. The model does not keep them.
     layer
         Layer that holds the expression, of both objects; None takes ``X``.
     normalized
@@ -116,8 +121,9 @@ def annotate(
     ------
     KeyError, TypeError, ValueError
         If labels are missing, numbers, of one name only, or of a category that none has; if the
-        same section is given twice; if the objects have too few genes in common, with the likely
-        cause; if something is unfit, as in `m2st.run`. Nothing is written then.
+        same section is given twice; if there is no section to seek new domains in; if the objects
+        have too few genes in common, with the likely cause; if something is unfit, as in
+        `m2st.run`. Nothing is written then.
 
     Warns
     -----
@@ -153,6 +159,7 @@ def annotate(
     check_adata(adata)
     keys = check_key_added(adata, key_added)
     check_several(adata)
+    check_int("n_new", n_new, minimum=0)
     known_key = sample_key
     if isinstance(reference, str):
         label_key, known_key, reference = _named(label_key, reference)
@@ -169,8 +176,10 @@ def annotate(
                 "labels. Call its method `apply` to find these domains."
             )
             raise ValueError(msg)
-        reference.apply(
+        reference._apply(
             adata,
+            labels=None,
+            n_new=n_new,
             layer=layer,
             normalized=normalized,
             spatial_key=spatial_key,
@@ -228,6 +237,7 @@ def annotate(
     model._apply(
         adata,
         labels=np.asarray(labels.cat.codes, dtype=np.intp) if own else None,
+        n_new=n_new,
         layer=layer,
         normalized=normalized,
         spatial_key=spatial_key,

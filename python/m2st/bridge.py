@@ -196,7 +196,8 @@ def apply(request: Request, callback: Callback | None = None) -> Answer:
     request
         ``model``: its folder. Expression or ready features, ``genes``, coordinates, sections and
         ``normalized`` as in `run`. ``gene_columns``: further names that genes may have, each with
-        ``name`` and ``values``, one a line; optional, for messages.
+        ``name`` and ``values``, one a line; optional, for messages. ``n_new``: number of further
+        domains, as in `m2st.annotate`; optional.
     callback
         Not called.
 
@@ -207,6 +208,7 @@ def apply(request: Request, callback: Callback | None = None) -> Answer:
 
     def compute() -> Answer:
         from m2st import pp
+        from m2st._annotate import annotate
 
         model = load(str(request["model"]))
         adata = read_expression(request)
@@ -222,7 +224,13 @@ def apply(request: Request, callback: Callback | None = None) -> Answer:
         with _known_in_r(adata, request):
             pp.spatial_graph(adata, sample_key=sample_key)
         _tell_graph(callback, adata)
-        model.apply(adata, normalized=bool(request.get("normalized", False)), sample_key=sample_key)
+        normalized, n_new = bool(request.get("normalized", False)), int(request.get("n_new", 0))
+        if n_new:
+            annotate(
+                adata, reference=model, n_new=n_new, normalized=normalized, sample_key=sample_key
+            )
+        else:
+            model.apply(adata, normalized=normalized, sample_key=sample_key)
         return _results(adata)
 
     return answer_safely(compute, request)

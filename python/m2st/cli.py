@@ -40,8 +40,8 @@ _SETTINGS = ", ".join([*AutoencoderParams.ranges, *ClusteringParams.ranges])
 _OF_PAPER = ", ".join(DualParams.ranges)
 _PICTURES = ("domains.png", "training.png")
 _ARGUMENT = re.compile(
-    r"`(batch_key|key_added|label_key|layer|normalized|overwrite|pixel_size|reference|sample|sample_key"
-    r"|spatial_key|table|to|use_rep)(?:=([^`]*))?`"
+    r"`(batch_key|key_added|label_key|layer|n_new|normalized|overwrite|pixel_size|reference|sample"
+    r"|sample_key|spatial_key|table|to|use_rep)(?:=([^`]*))?`"
 )
 _CONVERTED = (".h5ad", ".zarr", ".rds", ".rda", ".rdata")
 
@@ -345,6 +345,7 @@ def annotate(
             "Without it the labels of INPUT are completed."
         ),
     ] = None,
+    n_new: Annotated[int, typer.Option(help="Number of domains in INPUT that no label knows.")] = 0,
     save_model: Annotated[
         Path | None, typer.Option(help="Folder for the fitted model, for `m2st apply`.")
     ] = None,
@@ -380,6 +381,7 @@ def annotate(
             adata,
             labels,
             reference=known,
+            n_new=n_new,
             layer=layer,
             normalized=normalized,
             spatial_key=spatial_key,

@@ -16,6 +16,8 @@
 #' @param labels Name of the column of the reference with the labels; for a matrix, a factor or
 #'   character vector. `NA` where a spot has none. Numbers are no labels.
 #' @param save Folder to save the fitted model in, for [applyM2ST()]. `NULL` saves nothing.
+#' @param n_new Number of domains in the new section that no label knows. They are found without
+#'   labels and called "new 1" and so on. The saved model does not keep them.
 #' @param reference.args Further arguments that say how to read the reference, as a list: `coords`,
 #'   `sample_id`, `assay.type`, `image`, `assay`, `layer`.
 #' @param normalized The values of both are already normalised and on a log scale.
@@ -44,7 +46,7 @@
 #' }
 #' @export
 annotateM2ST <- function(
-    x, reference, labels, save = NULL, reference.args = list(), normalized = FALSE,
+    x, reference, labels, save = NULL, n_new = 0, reference.args = list(), normalized = FALSE,
     verbose = NULL, ...
 ) {
     if (missing(reference)) {
@@ -67,6 +69,10 @@ annotateM2ST <- function(
         sections <- x
     }
     others <- lapply(sections, expressionOf, ...)
+    if (!is.numeric(n_new) || length(n_new) != 1L || !isTRUE(n_new >= 0 && n_new %% 1 == 0)) {
+        stopM2ST("Expected `n_new` to be a whole number, 0 or more, found ",
+            paste(format(n_new), collapse = ", "), ".")
+    }
     folder <- if (is.null(save)) tempfile("model") else save
     if (is.null(save)) {
         on.exit(unlink(folder, recursive = TRUE))
@@ -75,7 +81,8 @@ annotateM2ST <- function(
     hushed(verbose, ofReference(
         do.call(learnLabels, c(known, reference.args, list(normalized = normalized)))
     ))
-    applyM2ST(x, folder, normalized = normalized, verbose = verbose, ...)
+    # Of this call, and no argument of applyM2ST(): the model knows of no new domain.
+    applyM2ST(x, structure(folder, n_new = n_new), normalized = normalized, verbose = verbose, ...)
 }
 
 argumentsOfReference <- c("coords", "sample_id", "assay.type", "image", "assay", "layer")

@@ -34,14 +34,15 @@ computeDomains <- function(input, k, work, verbose, write = identity) {
 
 # The same by a model in the folder `model`.
 applyModel <- function(input, model, normalized, verbose, write = identity) {
-    model <- checkModel(model)
+    folder <- checkModel(model)
     if (is.null(input$features)) {
         checkGenes(input)
     }
     input <- checkInput(input)
     kept <- readyInput(input, 1L, write)
     request <- c(
-        sectionRequest(kept, normalized), genesRequest(kept, columns = TRUE), list(model = model)
+        sectionRequest(kept, normalized), genesRequest(kept, columns = TRUE),
+        list(model = folder), n_new = attr(model, "n_new")
     )
     finishRun(input, "apply", request, verbose, write)
 }

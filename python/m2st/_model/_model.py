@@ -16,6 +16,7 @@ from m2st._checks import (
     check_adata,
     check_features,
     check_graph,
+    check_int,
     check_key_added,
     check_rep,
     check_several,
@@ -50,6 +51,11 @@ class Member:
 
     network: MaskedGraphAutoencoder
     domains: Domains | None = None
+
+
+def new_names(n_new: int) -> list[str]:
+    """Names of domains that no label has."""
+    return [f"new {number}" for number in range(1, n_new + 1)]
 
 
 class _Scores(NamedTuple):
@@ -255,15 +261,20 @@ class Model:
         spatial_key: str | None,
         sample_key: str | None,
         n_jobs: int | None = None,
+        n_new: int = 0,
         key_added: str,
     ) -> None:
-        """Do what `apply` does; labels that are known stay, -1 where there are none."""
+        """Do what `apply` does; labels that are known stay, -1 where there are none.
+
+        `n_new` further domains are sought in the sections without labels.
+        """
         from m2st import pp, tl
 
         check_adata(adata)
         keys = check_key_added(adata, key_added)
         check_several(adata)
         place = pp.find_place(adata, spatial_key, sample_key)
+        self._check_new(n_new, labels, place)
         if self.use_rep is None:
             found = self._from_expression(adata, place, layer, normalized=normalized)
         else:
@@ -277,7 +288,7 @@ class Model:
         pp.ensure_graph(adata, place.spatial_key, place.sample_key)
         graph = tl.induced_subgraph(check_graph(adata), found.filled)
         if self.guide is not None:
-            self._write_guided(adata, place, found, graph, labels, keys)
+            self._write_guided(adata, place, found, graph, labels, n_new, keys)
             return
         members, probabilities = apply_members(
             [member.network for member in self.members],
@@ -305,6 +316,22 @@ class Model:
             )
         self._write_origin(adata, found, keys, {})
 
+    def _check_new(self, n_new: int, labels: NDArray[np.intp] | None, place: Place) -> None:
+        """Require that new domains can be sought, and told from the labels."""
+        check_int("n_new", n_new, minimum=0)
+        if not n_new:
+            return
+        taken = sorted(set(new_names(n_new)) & set(self.domains))
+        if taken:
+            msg = f"Expected labels that no new domain is called by, found {taken[0]!r}. Rename it."
+            raise ValueError(msg)
+        if labels is not None and set(place.sections) <= set(place.sections[labels >= 0]):
+            msg = (
+                f"Expected a section without labels to seek new domains in, found labels in each, "
+                f"and `n_new={n_new}`. Label some of what is new, or leave `n_new` out."
+            )
+            raise ValueError(msg)
+
     def _write_guided(
         self,
         adata: AnnData,
@@ -312,11 +339,13 @@ class Model:
         found: _Scores,
         graph: sparse.csr_matrix,
         labels: NDArray[np.intp] | None,
+        n_new: int,
         keys: _keys.Keys,
     ) -> None:
         """Find and write the labels of all observations, and how likely they are right."""
         from m2st import tl
         from m2st._guided import ALIKE
+        from m2st._plotting import palette
 
         filled = found.filled
         known = None if labels is None else labels[filled]
@@ -326,6 +355,7 @@ class Model:
             place.sections[filled],
             cast("NDArray[np.float64]", numbers_at(adata, place.spatial_key))[filled],
             known,
+            n_new=n_new,
         )
         codes = guidance.probabilities.argmax(axis=1)
         shown = np.where(guidance.foreign, -1, codes)
@@ -336,13 +366,18 @@ class Model:
         tl.forget_clustering(adata, keys)
         for key in scales_of(adata, keys):
             del adata.obsm[key]
-        tl.write_domains(
-            adata, shown, guidance.probabilities, filled, keys, self.domains, sure=False
-        )
+        names = [*self.domains, *new_names(n_new)]
+        tl.write_domains(adata, shown, guidance.probabilities, filled, keys, names, sure=False)
         adata.obs[keys.confidence] = sure  # also where the domain is missing
-        entry = {"n_unassigned": int((shown < 0).sum()), "likeness": guidance.likeness}
+        entry = {
+            "n_domains": len(names),
+            "n_unassigned": int((shown < 0).sum()),
+            "likeness": guidance.likeness,
+        }
         self._write_origin(adata, found, keys, entry)
         adata.uns[keys.record].pop("n_members", None)
+        if n_new:
+            adata.uns[_keys.colors(keys.domain)] += palette(n_new, taken=list(self.colors))
         unlike = guidance.likeness[guidance.likeness < ALIKE]
         if len(unlike):
             msg = (

@@ -164,3 +164,28 @@ test_that("a saved model gives the same bits from another path, in a new session
     again <- readRDS(file.path(moved, "../found.rds"))
     expect_identical(again, unclass(found)[1:4])
 })
+
+test_that("a domain without a label is found", {
+    skip_if_no_m2st()
+    two <- twoLayers()
+    where <- list(coords = two$coords)
+    layer <- cut(two$coords[, "col"], c(0, 5, 10, 16), c("left", "middle", "right"))
+    rates <- outer(1:60, as.integer(layer), function(gene, one) ifelse(gene %% 3 == one - 1, 6, 1))
+    section <- function() {
+        counts <- matrix(as.double(rpois(60 * 256, rates)), 60)
+        dimnames(counts) <- list(paste0("gene", 1:60), paste0("spot", 1:256))
+        counts
+    }
+    old <- section()[, layer != "right"]
+    known <- list(coords = two$coords[layer != "right", ])
+    found <- annotateM2ST(
+        section(), old, as.character(layer[layer != "right"]), n_new = 1, coords = two$coords,
+        reference.args = known
+    )
+    expect_identical(levels(found$domain), c("left", "middle", "new 1"))
+    expect_gt(mean(found$domain[layer == "right"] == "new 1", na.rm = TRUE), 0.8)
+    expect_error(
+        annotateM2ST(two$new, two$old, two$layer, n_new = 0.5, reference.args = where),
+        "whole number, 0 or more, found 0.5"
+    )
+})
