@@ -68,7 +68,7 @@ MAY_IMPORT = {
     "_readers": BASE | {"_trust"},
     "io": BASE | {"interop", "_export", "_plotting", "_readers", "_stores", "_trust"},
     "datasets": BASE | {"interop", "io"},
-    "_model": BASE | CORE | {"pp", "tl"},
+    "_model": BASE | CORE | {"_plotting", "pp", "tl"},
     "_annotate": BASE | CORE | SHELL | {"_model", "_plotting"},
     "paper": BASE | CORE | {"_model", "_run", "pp"},
     "_run": BASE | CORE | SHELL | {"_model", "_plotting"},
