@@ -153,6 +153,8 @@ def test_sections_that_share_nothing_are_none_the_worse(tmp_path: Path) -> None:
         m2st.run(part, 5, autoencoder=SMALL, progress=False)
         assert together > m2st.metrics.ari(part.obs["domain"], part.obs["m2st_domain"]) - 0.05
     assert both.obs["m2st_confidence"].median() < 0.9
+    m2st.report(both, tmp_path / "both.html")
+    assert "domains of their own" in (tmp_path / "both.html").read_text()
     both.write_h5ad(tmp_path / "both.h5ad")
     record, unfit = readable(ad.read_h5ad(tmp_path / "both.h5ad").uns)
     assert unfit == []
@@ -168,6 +170,43 @@ def test_paper_clustering_leaves_sections_as_they_are() -> None:
         clustering=m2st.paper.DualParams(n_init=1),
     )  # fmt: skip
     assert "sections" not in adata.uns["m2st"]["cluster"]
+
+
+@pytest.mark.slow
+def test_shifts_that_are_not_the_models_cost_little() -> None:
+    adata = m2st.datasets.simulate_cortex(1600, 400, 5, difficulty=0.4, n_samples=2, random_state=3)
+    rng = np.random.default_rng(3)
+    second = (adata.obs["sample"] == "section2").to_numpy()
+    layer = adata.obs["domain"].cat.codes.to_numpy()
+    kept = 0.5 * rng.uniform(0.4, 1, (5, adata.n_vars))  # other depth; other by gene and layer
+    counts = adata.X.toarray().astype(int)
+    counts[second] = rng.binomial(counts[second], kept[layer[second]])
+    adata.X = sparse.csr_matrix(counts, dtype=np.float32)
+    thin = second & (layer == 1)
+    half = adata.obsm["spatial"][:, 0] > np.median(adata.obsm["spatial"][thin, 0])
+    adata = adata[~(thin & half)].copy()  # other proportions
+    m2st.run(adata, 5, sample_key="sample", autoencoder=SMALL, progress=False)
+    for name in ("section1", "section2"):
+        rows = (adata.obs["sample"] == name).to_numpy()
+        part = ad.AnnData(adata.X[rows], obsm={"spatial": adata.obsm["spatial"][rows]})
+        m2st.run(part, 5, autoencoder=SMALL, progress=False)
+        truth = adata.obs["domain"][rows].to_numpy()
+        together = m2st.metrics.ari(truth, adata.obs["m2st_domain"][rows].to_numpy())
+        assert together > m2st.metrics.ari(truth, part.obs["m2st_domain"].to_numpy()) - 0.05
+
+
+@pytest.mark.slow
+def test_sections_have_the_same_bits_from_two_jobs() -> None:
+    adata = layered(2, 3)
+    m2st.run(adata, None, sample_key="sample", autoencoder=SMALL, progress=False)
+    again = adata.copy()
+    m2st.tl.cluster(adata, 5, n_jobs=1)
+    m2st.tl.cluster(again, 5, n_jobs=2)
+    assert adata.obs["m2st_domain"].equals(again.obs["m2st_domain"])
+    assert adata.obs["m2st_confidence"].equals(again.obs["m2st_confidence"])
+    one, other = (each.uns["m2st"]["cluster"]["sections"] for each in (adata, again))
+    assert one["names"] == other["names"]
+    np.testing.assert_array_equal(one["information"], other["information"])
 
 
 def test_batches_are_brought_to_one_mean_and_sections_told_apart() -> None:

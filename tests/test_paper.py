@@ -224,3 +224,6 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     refused = CliRunner().invoke(app, [*given, "--paper", *model])
     assert refused.exit_code != 0
     assert "applies to no other section" in refused.output
+    refused = CliRunner().invoke(app, [*given, "--overwrite", "--paper", "--batch-key", "donor"])
+    assert refused.exit_code != 0
+    assert "Expected no `--batch-key` with `--paper`" in refused.output
