@@ -2,11 +2,13 @@
 
 *Fixed*: one setting for all data, five seeds; nothing sees the annotation. *Oracle*: the paper's
 own protocol, the best score of many settings, chosen with the annotation; here of a random sample
-of a grid, at seed 0.
+of a grid, at seed 0. Beside it: curves over the masking rate and the number of scales, internal
+scores of sections without labels, and the time of `m2st.paper.run`.
 
     python -m benchmarks.paper                            # all; finished rows are not run again
     python -m benchmarks.paper starmap_visual_cortex      # one set
     python -m benchmarks.paper --seeds 1 --settings 20    # less of it
+    python -m benchmarks.paper --curves                   # curves, internal scores and times only
     python -m benchmarks.paper --table                    # only print the tables of finished rows
 
 Writes paper.csv (a line per run) and paper.md (the tables) beside this file.
@@ -27,14 +29,16 @@ from dataclasses import replace
 from functools import cache
 from itertools import product
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
+import anndata
 import numpy as np
 import pandas as pd
 from sklearn.cluster import KMeans
 
 import m2st
-from benchmarks.data import Case, load
+from benchmarks.data import Case, folder, load
 from benchmarks.stamp import born, stamp
 from m2st import paper
 from m2st._keys import Keys
@@ -85,7 +89,24 @@ PUBLISHED = {
 }
 """Zhang et al. 2025: maxima over 3,200 settings, chosen with the annotation."""
 
-COLUMNS = ["data", "row", "solver", "protocol", "seed", "setting", "ari", "made"]
+CURVES_ON = "starmap_visual_cortex"
+WIDTHS = ((128,), (128, 64), (256, 128, 64), (256, 128, 64, 32), (512, 256, 128, 64, 32))
+CURVES = {
+    **{f"mask {rate / 10:.1f}": replace(NETWORK, mask_rate=rate / 10) for rate in range(1, 10)},
+    **{f"scales {len(dims)}": replace(NETWORK, scale_dims=dims) for dims in WIDTHS},
+}
+"""Networks of the curves, as in the paper's supplement."""
+UNLABELLED = {
+    "slideseqv2": "counts/slideseqv2_puck200815_subset.h5ad",
+    "fetal_intestine": "counts/visium_fetal_intestine_A3.h5ad",
+}
+INTERNAL = {"silhouette": m2st.metrics.silhouette, "davies_bouldin": m2st.metrics.davies_bouldin}
+N_UNKNOWN = 7
+"""Number of domains of sections without labels."""
+SIZES = (1_000, 4_000, 20_000)
+"""Observations of the simulated sections whose runs are timed; 2,000 genes."""
+
+COLUMNS = ["data", "row", "solver", "protocol", "seed", "setting", "score", "made"]
 
 
 def sample_grid(n_settings: int) -> list[dict[str, Any]]:
@@ -135,10 +156,32 @@ def embeddings(name: str, network: m2st.AutoencoderParams, seed: int) -> list[np
     return [adata.obsm[Keys().scale(m)] for m in range(1, len(network.scale_dims) + 1)]
 
 
+def internal(name: str, row: str, seed: int) -> dict[str, float]:
+    """Scores without an annotation, all in the components of the default."""
+    adata = anndata.read_h5ad(folder() / UNLABELLED[name])
+    if row == "m2ST":
+        paper.run(adata, N_UNKNOWN, random_state=seed, progress=False)
+    else:
+        m2st.run(adata, N_UNKNOWN, random_state=seed, progress=False)
+    m2st.pp.prepare(adata, key_added="space")
+    found = adata.obs["m2st_domain"]
+    place = adata.obsm[Keys("space").features]
+    known = (found.notna() & ~np.isnan(place).any(axis=1)).to_numpy()
+    return {key: measure(place[known], found[known]) for key, measure in INTERNAL.items()}
+
+
+def seconds(n_obs: int) -> float:
+    """Time of `m2st.paper.run`, one thread."""
+    adata = m2st.datasets.simulate_cortex(n_obs=n_obs, n_genes=2_000)
+    start = perf_counter()
+    paper.run(adata, N_UNKNOWN, progress=False)
+    return perf_counter() - start
+
+
 def score(name: str, row: str, solver: str, seed: int, setting: dict[str, Any]) -> float:
     """Agreement of a run with the annotation, which only this line sees."""
     case = prepared(name)
-    scales = embeddings(name, NETWORKS[row], seed)
+    scales = embeddings(name, (NETWORKS | CURVES)[row], seed)
     if solver:
         params = paper.DualParams(solver=solver, **setting)
         found = paper.DualClustering.from_params(case.n_domains, params, random_state=seed)
@@ -150,19 +193,35 @@ def score(name: str, row: str, solver: str, seed: int, setting: dict[str, Any]) 
     return float(m2st.metrics.ari(case.truth[scored], labels[scored]))
 
 
-def run_all(runs: pd.DataFrame, names: list[str], n_seeds: int, n_settings: int) -> pd.DataFrame:
+def add(runs: pd.DataFrame, *row: Any) -> None:
+    """Keep a finished row at once."""
+    runs.loc[len(runs)] = [*row, stamp()]
+    runs.to_csv(RUNS, index=False)
+    print(*row, flush=True)
+
+
+def run_all(planned: Iterator[tuple[Any, ...]], runs: pd.DataFrame) -> None:
     """Run what is not in `runs` yet, saving after each."""
-    keys = COLUMNS[:6]
-    done = set(map(tuple, runs[keys].to_numpy().tolist()))
-    for name, row, solver, protocol, seed, setting in tasks(names, n_seeds, n_settings):
+    done = set(map(tuple, runs[COLUMNS[:6]].to_numpy().tolist()))
+    for name, row, solver, protocol, seed, setting in planned:
         key = (name, row, solver, protocol, seed, json.dumps(setting))
-        if key in done:
-            continue
-        ari = round(score(name, row, solver, seed, setting), 4)
-        runs.loc[len(runs)] = [*key, ari, stamp()]
-        runs.to_csv(RUNS, index=False)
-        print(f"{name:24}{row:7}{solver:10}{protocol:8}{seed}  {ari:.3f}  {key[-1]}", flush=True)
-    return runs
+        if key not in done:
+            add(runs, *key, round(score(name, row, solver, seed, setting), 4))
+
+
+def run_beside(runs: pd.DataFrame, n_seeds: int) -> None:
+    """Curves, internal scores and times that are not in `runs` yet."""
+    curves = product([CURVES_ON], CURVES, SOLVERS, ["curve"], range(n_seeds), [FIXED])
+    run_all(curves, runs)
+    done = set(map(tuple, runs[["data", "row", "seed"]].to_numpy().tolist()))
+    for name, row in product(UNLABELLED, ("m2ST", "default")):
+        if (name, row, 0) not in done:
+            for key, value in internal(name, row, 0).items():
+                add(runs, name, row, "", key, 0, "{}", round(value, 4))
+    for n_obs in SIZES:
+        if (f"simulated {n_obs}", "m2ST", 0) not in done:
+            taken = round(seconds(n_obs), 1)
+            add(runs, f"simulated {n_obs}", "m2ST", "descent", "seconds", 0, "{}", taken)
 
 
 def report(runs: pd.DataFrame) -> str:
@@ -176,8 +235,51 @@ def report(runs: pd.DataFrame) -> str:
         "place of the multi-scale clustering. m2ST1 and m2ST2 have no masks, m2ST1 has one scale, "
         "and m2ST4 has the squared error."
     )
-    tables = [table(runs[runs["data"] == name], name) for name in runs["data"].unique()]
-    return "\n\n".join([*made, head, *tables]) + "\n"
+    tables = [table(runs[runs["data"] == name], name) for name in SETS if name in set(runs["data"])]
+    return "\n\n".join([*made, head, *tables, *beside(runs)]) + "\n"
+
+
+def beside(runs: pd.DataFrame) -> list[str]:
+    """Curves, internal scores and times in Markdown."""
+    parts = []
+    curves = runs[runs["protocol"] == "curve"]
+    if len(curves):
+        lines = ["| network | descent | published rule |", "|---|---|---|"]
+        for row in CURVES:
+            own = curves[curves["row"] == row]
+            cells = [_spread(own.loc[own["solver"] == solver, "score"]) for solver in SOLVERS]
+            lines.append("| " + " | ".join([row, *cells]) + " |")
+        text = f"Fixed setting, {CURVES_ON}. The other settings of the network stay."
+        parts.append("\n".join(["## Masking rate and number of scales", "", text, "", *lines]))
+    scores = runs[runs["protocol"].isin(INTERNAL)]
+    if len(scores):
+        text = (
+            f"{N_UNKNOWN} domains, seed 0. Both are computed in the components that the default "
+            "makes, so that the same space judges both. A silhouette is better if high, a "
+            "Davies-Bouldin score if low."
+        )
+        lines = ["| section | method | silhouette | Davies-Bouldin |", "|---|---|---|---|"]
+        for (name, row), own in scores.groupby(["data", "row"], sort=False):
+            values = own.set_index("protocol")["score"]
+            cells = [f"{values[key]:.3f}" for key in INTERNAL]
+            method = "`m2st.paper.run`" if row == "m2ST" else "default"
+            lines.append("| " + " | ".join([str(name), method, *cells]) + " |")
+        parts.append("\n".join(["## Sections without labels", "", text, "", *lines]))
+    times = runs[runs["protocol"] == "seconds"]
+    if len(times):
+        lines = ["| section | s |", "|---|---|"]
+        lines += [f"| {row.data} | {row.score:.0f} |" for row in times.itertuples()]
+        text = "`m2st.paper.run` from 2,000 genes on, one thread, on a shared machine."
+        parts.append("\n".join(["## Time", "", text, "", *lines]))
+    return parts
+
+
+def _spread(scores: pd.Series) -> str:
+    """Mean and deviation over seeds."""
+    if scores.empty:
+        return ""
+    spread = f" ± {scores.std():.3f}" if len(scores) > 1 else ""
+    return f"{scores.mean():.3f}{spread} (n = {len(scores)})"
 
 
 def table(runs: pd.DataFrame, name: str) -> str:
@@ -191,13 +293,11 @@ def table(runs: pd.DataFrame, name: str) -> str:
     for row in NETWORKS:
         for solver in ("",) if row in PLAIN else SOLVERS:
             own = runs[(runs["row"] == row) & (runs["solver"] == solver)]
-            fixed = own.loc[own["protocol"] == "fixed", "ari"]
-            oracle = own.loc[own["protocol"] == "oracle", "ari"]
-            spread = f" ± {fixed.std():.3f}" if len(fixed) > 1 else ""
+            oracle = own.loc[own["protocol"] == "oracle", "score"]
             cells = [
                 row,
                 solver or "k-means",
-                f"{fixed.mean():.3f}{spread} (n = {len(fixed)})" if len(fixed) else "",
+                _spread(own.loc[own["protocol"] == "fixed", "score"]),
                 f"{oracle.max():.3f} (n = {len(oracle)})" if len(oracle) else "",
                 f"{PUBLISHED[name, row]:.4f}" if (name, row) in PUBLISHED else "",
             ]
@@ -210,6 +310,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help=f"sets, of {', '.join(SETS)}; all by default")
     parser.add_argument("--seeds", type=int, default=N_SEEDS, help="seeds of the fixed setting")
     parser.add_argument("--settings", type=int, default=N_SETTINGS, help="settings of the oracle")
+    parser.add_argument("--curves", action="store_true", help="only what stands beside Table 1")
     parser.add_argument("--table", action="store_true", help="print finished rows only")
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.names) - set(SETS))
@@ -220,9 +321,11 @@ def main() -> None:
         runs = pd.read_csv(RUNS, keep_default_na=False)
     # The data have isolated spots; the package says so each time.
     warnings.simplefilter("ignore", UserWarning)
-    if not arguments.table:
+    if not arguments.table and not arguments.curves:
         names = arguments.names or list(SETS)
-        runs = run_all(runs, names, arguments.seeds, arguments.settings)
+        run_all(tasks(names, arguments.seeds, arguments.settings), runs)
+    if not arguments.table and (arguments.curves or not arguments.names):
+        run_beside(runs, arguments.seeds)
     text = report(runs)
     TABLE.write_text(text, encoding="utf-8")
     print(text)
