@@ -108,6 +108,36 @@ def test_equal_variances_become_one_of_limited_weight() -> None:
     assert found.variance == pytest.approx(1.0)
 
 
+def test_moderated_t_statistics_are_those_of_limma() -> None:
+    """Figures of limma 3.54.1: ``eBayes(lmFit(ratios, design))``."""
+    ratios = np.array(
+        [
+            [1.05, -0.10, 0.33, 0.06, -0.31, 0.26, 0.91],
+            [1.40, -0.56, -0.66, -0.38, 0.02, -1.67, -0.15],
+            [0.47, -0.58, -0.28, -0.19, 0.24, 0.75, -0.09],
+            [1.58, -0.52, 0.18, 0.55, 0.05, -0.53, -0.65],
+            [0.81, 0.17, -0.52, -0.13, -0.09, 0.39, 0.15],
+            [1.15, -0.52, -0.07, 0.48, 0.87, -0.90, 1.06],
+            [0.57, 0.62, 0.14, -0.19, 0.85, 1.41, 1.26],
+            [0.56, 0.28, -0.63, 0.00, 0.38, -0.93, 0.28],
+            [0.18, 0.55, -0.61, -0.40, -0.25, -0.84, 1.22],
+            [-0.21, 0.26, -0.13, 0.96, 0.77, 0.45, -1.54],
+            [0.02, 0.54, 0.52, -0.38, 1.06, -0.95, -0.46],
+            [0.40, 0.04, 1.04, 0.11, -0.37, -0.27, -0.76],
+        ]
+    )
+    groups = np.repeat([0, 1], 6)
+    within = ratios - np.stack([ratios[:6].mean(axis=0), ratios[6:].mean(axis=0)])[groups]
+    prior = squeeze((within**2).sum(axis=0) / 10, 10)
+    assert prior.freedom == pytest.approx(4.16930667936, rel=1e-8)
+    assert prior.variance == pytest.approx(0.231580497062, rel=1e-8)
+    found = compare(ratios, groups, 2)
+    assert found is not None
+    expected = [-3.5715178095, 3.6613088687, 0.7464604571, -0.1835777708, 0.9538432556,
+                0.1991844695, -0.4346481244]  # fmt: skip
+    np.testing.assert_allclose(found.t[0], expected, rtol=1e-8)
+
+
 def test_two_domains_are_compared_as_one_t_test() -> None:
     rng = np.random.default_rng(0)
     ratios = rng.normal(size=(9, 1)) * [1.0, -1.0]
