@@ -17,6 +17,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
+import itertools
 import subprocess
 import tempfile
 import time
@@ -231,17 +232,20 @@ def run_all(runs: pd.DataFrame, methods: list[str]) -> pd.DataFrame:
 
 
 def run_new(runs: pd.DataFrame) -> pd.DataFrame:
-    """Take each label and its spots out of the annotated section, and seek them in the other."""
-    done = set(zip(runs["source"], runs["target"], runs["label"], strict=True))
+    """Take each label, and its spots or not, out of the annotated section; seek it in the other."""
+    done = set(zip(runs["source"], runs["target"], runs["label"], runs["spots"], strict=True))
     for tissue, source, target in tasks():
         if source == OTHERS or tissue in (DONORS, "breast tumours"):
             continue
         reference, query = read(source), read(target)
         truth = query.obs.pop("domain").astype(object).to_numpy()
-        for label in reference.obs["domain"].cat.categories:
-            if (source, target, label) in done:
+        labels = reference.obs["domain"].cat.categories
+        for label, spots in itertools.product(labels, ("out", "unlabelled")):
+            if (source, target, label, spots) in done:
                 continue
-            rest = reference[reference.obs["domain"] != label].copy()
+            gone = reference.obs["domain"] == label
+            rest = reference[~gone].copy() if spots == "out" else reference.copy()
+            rest.obs["domain"] = rest.obs["domain"].mask(gone[rest.obs_names])
             rest.obs["domain"] = rest.obs["domain"].cat.remove_unused_categories()
             model, found = rest, {}
             for n_new in (0, 1):
@@ -251,19 +255,27 @@ def run_new(runs: pd.DataFrame) -> pd.DataFrame:
                 found[n_new] = (got.isna() | (got == "new 1")).to_numpy()
             own, others = truth == label, pd.notna(truth) & (truth != label)
             shares = [round(found[n][rows].mean(), 4) for n in (0, 1) for rows in (own, others)]
-            runs.loc[len(runs)] = [tissue, source, target, label, *shares, stamp()]
+            runs.loc[len(runs)] = [tissue, source, target, label, spots, *shares, stamp()]
             runs.to_csv(NEW_RUNS, index=False)
-            print(source, target, label, *shares, flush=True)
+            print(source, target, label, spots, *shares, flush=True)
     return runs
 
 
 def table_new(runs: pd.DataFrame) -> str:
     """Means over labels and pairs of a tissue."""
-    head = ["tissue", "labels", "its spots", "others", "its spots, `n_new=1`", "others, `n_new=1`"]
+    head = [
+        "tissue",
+        "labels",
+        "in the annotated section",
+        "its spots",
+        "others",
+        "its spots, `n_new=1`",
+        "others, `n_new=1`",
+    ]
     lines = [row(head), "|" + "---|" * len(head)]
-    for tissue, some in runs.groupby("tissue", sort=False):
+    for (tissue, spots), some in runs.groupby(["tissue", "spots"], sort=False):
         means = [f"{some[column].mean():.3f}" for column in NEW_COLUMNS]
-        lines.append(row([str(tissue), str(len(some)), *means]))
+        lines.append(row([str(tissue), str(len(some)), str(spots), *means]))
     return "\n".join(lines)
 
 
@@ -285,7 +297,9 @@ def judge(truth: pd.Series, found: Labels) -> tuple[float, ...]:
 
 
 def calibration_error(sure: np.ndarray, hit: np.ndarray, assigned: np.ndarray) -> float:
-    """Expected calibration error over ten bins, of what was given a label."""
+    """Expected calibration error over ten bins, of what was given a label; NaN if nothing was."""
+    if not assigned.any():
+        return np.nan
     sure, hit = sure[assigned], hit[assigned]
     bins = np.minimum((sure * 10).astype(int), 9)
     return float(
@@ -305,8 +319,9 @@ def report(runs: pd.DataFrame, new_runs: pd.DataFrame) -> str:
         "One annotated section, or all others of the tissue, labels another one. The labels of "
         "the scored section enter the score alone. An observation without a label counts as wrong, "
         "and as a domain of its own in the ARI. *ECE* is the expected calibration error of what "
-        "was given a label. *Label-free* is the default of `m2st.run` there, number of domains "
-        "given, from `accuracy.csv`. Constants were compared on the pairs within DLPFC, mPFC, "
+        "was given a label; its means are over the pairs where something was. *Label-free* is the "
+        "default of `m2st.run` there, number of domains given, from `accuracy.csv`. Constants were "
+        "compared on the pairs within DLPFC, mPFC, "
         "visual cortex and hypothalamus. With each study left out, the others choose about the "
         "same ones (`NOTEBOOK.md`). Breast tumours of other patients are unlike the annotated "
         "ones: m2ST says so and leaves most spots without a label, which lowers its ARI there. "
@@ -349,8 +364,8 @@ def report(runs: pd.DataFrame, new_runs: pd.DataFrame) -> str:
     if len(new_runs):
         parts += [
             "## A domain that no label knows",
-            "Each label in turn, with its spots, is taken out of the annotated section. Share of "
-            "its spots in the other section, and of all others, that are left without a label or "
+            "Each label in turn is taken out of the annotated section, with its spots or from them. "
+            "Share of its spots in the other section, and of all others, that are left without a label or "
             "put into a new domain. `annotation_new.csv` has every run.",
             table_new(new_runs),
         ]
@@ -381,7 +396,9 @@ def main() -> None:
     warnings.simplefilter("ignore")
     if not arguments.table:
         runs = run_all(runs, arguments.methods)
-    new_runs = pd.DataFrame(columns=["tissue", "source", "target", "label", *NEW_COLUMNS, "made"])
+    new_runs = pd.DataFrame(
+        columns=["tissue", "source", "target", "label", "spots", *NEW_COLUMNS, "made"]
+    )
     if NEW_RUNS.exists():
         new_runs = pd.read_csv(NEW_RUNS)
     if not arguments.table and "m2ST" in arguments.methods:
