@@ -364,9 +364,10 @@ def report(runs: pd.DataFrame, new_runs: pd.DataFrame) -> str:
     if len(new_runs):
         parts += [
             "## A domain that no label knows",
-            "Each label in turn is taken out of the annotated section, with its spots or from them. "
-            "Share of its spots in the other section, and of all others, that are left without a label or "
-            "put into a new domain. `annotation_new.csv` has every run.",
+            "Each label in turn is taken out of the annotated section: its spots, too, or they "
+            "are left there unlabelled. "
+            "Share of its spots in the other section, and of all others, that are left without a "
+            "label or put into a new domain. `annotation_new.csv` has every run.",
             table_new(new_runs),
         ]
     return "\n\n".join(parts) + "\n"
