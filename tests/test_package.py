@@ -142,7 +142,8 @@ def test_what_is_imported_is_declared() -> None:
     missing = {
         name
         for name in found
-        if not declared & {one.lower() for one in (name, *providers.get(name, []))}
+        if not declared
+        & {one.lower().replace("_", "-") for one in (name, *providers.get(name, []))}
     }
     assert missing == set()
 

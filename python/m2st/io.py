@@ -743,11 +743,6 @@ def _put_table(store: Path, adata: AnnData, name: str) -> None:
 
 def _zarr_version(store: Path) -> dict[str, Any]:
     """The format of zarr that a store has, or a new one gets."""
-    import zarr
-
-    # zarr 2 knows no other version, and not the argument.
-    if int(zarr.__version__.split(".")[0]) < 3:
-        return {}
     return {"zarr_format": 2 if (store / ".zgroup").is_file() else 3}
 
 
