@@ -3,6 +3,7 @@
     python -m benchmarks.scale                        # all sizes; finished ones are not run again
     python -m benchmarks.scale --sizes 1000 4000      # only these
     python -m benchmarks.scale --apply                # only saved models on 100,000 new cells
+    python -m benchmarks.scale --sections             # only several sections in one run
     python -m benchmarks.scale --table                # only print the table and draw the picture
 
 Each size runs in a process of its own, from a file of counts to a file with domains, with one job
@@ -33,10 +34,13 @@ from benchmarks.stamp import born, stamp
 HERE = Path(__file__).parent
 RUNS, TABLE, PICTURE = HERE / "scale.csv", HERE / "scale.md", HERE / "scale.svg"
 APPLIED = HERE / "scale_apply.csv"
+JOINED = HERE / "scale_sections.csv"
 SIZES = [1_000, 4_000, 16_000, 64_000, 256_000, 1_000_000]
 FIT_FROM = 16_000
 N_GENES, N_DOMAINS, N_JOBS = 300, 7, 2
 N_FITTED, N_NEW = 4_000, 100_000
+TOGETHER = [(20, 5_000), (5, 200_000)]
+"""Number of sections, and observations in each."""
 STAGES = ["read", "graph", "prepare", "embed", "cluster", "write"]
 CHUNK = 50_000
 # In each of the jobs, which take the cores.
@@ -163,6 +167,33 @@ def apply_models() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
+def join_sections(runs: pd.DataFrame) -> None:
+    """Time and memory of `m2st run` on several sections, saved after each."""
+    import m2st
+
+    done = set(zip(runs.n_sections, runs.n_obs, strict=True))
+    for n_sections, n_obs in TOGETHER:
+        if (n_sections, n_obs) in done:
+            continue
+        with tempfile.TemporaryDirectory() as place:
+            source, output = Path(place) / "sections.h5ad", Path(place) / "out.h5ad"
+            whole = section(n_sections * n_obs)
+            order = np.argsort(whole.obsm["spatial"][:, 0])
+            # Strips of one tissue, each with the whole order of bands.
+            strips = np.empty(whole.n_obs, dtype=int)
+            strips[order] = np.arange(whole.n_obs) // n_obs
+            whole.obs["section"] = pd.Categorical(strips.astype(str))
+            whole.write_h5ad(source)
+            del whole
+            command = ["m2st", "run", str(source), "--domains", str(N_DOMAINS), "-o", str(output)]
+            options = ["--sample-key", "section", "--jobs", str(N_JOBS)]
+            seconds, gib, _ = watched([*command, *options])
+            found = anndata.read_h5ad(output, backed="r").obs
+            ari = m2st.metrics.ari(found["band"], found["m2st_domain"])
+        runs.loc[len(runs)] = [n_sections, n_obs, seconds, gib, ari, stamp()]
+        runs.round(4).to_csv(JOINED, index=False)
+
+
 def exponent(runs: pd.DataFrame, column: str) -> float:
     """Slope of the logarithm of a column over that of the size, from 16,000 observations."""
     large = runs[runs.n_obs >= FIT_FROM]
@@ -211,6 +242,26 @@ def report(runs: pd.DataFrame) -> str:
             f"| {run.model} | {run.n_obs:,} | {run.seconds:.0f} | {run.gib:.2f} | {run.ari:.3f} |"
             for run in applied.itertuples()
         ]
+    if JOINED.exists():
+        joined = pd.read_csv(JOINED)
+        lines += [
+            "",
+            "## Several sections in one run",
+            "",
+            born(joined["made"]),
+            "",
+            f"The command `m2st run --sample-key section --jobs {N_JOBS}` from start to end, on "
+            f"strips of a simulated section with {N_GENES} genes; `python -m benchmarks.scale "
+            "--sections`.",
+            "",
+            "| sections | observations in each | s | peak memory, GiB | ARI |",
+            "|---|---|---|---|---|",
+        ]
+        lines += [
+            f"| {run.n_sections} | {run.n_obs:,} | {run.seconds:.0f} | {run.gib:.2f} "
+            f"| {run.ari:.3f} |"
+            for run in joined.itertuples()
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -241,6 +292,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--apply", action="store_true")
+    parser.add_argument("--sections", action="store_true")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--one", type=Path, nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -250,7 +302,11 @@ def main() -> None:
     runs = pd.read_csv(RUNS) if RUNS.exists() else pd.DataFrame({"n_obs": []})
     if arguments.apply:
         apply_models().round(4).to_csv(APPLIED, index=False)
-    for n_obs in [] if arguments.table or arguments.apply else arguments.sizes:
+    if arguments.sections:
+        columns = ["n_sections", "n_obs", "seconds", "gib", "ari", "made"]
+        join_sections(pd.read_csv(JOINED) if JOINED.exists() else pd.DataFrame(columns=columns))
+    only = arguments.table or arguments.apply or arguments.sections
+    for n_obs in [] if only else arguments.sizes:
         if n_obs not in set(runs.n_obs):
             runs = pd.concat([runs, pd.DataFrame([measure(n_obs)])]).sort_values("n_obs")
             runs = runs.astype({"n_obs": int})
