@@ -89,22 +89,11 @@ checkSave <- function(save, input) {
     if (is.null(save)) {
         return(NULL)
     }
-    checkFolderName(save, "save")
+    checkPathName(save, "save")
     if (is.null(input$features)) {
         checkGenes(input)
     }
     path.expand(save)
-}
-
-checkCheckpoint <- function(checkpoint) {
-    if (is.null(checkpoint)) {
-        return(NULL)
-    }
-    if (!is.character(checkpoint) || length(checkpoint) != 1L || !isTRUE(nzchar(checkpoint))) {
-        stopM2ST("Expected `checkpoint` to be the name of one file, found ", shorten(checkpoint),
-            ".")
-    }
-    path.expand(checkpoint)
 }
 
 # The folder of a saved model.
@@ -113,7 +102,7 @@ checkModel <- function(model) {
         stopM2ST("Expected `model`, the folder of a saved model, found none. Save one: ",
             "runM2ST(..., save = \"folder\").")
     }
-    checkFolderName(model, "model")
+    checkPathName(model, "model")
     if (!dir.exists(model)) {
         stopM2ST("Expected `model` to be the folder of a saved model, found no folder ",
             quoted(model), ". Save one: runM2ST(..., save = \"folder\").")
@@ -125,9 +114,9 @@ checkModel <- function(model) {
     path.expand(model)
 }
 
-checkFolderName <- function(value, argument) {
+checkPathName <- function(value, argument, kind = "folder") {
     if (!is.character(value) || length(value) != 1L || is.na(value) || !nzchar(value)) {
-        stopM2ST("Expected `", argument, "` to be the name of one folder, found ",
+        stopM2ST("Expected `", argument, "` to be the name of one ", kind, ", found ",
             shorten(value), ".")
     }
 }

@@ -18,7 +18,11 @@ computeDomains <- function(input, k, work, verbose, write = identity) {
     seed <- checkSeed(work$seed)
     n_pcs <- checkComponents(work$n_pcs)
     n.cores <- if (is.null(work$n.cores)) 1L else checkCores(work$n.cores)
-    checkpoint <- checkCheckpoint(work$checkpoint)
+    checkpoint <- work$checkpoint
+    if (!is.null(checkpoint)) {
+        checkPathName(checkpoint, "checkpoint", "file")
+        checkpoint <- path.expand(checkpoint)
+    }
     save <- checkSave(work$save, input)
     input <- checkInput(input)
     checkHasK(k)

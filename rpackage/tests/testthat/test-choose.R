@@ -136,6 +136,7 @@ test_that("what cannot be chosen from is refused before the work", {
         expect_error(clusterM2ST(x, k = "auto"), "k = chooseDomains(x)", fixed = TRUE)
         expect_error(runM2ST(toyCounts(), toyCoords(), k = 3, n.cores = "all"), "`n.cores`")
         expect_error(runM2ST(toyCounts(), toyCoords(), k = 3, checkpoint = 1), "name of one file")
+        expect_error(runM2ST(toyCounts(), toyCoords(), k = 3, checkpoint = NA_character_), "one file")
     })
     expect_error(chooseDomains(1:3), "an object that runM2ST() or embedM2ST() returned", fixed = TRUE)
 })
