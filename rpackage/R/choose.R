@@ -12,8 +12,8 @@
 #' A test comes first. It asks whether neighbours are more alike than any two spots. If they are not,
 #' the choice is 1, with a warning.
 #'
-#' @param x An object, or a list of objects, that [runM2ST()] or [embedM2ST()] returned; for `print()` and `plot()` a
-#'   choice.
+#' @param x An object, or a list of objects, that [runM2ST()] or [embedM2ST()] returned; for
+#'   `print()` and `plot()` a choice.
 #' @param k Numbers of domains to choose from, at least 2. Their neighbours are tried, too.
 #' @param name Name of the result with the embeddings.
 #' @inheritParams runM2ST

@@ -49,12 +49,11 @@ domainMarkers.Seurat <- function(x, name = "m2st", n_top_genes = 10L, assay = NU
     checkNoMore(...)
     loadClasses(x)
     requirePackage("Seurat", "to find markers in a Seurat object")
-    domain <- comparedDomains(as.list(x[[]]), name, "meta.data")
+    domain <- comparedDomains(as.list(x[[]]), name, "meta.data", n_top_genes)
     assay <- resolveAssay(x, assay)
     keep <- !is.na(domain)
     values <- countsSeurat(x[[assay]], assay, "counts")
-    ready <- tryCatch(suppressWarnings(countsSeurat(x[[assay]], assay, "data")),
-        error = function(e) NULL)
+    ready <- layerSeurat(x, assay, "data")
     object <- SeuratObject::CreateSeuratObject(values, assay = "RNA")
     object <- if (length(ready) && !identical(ready, values)) {
         SeuratObject::SetAssayData(object, "data", ready)
@@ -81,7 +80,8 @@ domainMarkers.SingleCellExperiment <- function(
 ) {
     checkNoMore(...)
     requirePackage("scran", "to find markers in a SingleCellExperiment")
-    domain <- comparedDomains(as.list(SummarizedExperiment::colData(x)), name, "colData(x)")
+    columns <- as.list(SummarizedExperiment::colData(x))
+    domain <- comparedDomains(columns, name, "colData(x)", n_top_genes)
     if (is.null(rownames(x))) {
         stopM2ST("Expected names of genes as row names, found none. Set them.")
     }
@@ -104,20 +104,22 @@ domainMarkers.SingleCellExperiment <- function(
     )
 }
 
-comparedDomains <- function(columns, name, where) {
-    domain <- drawnColumn(columns, resolveColumn(name, names(columns)), where)
+# The domains, of which at least two can be compared, before the work.
+comparedDomains <- function(columns, name, where, n_top_genes) {
+    if (!is.null(n_top_genes) && !isWhole(n_top_genes, 1)) {
+        stopM2ST("Expected `n_top_genes` to be NULL or one whole number above 0, found ",
+            shorten(n_top_genes), ".")
+    }
+    name <- resolveColumn(name, names(columns))
+    domain <- drawnColumn(columns, name, where)
     if (sum(table(domain) >= 3L) < 2L) {
-        stopM2ST("Expected at least two domains of three spots to compare, found fewer in '",
-            resolveColumn(name, names(columns)), "'.")
+        stopM2ST("Expected at least two domains of three spots to compare, found fewer in '", name,
+            "'.")
     }
     domain
 }
 
 asMarkers <- function(domain, gene, log_fc, p_value, p_adjusted, n_top_genes) {
-    if (!is.null(n_top_genes) && !isWhole(n_top_genes, 1)) {
-        stopM2ST("Expected `n_top_genes` to be NULL or one whole number above 0, found ",
-            shorten(n_top_genes), ".")
-    }
     found <- data.frame(domain, gene, log_fc, p_value, p_adjusted)
     found <- found[order(found$domain, found$p_value, -found$log_fc), ]
     rank <- stats::ave(found$p_value, found$domain, FUN = seq_along)

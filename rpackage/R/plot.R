@@ -193,8 +193,7 @@ geneSE <- function(x, gene) {
 geneSeurat <- function(x, gene) {
     assay <- SeuratObject::DefaultAssay(x)
     for (layer in c("data", "counts")) {
-        values <- tryCatch(suppressWarnings(countsSeurat(x[[assay]], assay, layer)),
-            error = function(e) NULL)
+        values <- layerSeurat(x, assay, layer)
         row <- if (length(values)) rowNamed(gene, rownames(values), list())
         if (isTRUE(row > 0L)) {
             at <- match(colnames(x), colnames(values))

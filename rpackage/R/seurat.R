@@ -122,6 +122,14 @@ expressionSeurat <- function(object, assay, layer, features, reduction) {
     )
 }
 
+# Values of a layer; NULL where there is none.
+layerSeurat <- function(object, assay, layer) {
+    tryCatch(
+        suppressWarnings(countsSeurat(object[[assay]], assay, layer)),
+        error = function(e) NULL
+    )
+}
+
 # What the assay knows of the rows.
 featureTypes <- function(assay, rows) {
     known <- tryCatch(assay[[]], error = function(e) NULL)
