@@ -132,9 +132,9 @@ def annotate(
 
     Notes
     -----
-    A constant brings probabilities to how often labels were right on published sections. It was
-    chosen with whole studies left out. Labels that the others contradict are not learned from, and
-    those of sections to be annotated are never looked at.
+    A constant brings probabilities to how often labels were right on published sections
+    (``benchmarks/NOTEBOOK.md`` has what other studies would have chosen). Labels that the others
+    contradict are not learned from, and those of sections to be annotated are never looked at.
 
     A section can be unlike the annotated ones: of another patient, or with a part of the domains.
     What sets the domains apart is then not found again, and ``likeness`` is low. From .8 down to .5

@@ -340,10 +340,10 @@ def choose(request: Request, callback: Callback | None = None) -> Answer:
             adata,
             [int(number) for number in request["candidates"]],
             ClusteringParams(**(request.get("clustering") or {})),
-            float(request["p_value"]),
             int(request["random_state"]),
             _jobs(request),
             _keys.Keys(),
+            float(request["p_value"]),
         )
         return {"evidence": _plain(adata.uns[_keys.DEFAULT]["n_domains"])}
 
@@ -382,10 +382,7 @@ def report(request: Request, callback: Callback | None = None) -> Answer:
         keys = [str(column["name"]) for column in request["columns"]]
         for key, column in zip(keys, request["columns"], strict=True):
             adata.obs[key] = _labels(column)
-        if request.get("confidence") is not None:
-            adata.obs[_keys.Keys().confidence] = np.frombuffer(
-                request["confidence"], dtype=np.float64
-            )
+        _add_confidence(adata, request, _keys.Keys())
         adata.uns[_keys.DEFAULT] = _of_r(request.get("record") or {})
         adata.uns["spatial"] = {
             name: _library(image) for name, image in dict(request.get("images") or {}).items()
@@ -431,8 +428,7 @@ def export(request: Request, callback: Callback | None = None) -> Answer:
         placed = request.get("coordinates") is not None
         sample_key = read_place(adata, request) if placed else None
         adata.obs[keys.domain] = _labels(request["domains"])
-        if request.get("confidence") is not None:
-            adata.obs[keys.confidence] = np.frombuffer(request["confidence"], dtype=np.float64)
+        _add_confidence(adata, request, keys)
         io.export(
             adata,
             request["path"],
@@ -794,6 +790,12 @@ def _add_gene_columns(adata: AnnData, request: Request) -> None:
     """Add further names that genes may have."""
     for column in request.get("gene_columns") or []:
         adata.var[str(column["name"])] = str(column["values"]).split("\n")
+
+
+def _add_confidence(adata: AnnData, request: Request, keys: _keys.Keys) -> None:
+    """Add the confidence of a result, if it has one."""
+    if request.get("confidence") is not None:
+        adata.obs[keys.confidence] = np.frombuffer(request["confidence"], dtype=np.float64)
 
 
 def _labels(column: Mapping[str, Any]) -> pd.Categorical:

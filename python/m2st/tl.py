@@ -637,15 +637,24 @@ def choose_n_domains(
     keys = check_key_added(adata, key_added)
     random_state = check_seed(random_state)
     params = ClusteringParams.of(params, name="params")
-    p_value = structure_p_value(adata, keys, random_state)
-    return choose(adata, numbers, params, p_value, random_state, n_jobs, keys)
+    return choose(adata, numbers, params, random_state, n_jobs, keys)
 
 
 def structure_p_value(adata: AnnData, keys: _keys.Keys, random_state: int) -> float:
     """Test for structure in space, of features without neighbours where there are some."""
+    _, valid, adjacency = _members(adata, keys)
+    return _structure(adata, keys, valid, adjacency, random_state)
+
+
+def _structure(
+    adata: AnnData,
+    keys: _keys.Keys,
+    valid: NDArray[np.bool_],
+    adjacency: sparse.csr_matrix,
+    random_state: int,
+) -> float:
     from m2st._graph import spatial_structure
 
-    _, valid, adjacency = _members(adata, keys)
     use_rep = adata.uns.get(keys.record, {}).get("embed", {}).get("use_rep")
     use_rep = use_rep or _features_of(adata, keys)
     owner = owner_of_features(adata, use_rep)
@@ -659,16 +668,21 @@ def choose(
     adata: AnnData,
     numbers: list[int],
     params: ClusteringParams,
-    p_value: float,
     random_state: int,
     n_jobs: int | None,
     keys: _keys.Keys,
+    p_value: float | None = None,
 ) -> int:
-    """Choose among checked numbers of domains, in ascending order, and write the evidence."""
+    """Choose among checked numbers of domains, in ascending order, and write the evidence.
+
+    `p_value` is that of the test for structure, if it is known.
+    """
     from m2st._clustering import number_of_domains
 
     members, valid, adjacency = _members(adata, keys)
     check_n_domains(numbers[-1] + 1, n_obs=int(valid.sum()))
+    if p_value is None:
+        p_value = _structure(adata, keys, valid, adjacency, random_state)
     # Objectives are compared: one width for all, and no smoothness, which falls as domains shrink.
     params = replace(params.for_domains(1), smoothness=0.0)
     record = adata.uns.setdefault(keys.record, {})
