@@ -1,7 +1,6 @@
 """Folders and files as the software of instruments leaves them."""
 
 from m2st._readers._cells import read_xenium
-from m2st._readers._counts import read_counts, read_places
 from m2st._readers._folder import read_folder
 from m2st._readers._shared import SUPPORTED, expect, names_in
 from m2st._readers._space_ranger import read_space_ranger
@@ -13,9 +12,7 @@ __all__ = [
     "is_stereopy",
     "names_in",
     "place_from_obs",
-    "read_counts",
     "read_folder",
-    "read_places",
     "read_space_ranger",
     "read_stereopy",
     "read_xenium",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -85,7 +86,8 @@ def read_merscope(counts: Path, *, trust: bool) -> AnnData:
         adata = read_counts(counts, names=(None,), controls=_MERSCOPE_CONTROLS, trust=trust)
     with expect("cells of MERSCOPE", file):
         # Names are numbers of more digits than a number has here.
-        cells = read_table(file, trust=trust, index_col=0, converters={0: str})
+        named = partial(pd.read_csv, index_col=0, converters={0: str})
+        cells = read_table(file, trust=trust, text=named)
         cells.index.name = None
     place(adata, cells, ("center_x", "center_y"), file=file, counts=counts)
     return adata

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from m2st import _keys
-from m2st._readers._shared import expect
+from m2st._readers._shared import expect, first_line, separator
 from m2st._trust import check_gzip
 
 # Numbers of a table that are dense at a time.
@@ -67,7 +66,7 @@ def read_places(file: Path, *, trust: bool) -> pd.DataFrame:
     """Read names with x and y, the last two columns; a first row of words is a header."""
     if file.suffix == ".gz" and not trust:
         check_gzip(file)
-    table = pd.read_csv(file, header=None, dtype=str, sep=separator(file))
+    table = pd.read_csv(file, header=None, dtype=str, sep=separator(first_line(file)))
     if table.shape[1] < 3:
         msg = f"{table.shape[1]} columns"
         raise ValueError(msg)
@@ -114,7 +113,7 @@ def read_counts(
     """
     if file.suffix == ".gz" and not trust:
         check_gzip(file)
-    sign = separator(file)
+    sign = separator(first_line(file))
     head = pd.read_csv(file, sep=sign, nrows=1)
     # R's `write.table` names all columns but that of the names.
     unnamed = [] if isinstance(head.index, pd.RangeIndex) else ["names"]
@@ -145,13 +144,6 @@ def read_counts(
         obs=pd.DataFrame(index=pd.Index(rows)),
         var=pd.DataFrame(index=pd.Index(genes)),
     )
-
-
-def separator(file: Path) -> str:
-    """The sign between columns: the one that the first line has most of."""
-    with (gzip.open if file.suffix == ".gz" else open)(file, "rt", encoding="utf-8-sig") as stream:
-        first = stream.readline()
-    return max(",;\t", key=first.count)
 
 
 def _is_table(file: Path) -> bool:

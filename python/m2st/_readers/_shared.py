@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,10 @@ def choose(parts: dict[str, Path], table: str | None, *, what: str, root: Path) 
     raise ValueError(msg)
 
 
-def read_table(file: Path, *, trust: bool, **settings: Any) -> pd.DataFrame:
-    """Read a table of parquet, or of text that gzip may have packed."""
+def read_table(
+    file: Path, *, trust: bool, text: Callable[[Path], pd.DataFrame] = pd.read_csv
+) -> pd.DataFrame:
+    """Read a table of parquet, or by `text` of text that gzip may have packed."""
     if file.suffix == ".parquet":
         with importing("pyarrow", f"Reading {file}", "pip install pyarrow"):
             import pyarrow  # noqa: F401
@@ -70,7 +73,18 @@ def read_table(file: Path, *, trust: bool, **settings: Any) -> pd.DataFrame:
         return pd.read_parquet(file)
     if file.suffix == ".gz" and not trust:
         check_gzip(file)
-    return pd.read_csv(file, **settings)
+    return text(file)
+
+
+def first_line(file: Path) -> str:
+    """First line of a text, which gzip may have packed."""
+    with (gzip.open if file.suffix == ".gz" else open)(file, "rt", encoding="utf-8-sig") as stream:
+        return stream.readline()
+
+
+def separator(line: str) -> str:
+    """The sign between columns: the one that a line has most of."""
+    return max(",;\t", key=line.count)
 
 
 def read_10x(counts: Path, *, trust: bool) -> AnnData:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,9 +14,9 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from m2st import _keys
-from m2st._checks import importing, warn
-from m2st._readers._shared import expect, find, read_10x
-from m2st._trust import check_gzip, check_image, check_parquet
+from m2st._checks import warn
+from m2st._readers._shared import expect, find, first_line, read_10x, read_table, separator
+from m2st._trust import check_image
 
 _COUNTS = "filtered_feature_bc_matrix"
 _CELL_COUNTS = "filtered_feature_cell_matrix"  # of cells, from Space Ranger 4 on
@@ -104,18 +103,7 @@ def _read_positions(file: Path, *, trust: bool) -> pd.DataFrame:
     """Read positions of any generation, indexed by barcode."""
     columns = ["barcode", *_ARRAY, *_PIXELS]
     with expect("positions of Space Ranger", file):
-        if file.suffix == ".parquet":
-            try:
-                if not trust:
-                    check_parquet(file)
-                frame = pd.read_parquet(file)
-            except ImportError:
-                with importing("pyarrow", f"Reading {file} (Visium HD)", "pip install pyarrow"):
-                    raise
-        else:
-            if file.suffix == ".gz" and not trust:
-                check_gzip(file)
-            frame = _read_csv(file, columns)
+        frame = read_table(file, trust=trust, text=lambda file: _read_csv(file, columns))
         types = dict.fromkeys(_ARRAY, "int64") | dict.fromkeys(_PIXELS, "float64")
         frame = frame[columns].astype(types).set_index("barcode")
         doubled = int(frame.index.duplicated().sum())
@@ -128,12 +116,11 @@ def _read_positions(file: Path, *, trust: bool) -> pd.DataFrame:
 def _read_csv(file: Path, columns: list[str]) -> pd.DataFrame:
     """Read positions as text: with a header or none, and as R and spreadsheets save them again."""
     # By content, not by name: files are renamed between the two generations.
-    with (gzip.open if file.suffix == ".gz" else open)(file, "rt", encoding="utf-8-sig") as stream:
-        first = stream.readline().lower()
+    first = first_line(file).lower()
     has_header = "barcode" in first or _ARRAY[0] in first
     frame = pd.read_csv(
         file,
-        sep=max(",;\t", key=first.count),
+        sep=separator(first),
         header=0 if has_header else None,
         encoding="utf-8-sig",
     )
