@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 import signal
 from dataclasses import replace
@@ -214,7 +215,7 @@ def test_an_empty_observation_has_code_zero_and_one_warning(adata: AnnData) -> N
     ("changes", "message"),
     [
         ({"autoencoder": {"mask_rate": 2.0}}, r"Expected `mask_rate` in \[0, 1\), found 2.0."),
-        ({"n_domains": 1000}, "Expected no more `n_domains` than observations"),
+        ({"n_domains": 1000}, "Expected no more `k` than observations"),
         ({"autoencoder": {"depth": 3}}, "unexpected keyword argument 'depth'"),
         ({"coordinates": bytearray(3)}, "buffer size must be a multiple"),
     ],
@@ -311,42 +312,137 @@ def test_the_record_is_plain() -> None:
     assert_plain(plain)
 
 
-PLACEHOLDERS = {"spatial_key": "'spatial'", "sample_key": "'sample'", "use_rep": "features"}
+OTHER_DOORS = (
+    "__init__", "_readers", "_stores", "cli", "compare/_methods", "datasets", "interop", "io",
+    "metrics", "pl",
+)  # fmt: skip
+"""Modules and rooms that R does not call."""
+
+NOT_CALLED = {"check_adata", "check_in_memory", "prepare", "__repr__"}
+"""Functions that R does not call, in modules of others that it does."""
+
+NOT_GIVEN = {"batch_key", "callback", "n_neighbors", "radius"}
+"""Arguments that no call from R has."""
+
+PYTHON = re.compile(
+    r"\b(adata|obs[mp]?|uns|var|var_names|None|True|False|NaN|scanpy|squidpy|scipy|numpy|pandas|np"
+    r"|AnnData|DataFrame|ndarray|h5ad|int|float|str|dict|kwargs|self|n_obs)\b"
+    r"|\bm2st\.(?!html)|\.\w+\(|\w+_key\b|`\w+=|=`|Params\b"
+)
+"""What a user of R does not know, whatever the bridge looks for."""
+
+COLUMNS = {"in_tissue", "cells.csv.gz"}
+
+NAMES = {"self.name": "adata", "error": "Found 7."}
+"""What stands in some places of a message."""
 
 
-def written(node: ast.expr | None) -> str:
-    """Text as the source writes it, with something in place of what is filled in."""
-    if isinstance(node, ast.JoinedStr):
-        return "".join(written(part) for part in node.values)
-    if isinstance(node, ast.FormattedValue):
-        return PLACEHOLDERS.get(ast.unparse(node.value), "7")
-    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+def arguments_of_r() -> set[str]:
+    """Names of all arguments in the help of the R package."""
+    pages = Path(__file__).parents[1].glob("rpackage/man/*.Rd")
+    items = re.findall(r"\\item\{([^{}]*)\}", "".join(page.read_text("utf-8") for page in pages))
+    return {name.strip() for item in items for name in item.split(",")}
 
 
-def messages_of_the_core() -> list[str]:
-    """What the modules that the bridge calls may raise or warn of."""
-    folder = Path(bridge.__file__).parent
-    names = ("bridge", "pp", "_graph", "_checks", "_params")
-    paths = [folder / f"{name}.py" for name in names]
-    for room in ("_clustering", "_nn", "_report"):
-        paths += folder.glob(f"{room}/*.py")
-    assigned = [
-        node.value
-        for path in paths
-        for node in ast.walk(ast.parse(path.read_text("utf-8")))
-        if isinstance(node, ast.Assign)
-        and isinstance(node.targets[0], ast.Name)
-        and node.targets[0].id == "msg"
+class Texts:
+    """Texts that a function can make of its parts, with something in place of what it is given."""
+
+    def __init__(self, function: ast.AST) -> None:
+        self.values: dict[str, list[ast.expr]] = {}
+        for node in ast.walk(function):
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                self.values.setdefault(node.targets[0].id, []).append(node.value)
+
+    def __call__(self, node: ast.AST, depth: int = 0) -> list[str]:
+        if isinstance(node, ast.Constant):
+            return [node.value if isinstance(node.value, str) else str(node.value)]
+        if isinstance(node, ast.JoinedStr):
+            parts = [self(part, depth) for part in node.values]
+            return ["".join(found) for found in itertools.islice(itertools.product(*parts), 50)]
+        if isinstance(node, ast.FormattedValue):
+            if node.conversion != ord("r"):
+                return self(node.value, depth)
+            return ["'spatial'" if ast.unparse(node.value) == "spatial_key" else "'x'"]
+        if isinstance(node, ast.IfExp):
+            return self(node.body, depth) + self(node.orelse, depth)
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+            return [a + b for a in self(node.left, depth) for b in self(node.right, depth)]
+        if isinstance(node, ast.Name) and node.id in self.values and depth < 3:
+            return [text for value in self.values[node.id] for text in self(value, depth + 1)]
+        return [NAMES.get(ast.unparse(node), "7")]
+
+
+def messages_of(tree: ast.Module, *, logs: bool) -> set[str]:
+    """Texts of a module but its docstrings: of messages, and of what they are made of."""
+    found: set[str] = set()
+    constants = [
+        node
+        for node in tree.body
+        if isinstance(node, ast.Assign | ast.AnnAssign)
+        and not ast.unparse(node).startswith("_IN_R = ")  # words of Python, and what R says
     ]
-    return [text for text in map(written, assigned) if text]
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    for part in (*constants, *(each for each in functions if each.name not in NOT_CALLED)):
+        texts = Texts(part)
+        skipped: set[ast.AST] = set()
+        for node in ast.walk(part):
+            if node in skipped:
+                continue
+            if isinstance(node, ast.arg | ast.AnnAssign) and node.annotation:
+                skipped.update(ast.walk(node.annotation))
+            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("logger.") > logs:
+                skipped.update(ast.walk(node))
+            elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+                skipped.add(node.value)
+            elif isinstance(node, ast.Constant | ast.JoinedStr | ast.BinOp | ast.IfExp):
+                skipped.update(ast.walk(node))
+                found.update(texts(node))
+    return {text for text in found if re.search(r"\w \w", text)}
+
+
+def messages_of_the_core() -> dict[str, str]:
+    """What the modules that the bridge calls may say, with the module that says it."""
+    folder = Path(bridge.__file__).parent
+    found: dict[str, str] = {}
+    for path in sorted(folder.rglob("*.py")):
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name.startswith(OTHER_DOORS):
+            continue
+        for text in messages_of(ast.parse(path.read_text("utf-8")), logs=name == "_run"):
+            # What begins in no other way is a piece that follows on a first sentence.
+            begins = re.match("[A-Z0-9]", text) and not re.match("(Run|Pass|Name|Call|Put) ", text)
+            found[text if begins else f"Found 7. {text}"] = name
+    return found
+
+
+def text_of_the_page() -> str:
+    """Text of the template of a report for R, without its tags."""
+    folder = Path(bridge.__file__).parent / "_report" / "template"
+    page = (folder / "report.html").read_text("utf-8")
+    page = re.sub(r"({% if from_r %}.*?){% else %}.*?({% endif %})", r"\1\2", page)
+    return re.sub(r"{[{%#].*?[}%#]}|<[^>]*>", " ", page, flags=re.DOTALL)
 
 
 def test_messages_for_r_have_no_words_of_python() -> None:
-    words = {"sample_key": "`sample_id`", "X": "assay 'counts'", "features": "reducedDim 'PCA'"}
-    texts = [bridge._in_r(text, words) for text in messages_of_the_core()]
-    assert len(texts) > 40
-    python = [text for text in texts if bridge._PYTHON.search(text)]
-    assert python == []
+    words = {"X": "assay 'counts'", "features": "reducedDim 'PCA'", "use_rep": "`dimred`"}
+    messages = messages_of_the_core()
+    assert len(messages) > 300
+    known = arguments_of_r() | COLUMNS
+    wrong = {}
+    for text, module in messages.items():
+        if NOT_GIVEN.intersection(re.findall(r"`(\w+)", text)):
+            continue
+        shown = bridge._in_r(text, words)
+        names = set(re.findall(r"`([A-Za-z_.]+)[`=]", shown)) - known
+        if names or PYTHON.search(shown):
+            wrong[shown] = module, text, names
+    assert wrong == {}
+
+
+def test_the_page_for_r_has_no_words_of_python() -> None:
+    text = text_of_the_page()
+    assert "chooseDomains(x)" in text
+    assert PYTHON.findall(text) == []
 
 
 @pytest.mark.parametrize(
@@ -369,7 +465,21 @@ def test_messages_for_r_have_no_words_of_python() -> None:
             "observations. Remove them first: `adata[np.isfinite(adata.obsm['spatial']).all(1)]`.",
             "Expected finite coordinates, found missing or infinite values in 1 of 9 observations.",
         ),
-        ("No spatial graph in `adata.obsp`.", "No spatial graph in `adata.obsp`."),
+        ("No spatial graph in `adata.obsp`.", "No spatial graph in the object."),
+        (
+            "Expected `key_added=` of letters, found '?'. Choose another name.",
+            "Expected `name` of letters, found '?'. Choose another name.",
+        ),
+        (
+            "The 2 sections or fields of view of `adata.obs['fov']` lie on top of each other. Pass "
+            "`sample_key='fov'`, or `spatial_key='global'`, in which they lie apart.",
+            "The 2 sections or fields of view of column 'fov' lie on top of each other. Pass "
+            '`sample_id = "fov"`, or `coords = "global"`, in which they lie apart.',
+        ),
+        (
+            "Expected `n_jobs` to be a whole number, found True (bool). Run `m2st.run(adata)`.",
+            "Expected `n.cores` to be a whole number, found TRUE.",
+        ),
     ],
 )
 def test_a_message_in_words_of_r(python: str, r: str) -> None:

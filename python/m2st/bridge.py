@@ -53,30 +53,54 @@ _R_INTEGER = 2**31 - 1
 
 _IN_R = (
     (r"Pass `overwrite=True` to replace it", "Name another folder, or delete this one first"),
-    (r"\bTrue or False\b", "TRUE or FALSE"),
+    (r"\bTrue\b", "TRUE"),
+    (r"\bFalse\b", "FALSE"),
+    (r"found None\b", "found none"),
     (r"NaN or infinity in", "missing or infinite values in"),
     (r"NaN or infinite", "missing or infinite"),
     (r"\bNaN\b", "missing"),
+    (r" \((int|float|bool|str|list|tuple|dict|NoneType)\)", ""),
     (r"in `adata\.obsm\['spatial'\]`", "in the coordinates"),
     (r"`?adata\.obsm\[['\"]spatial['\"]\]`?", "coordinates"),
     (r"`?adata\.obs\[['\"]sample['\"]\]`?", "the sections"),
     (r"`?adata\.obs\[['\"]condition['\"]\]`?", "the conditions"),
-    (r"`adata\.obs\[('[^']*')\]`", r"column \1"),
+    (r"`(adata\.)?obs\[('[^']*')\]`", r"column \2"),
+    (r"`adata\.obs\[\[('[^']*'(, '[^']*')*)\]\]`", r"columns \1"),
     (r"`reference\.obs\[('[^']*')\]`", r"column \1 of `reference`"),
+    (r"`?(adata\.)?obsm\[('[^']*')\]`?", r"\2"),
+    (r"`?adata\.layers\[('[^']*')\]`?", r"layer \1"),
+    (r"`?adata\.obs[mp]?`?", "the object"),
     (r"in `adata\.var_names`", "among the row names"),
     (r"of `adata\.var`", "of the rows"),
     (r"of `reference\.var`", "of the rows of `reference`"),
     (r"Name the layer that holds the counts with `layer=`", "Name the raw counts"),
+    (r"Call its method `apply`", "Call applyM2ST(x, model)"),
+    (r"`m2st\.Model\.save` wrote", "`save` of runM2ST() wrote"),
+    (r"`m2st\.annotate` returned", "annotateM2ST() saved"),
     (r"\(n_obs, (\w+)\)", r"spots × \1"),
-    (r"found None\b", "found none"),
     (r"\bscipy sparse", "sparse"),
-    (r"(`\w+) ?= ?True`", r"\1 = TRUE`"),
+    (r", for example with `\.astype\(float\)`|: `[^`]*\.astype\(\"string\"\)`", ""),
+    (r"`(\w+)=([\w.]+)`", r"`\1 = \2`"),
 )
 """What R calls otherwise in every function: pattern, and what to put in its place."""
 
+_ARGUMENTS = {
+    "candidates": "`k`",
+    "embedding_key": "`embedding_name`",
+    "key_added": "`name`",
+    "label_key": "`labels`",
+    "n_domains": "`k`",
+    "n_jobs": "`n.cores`",
+    "random_state": "`seed`",
+    "sample": "`sample_id`",
+    "sample_key": "`sample_id`",
+    "spatial_key": "`coords`",
+}
+"""Arguments that have another name in R, in every class; a request has those of its class."""
+
 _PYTHON = re.compile(
-    r"\bm2st\.(?!html)|\badata\b|\bobs[mp]?\b|\buns\b|\bnp\.|\bNaN\b|\bNone\b|scanpy|scipy"
-    r"|`\w+=|=`|\bTrue\b|\bFalse\b|\(n_obs|\w\(\)|spatial_graph|_names_make_unique|Params\b"
+    r"\bm2st\.(?!html)|\badata\b|\bobs[mp]?\b|\buns\b|\bnp\.|\bNone\b|scanpy|scipy|AnnData"
+    r"|`\w+=|=`|\(n_obs|\.\w+\(\)|`\w+\.(var|X|obs)\b|spatial_graph|_names_make_unique|Params\b"
 )
 """What only a user of Python knows."""
 
@@ -642,19 +666,24 @@ def answer_safely(compute: Callable[[], Answer], request: Request) -> Answer:
     words = request.get("words") or {}
     if "error" in answer:
         answer["error"] = _in_r(answer["error"], words)
+    graph = answer.get("record", {}).get("graph", {})
+    if "overlay" in graph:  # shown again in a report
+        graph["overlay"] = _in_r(graph["overlay"], words)
     return {**answer, "warnings": [_in_r(text, words) for text in dict.fromkeys(texts)]}
 
 
 def _in_r(text: str, words: Mapping[str, str]) -> str:
-    """Message in words of R, without advice that only users of Python can follow."""
+    """Message in words of R, without advice that only users of Python can follow.
+
+    The first sentence stays: it says what is wrong.
+    """
     for pattern, word in _IN_R:
         text = re.sub(pattern, word, text)
-    for key, word in words.items():
+    for key, word in {**_ARGUMENTS, **words}.items():
         text = re.sub(rf"`(adata\.)?{key}=?`", word, text)
         text = re.sub(rf"`{key}='([^']*)'`", rf'{word[:-1]} = "\1"`', text)
-    sentences = re.split(r"(?<=[.!?])\s+", text)
-    kept = [sentence for sentence in sentences if not _PYTHON.search(sentence)]
-    return " ".join(kept) or text
+    first, *others = re.split(r"(?<=[.!?])\s+", text)
+    return " ".join([first, *(each for each in others if not _PYTHON.search(each))])
 
 
 def _ending(compute: Callable[[], Answer]) -> Answer:
@@ -676,7 +705,7 @@ def _tell(callback: Callback | None, text: str) -> None:
     if callback is None:
         return
     try:
-        go_on = callback(text)
+        go_on = callback(_in_r(text, {}))
     except (Exception, KeyboardInterrupt) as error:
         raise _Stopped from error
     if go_on is False:

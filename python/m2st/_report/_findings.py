@@ -87,7 +87,7 @@ def findings_of_images(shown: AnnData, frames: list[dict[str, Any]]) -> list[str
     if names and not any(find_library(shown, frame["name"]) for frame in frames):
         found.append(
             f"There are tissue images of {', '.join(names)}, and none of a section of this name. "
-            "Name the column of the sections with sample_key."
+            "Name the column of the sections."
         )
     return found
 
@@ -97,7 +97,7 @@ def findings_of_record(unfit: list[str], name: str) -> list[str]:
     if not unfit:
         return []
     return [
-        f"The record of the run, uns[{name!r}], is not as m2ST writes it. What does not "
+        f"The record of the run, {name!r}, is not as m2ST writes it. What does not "
         f"fit is left out: {', '.join(unfit)}."
     ]
 

@@ -1,9 +1,11 @@
 # A user of R meets no word that only users of Python know.
 
 python <- paste0(
-    "m2st\\.(pp|tl|pl|io|run|report|metrics|AutoencoderParams|ClusteringParams)|\\badata\\b|",
-    "\\bobs[mp]?\\b|\\bNaN\\b|\\bNone\\b|scanpy|(sample|spatial)_key|use_rep|n_domains\\b|",
-    "_names_make_unique|\\bpip install (?!CLONE|pybanksy)"
+    "m2st\\.(pp|tl|pl|io|run|report|metrics|load|annotate|datasets)\\b|Params\\.|\\badata\\b|",
+    "\\b(obs[mp]?|uns|var_names|None|True|False|AnnData|DataFrame|ndarray|kwargs|h5ad)\\b|",
+    "\\bNaN\\b|\\b(scanpy|squidpy|scipy|numpy|NumPy|pandas|np)\\b|(sample|spatial|label|batch)_key|",
+    "use_rep|n_domains\\b|random_state|n_jobs|key_added|_names_make_unique|",
+    "\\bpip install (?!CLONE|pybanksy)"
 )
 
 test_that("help pages have no words of Python", {
@@ -75,8 +77,27 @@ test_that("the page of a result names calls of R, and genes may occur twice", {
     expect_match(text, "chooseDomains(x)", fixed = TRUE)
     text <- gsub("<(script|style).*?</\\1>", "", text, perl = TRUE)
     # The record has the versions of what ran, and the names of its entries.
-    text <- gsub("scanpy [0-9.]+|versions.scanpy|n_domains|id=\"[^\"]*\"", "", text)
-    expect_false(grepl(python, text, perl = TRUE))
+    entries <- "(scanpy|numpy|scipy) [0-9.]+|versions[.]\\w+|n_domains|random_state|id=\"[^\"]*\""
+    text <- gsub(entries, "", text)
+    expect_identical(regmatches(text, gregexpr(python, text, perl = TRUE))[[1L]], character())
+})
+
+test_that("the page of sections that lie on each other says what helps in R", {
+    skip_if_no_m2st()
+    skip_if_not_installed("SingleCellExperiment")
+    counts <- cbind(toyCounts(), toyCounts())
+    colnames(counts) <- NULL
+    coords <- rbind(toyCoords(), toyCoords())
+    x <- SingleCellExperiment::SingleCellExperiment(
+        list(counts = counts), colData = S4Vectors::DataFrame(coords, slide = rep(1:2, each = 120))
+    )
+    x <- suppressWarnings(suppressMessages(runM2ST(x, k = 2, params = quickParams())))
+    page <- tempfile(fileext = ".html")
+    suppressMessages(reportM2ST(x, page))
+    text <- paste(readLines(page, encoding = "UTF-8", warn = FALSE), collapse = " ")
+    expect_match(text, "sections or fields of view of column &#39;slide&#39; lie on top of each")
+    expect_match(text, "Pass `sample_id = &#34;slide&#34;`", fixed = TRUE)
+    expect_false(grepl("adata|sample_key", gsub("<(script|style).*?</\\1>", "", text, perl = TRUE)))
 })
 
 test_that("the help of the settings has Python's defaults", {
