@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import sparse
+from scipy import sparse, special
 from sklearn.base import clone
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
@@ -25,6 +25,8 @@ from m2st._clustering._mixture import (
     normalised_adjacency,
     null_cost,
     propagate,
+    row_sums,
+    softmax,
 )
 from m2st._clustering._representation import (
     check_embeddings,
@@ -210,6 +212,15 @@ def test_weights_are_at_their_minimum_given_the_others() -> None:
         nearby = kept * np.exp(0.05 * rng.normal(size=kept.shape))
         state.weights = nearby / nearby.sum()
         assert state.objective(QUICK) >= best - 1e-12
+
+
+@pytest.mark.parametrize("n_obs", [1, 5, 9000])
+def test_rows_add_up_to_the_bit_as_numpy_and_scipy_say(n_obs: int) -> None:
+    rng = np.random.default_rng(0)
+    for width in range(1, 25):
+        values = rng.normal(scale=10, size=(n_obs, width))
+        np.testing.assert_array_equal(row_sums(values), values.sum(axis=1))
+        np.testing.assert_array_equal(softmax(values), special.softmax(values, axis=1))
 
 
 def test_a_single_domain_costs_nothing() -> None:
