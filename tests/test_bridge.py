@@ -181,7 +181,10 @@ def test_embed_then_cluster_is_run(adata: AnnData, n_sections: int) -> None:
     for part in ("labels", "confidence", "embedding"):
         assert clustered[part] == whole[part]
     assert clustered["record"]["cluster"].keys() == whole["record"]["cluster"].keys()
-    assert "scales" not in clustered
+    assert clustered["scales"] == []
+    small = bridge.run(request_of(adata, keep_scales=False, **changes))
+    assert small["scales"] == []
+    assert small["embedding"] == whole["embedding"]
 
 
 # Sections of noise share nothing, and are told so.

@@ -139,6 +139,8 @@ def run(request: Request, callback: Callback | None = None) -> Answer:
         features, ``n_jobs``: members at a time, and ``checkpoint``: a file; all optional.
         ``autoencoder``, ``clustering``: settings. ``paper``: whether they are those of
         `m2st.paper.run`, which needs counts. ``normalized``, ``random_state``, ``device``.
+        ``keep_scales``: whether embeddings of the scales are returned beside domains; True if left
+        out.
         ``every``: epochs of a member between two texts. ``save``: a folder for the fitted model,
         and ``genes``: names of the columns of the expression, one a line; both optional. ``words``:
         what the user calls ``sample_key``, ``layer``, ``use_rep`` and ``X``, for messages; optional
@@ -150,8 +152,8 @@ def run(request: Request, callback: Callback | None = None) -> Answer:
     Returns
     -------
     ``labels``: int32, 0 where missing; ``confidence``, float64, if there is one; ``embedding`` and
-    ``scales``: ``data`` (float32, Fortran order) and ``shape``; ``domains``: names; ``record``:
-    plain values; ``warnings``: texts. Or ``error``, or ``interrupted``.
+    each of ``scales``: ``data`` (float32, Fortran order) and ``shape``; ``domains``: names;
+    ``record``: plain values; ``warnings``: texts. Or ``error``, or ``interrupted``.
     """
 
     def compute() -> Answer:
@@ -207,7 +209,7 @@ def run(request: Request, callback: Callback | None = None) -> Answer:
             if "n_domains" in record
             else tl.structure_p_value(adata, _keys.Keys(), shared["random_state"])
         )
-        return _results(adata)
+        return _results(adata, scales=bool(request.get("keep_scales", True)))
 
     return answer_safely(compute, request)
 
@@ -255,7 +257,7 @@ def apply(request: Request, callback: Callback | None = None) -> Answer:
             )
         else:
             model.apply(adata, normalized=normalized, sample_key=sample_key)
-        return _results(adata)
+        return _results(adata, scales=False)  # its domains are those of the model, to stay
 
     return answer_safely(compute, request)
 
@@ -317,7 +319,7 @@ def cluster(request: Request, callback: Callback | None = None) -> Answer:
 
     Returns
     -------
-    As `run`, without ``scales``.
+    As `run`, without embeddings of the scales.
     """
 
     def compute() -> Answer:
@@ -332,9 +334,7 @@ def cluster(request: Request, callback: Callback | None = None) -> Answer:
             random_state=int(request["random_state"]),
             n_jobs=_jobs(request),
         )
-        answer = _results(adata)
-        del answer["scales"]
-        return answer
+        return _results(adata, scales=False)
 
     return answer_safely(compute, request)
 
@@ -902,21 +902,20 @@ def _read_params(request: Request) -> tuple[AutoencoderParams, ClusteringParams 
     return replace(paper.AUTOENCODER, **given), DualParams(**clustering)
 
 
-def _results(adata: AnnData) -> Answer:
-    """Results of an object as plain values and buffers."""
+def _results(adata: AnnData, *, scales: bool) -> Answer:
+    """Results of an object as plain values and buffers; without domains, always with `scales`."""
     keys = _keys.Keys()
     answer: Answer = {"record": _plain(adata.uns[keys.record]), "scales": []}
-    while (key := keys.scale(len(answer["scales"]) + 1)) in adata.obsm:
-        answer["scales"].append(_buffer(adata.obsm[key]))
+    if scales or keys.domain not in adata.obs:
+        while (key := keys.scale(len(answer["scales"]) + 1)) in adata.obsm:
+            answer["scales"].append(_buffer(adata.obsm[key]))
     if keys.domain in adata.obs:
         codes = adata.obs[keys.domain].cat.codes.to_numpy()
         answer["domains"] = list(adata.obs[keys.domain].cat.categories)
         answer["labels"] = bytearray((codes.astype(np.int32) + 1).tobytes())
         # Labels are found from components, without a network: R has these in the network's place.
         of_network = keys.embedding in adata.obsm
-        shown = _buffer(adata.obsm[keys.embedding if of_network else keys.features])
-        answer["embedding"] = shown
-        answer["scales"] = answer["scales"] or [shown]
+        answer["embedding"] = _buffer(adata.obsm[keys.embedding if of_network else keys.features])
     if keys.confidence in adata.obs:
         confidence = adata.obs[keys.confidence].to_numpy(dtype=np.float64)
         answer["confidence"] = bytearray(confidence.tobytes())

@@ -96,6 +96,14 @@ checkSave <- function(save, input) {
     path.expand(save)
 }
 
+# Whether the embeddings of the scales stay beside the domains.
+checkKeep <- function(keep) {
+    if (!is.null(keep) && !identical(keep, "scales")) {
+        stopM2ST("Expected `keep` to be \"scales\" or NULL, found ", shorten(keep), ".")
+    }
+    !is.null(keep)
+}
+
 # The folder of a saved model.
 checkModel <- function(model) {
     if (missing(model)) {

@@ -4,7 +4,8 @@
 #'
 #' Clusters the embeddings into each number of domains, and says which number the data speak for. A
 #' number scores high if the models agree on its domains, and if one domain less explains much less.
-#' Nothing is trained. `runM2ST(k = "auto")` does the same within a run.
+#' Nothing is trained, and each number takes as long as for [clusterM2ST()]. `runM2ST(k = "auto")`
+#' does the same within a run.
 #'
 #' The number is a guide, not a truth: tissue has domains within domains. Look at the curve, and at
 #' other peaks of the score.
@@ -12,8 +13,8 @@
 #' A test comes first. It asks whether neighbours are more alike than any two spots. If they are not,
 #' the choice is 1, with a warning.
 #'
-#' @param x An object, or a list of objects, that [runM2ST()] or [embedM2ST()] returned; for
-#'   `print()` and `plot()` a choice.
+#' @param x An object, or a list of objects, that [embedM2ST()] or `runM2ST(keep = "scales")`
+#'   returned; for `print()` and `plot()` a choice.
 #' @param k Numbers of domains to choose from, at least 2. Their neighbours are tried, too.
 #' @param name Name of the result with the embeddings.
 #' @inheritParams runM2ST

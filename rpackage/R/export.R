@@ -59,7 +59,7 @@ exportM2ST.m2st <- function(x, path, to = "csv", pixel_size = NULL, overwrite = 
     }
     found <- list(
         columns = list(m2st_domain = x$domain), confidence = unname(x$confidence), owner = "m2st",
-        names = rownames(x$scales[[1L]]), coords = orientColumns(x$coords), sample = x$sample_id
+        names = rownames(x$coords), coords = orientColumns(x$coords), sample = x$sample_id
     )
     writeExport(found, path, to, pixel_size, overwrite)
 }

@@ -4,7 +4,8 @@
 #' @export
 runM2ST.list <- function(
     x, k, coords = NULL, ..., normalized = FALSE, n_pcs = NULL, params = m2stParams(), seed = 0L,
-    device = "auto", n.cores = 1L, checkpoint = NULL, save = NULL, verbose = NULL
+    device = "auto", n.cores = 1L, checkpoint = NULL, save = NULL, keep = NULL,
+    verbose = NULL
 ) {
     call <- sys.call()
     hushed(verbose, {

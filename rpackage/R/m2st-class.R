@@ -3,9 +3,13 @@ newM2ST <- function(result, spots) {
         dimnames(matrix) <- list(spots, paste0(prefix, seq_len(ncol(matrix))))
         matrix
     }
-    scales <- result$scales
-    names(scales) <- paste0("scale", seq_along(scales))
-    result$scales <- Map(name, scales, paste0("M2ST_", names(scales), "_"))
+    if (length(result$scales)) {
+        names(result$scales) <- paste0("scale", seq_along(result$scales))
+        prefixes <- paste0("M2ST_", names(result$scales), "_")
+        result$scales <- Map(name, result$scales, prefixes)
+    } else {
+        result$scales <- NULL
+    }
     if (!is.null(result$embedding)) {
         result$embedding <- name(result$embedding, "M2ST_")
         names(result$domain) <- spots
@@ -30,9 +34,9 @@ columnsM2ST <- function(x) {
 
 # A label for each spot, by the spots' names where both have some.
 labelsM2ST <- function(x, labels, argument) {
-    spots <- rownames(x$scales[[1L]])
-    if (length(labels) != nrow(x$scales[[1L]])) {
-        stopM2ST("Expected a label for each of ", nrow(x$scales[[1L]]), " spots in `", argument,
+    spots <- rownames(x$coords)
+    if (length(labels) != nrow(x$coords)) {
+        stopM2ST("Expected a label for each of ", nrow(x$coords), " spots in `", argument,
             "`, found ", if (length(labels) == 1L) shorten(labels) else length(labels),
             ". The result of a matrix holds no columns to name.")
     }
@@ -46,8 +50,9 @@ labelsM2ST <- function(x, labels, argument) {
 #' @export
 print.m2st <- function(x, ...) {
     widths <- vapply(x$scales, ncol, integer(1L))
-    cat("m2ST: ", nrow(x$scales[[1L]]), " spots, embedded at ", length(widths), " scales (",
-        paste(widths, collapse = ", "), " columns)\n", sep = "")
+    cat("m2ST: ", nrow(x$coords), " spots", if (length(widths)) {
+        paste0(", embedded at ", length(widths), " scales (", toString(widths), " columns)")
+    }, "\n", sep = "")
     if (is.null(x$domain)) {
         cat("No domains yet: call clusterM2ST(x, k = ...)\n")
     } else {

@@ -55,7 +55,8 @@ embeddingName <- function(name, k, chosen, has) {
         checkName(chosen, "embedding_name")
         if (!has(chosen)) {
             stopM2ST("Expected `embedding_name` to name a result with embeddings, found none of '",
-                chosen, "'. Name what runM2ST() or embedM2ST() was given as `name`.")
+                chosen, "'. Name what embedM2ST() or runM2ST(keep = \"scales\") was given as ",
+                "`name`.")
         }
     }
     others <- Filter(has, setdiff(resultNames(name, k), chosen))

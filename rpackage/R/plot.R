@@ -172,8 +172,8 @@ featureOf <- function(columns, feature, where, geneOf = function(gene) NULL) {
 }
 
 featureM2ST <- function(x, feature) {
-    if (!is.numeric(feature) || length(feature) != nrow(x$scales[[1L]])) {
-        stopM2ST("Expected `feature` to be a number for each of ", nrow(x$scales[[1L]]),
+    if (!is.numeric(feature) || length(feature) != nrow(x$coords)) {
+        stopM2ST("Expected `feature` to be a number for each of ", nrow(x$coords),
             " spots, found ", shorten(feature), ". The result of a matrix holds no genes.")
     }
     unname(feature)

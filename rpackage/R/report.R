@@ -66,7 +66,7 @@ reportM2ST.m2st <- function(
         stopM2ST("Found no domains in `x`. Call clusterM2ST(x, k = ...) first.")
     }
     shown <- list(
-        names = rownames(x$scales[[1L]]), coords = orientColumns(x$coords), sample = x$sample_id,
+        names = rownames(x$coords), coords = orientColumns(x$coords), sample = x$sample_id,
         columns = list(m2st_domain = x$domain), confidence = unname(x$confidence),
         record = x$record
     )

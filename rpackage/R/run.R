@@ -7,7 +7,7 @@
 
 # Arguments of all methods of runM2ST() that say how to work, with `verbose`.
 workArguments <- c(
-    "normalized", "n_pcs", "params", "seed", "device", "n.cores", "checkpoint", "save"
+    "normalized", "n_pcs", "params", "seed", "device", "n.cores", "checkpoint", "save", "keep"
 )
 
 # Domains (unless k is NULL) and embeddings of all spots, in their order. `work` has the arguments
@@ -24,13 +24,16 @@ computeDomains <- function(input, k, work, verbose, write = identity) {
         checkpoint <- path.expand(checkpoint)
     }
     save <- checkSave(work$save, input)
+    keep <- checkKeep(work$keep)
     input <- checkInput(input)
     checkHasK(k)
+    keepScales <- is.null(k) || keep
     k <- if (isAuto(k)) k else checkK(k, sum(input$valid))
-    kept <- readyInput(input, if (isAuto(k)) mostChosen else k, write)
+    kept <- readyInput(input, if (isAuto(k)) mostChosen else k, write, keepScales)
     request <- c(
         sectionRequest(kept, work$normalized), settingsRequest(k, params, seed, work$device),
-        list(n_pcs = n_pcs, n_jobs = n.cores, checkpoint = checkpoint, save = save),
+        list(n_pcs = n_pcs, n_jobs = n.cores, checkpoint = checkpoint, save = save,
+            keep_scales = keepScales),
         if (!is.null(save)) genesRequest(kept)
     )
     finishRun(input, "run", request, verbose, write)
@@ -63,8 +66,8 @@ checkInput <- function(input) {
 }
 
 # What is sent of a checked input, once it is known that k domains can be written.
-readyInput <- function(input, k, write) {
-    tryWriting(write, length(input$inside), k)
+readyInput <- function(input, k, write, keepScales = FALSE) {
+    tryWriting(write, length(input$inside), k, keepScales)
     sayInvalid(input)
     checkSpots(sum(input$valid))
     keepValid(input)
@@ -106,9 +109,11 @@ checkPaper <- function(params, input, normalized, save) {
 
 # Writes a stand-in of the result, so that what cannot be written fails before hours of work, and
 # what writing has to say is said before them.
-tryWriting <- function(write, n, k) {
+tryWriting <- function(write, n, k, keepScales) {
     column <- matrix(seq_len(n) / n, n, 1L)
-    standIn <- list(scales = list(column), record = list(), coords = cbind(column, column))
+    standIn <- list(
+        scales = if (keepScales) list(column), record = list(), coords = cbind(column, column)
+    )
     if (!is.null(k)) {
         standIn$domain <- factor(rep(1L, n), levels = seq_len(k))
         standIn$confidence <- rep(1, n)
@@ -279,12 +284,24 @@ numbersIn <- function(k) {
     if (inherits(k, "m2stChoice")) k$k else k
 }
 
-# Without the record the members of the ensemble cannot be told apart.
-checkRecord <- function(scales, record) {
+# Embeddings of the scales, which a run with domains keeps on request only; `where` the first is.
+checkScales <- function(scales, record, where) {
     if (is.null(record$embed) && !is.null(record$apply)) {
         stopM2ST("Expected embeddings of a run, found a result of applyM2ST() or annotateM2ST(), ",
             "whose domains are those of the model. Call runM2ST() to find others.")
     }
+    if (length(scales) == 0L && !is.null(record$embed)) {
+        stopM2ST("Found no embeddings of the scales (", where, "): the run kept only what is common ",
+            "to all. Run it again with keep = \"scales\", or call embedM2ST().")
+    }
+    if (length(scales) == 0L) {
+        stopM2ST("Found no embeddings of the scales (", where, "). Call embedM2ST() first, or ",
+            "runM2ST(keep = \"scales\"), or pass the `name` that was given there.")
+    }
+}
+
+# Without the record the members of the ensemble cannot be told apart.
+checkRecord <- function(scales, record) {
     expected <- record$n_members * unlist(record$embed$params$scale_dims)
     if (!isTRUE(all.equal(expected, vapply(unname(scales), ncol, integer(1L))))) {
         stopM2ST("Expected the record of the run that made the embeddings, found ",

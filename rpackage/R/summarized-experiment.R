@@ -346,9 +346,5 @@ numbered <- function(present, prefix, get) {
     while ((key <- paste0(prefix, length(found) + 1L)) %in% present) {
         found[[length(found) + 1L]] <- unname(get(key))
     }
-    if (length(found) == 0L) {
-        stopM2ST("Found no embeddings '", prefix, "1' in the object. Call embedM2ST() or ",
-            "runM2ST() first, or pass the `name` that was given there.")
-    }
     found
 }

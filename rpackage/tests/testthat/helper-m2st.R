@@ -20,7 +20,9 @@ fakeWorker <- function(what, request, callback) {
         }
         members <- request$autoencoder$n_members
         members <- if (is.null(members)) 1L else members
-        scales <- lapply(dims * members, function(d) fakeBuffer(matrix(first, n, d)))
+        scales <- if (isTRUE(request$keep_scales)) {
+            lapply(dims * members, function(d) fakeBuffer(matrix(first, n, d)))
+        }
     } else {
         shape <- request$scales[[1L]]$shape
         n <- shape[1L]

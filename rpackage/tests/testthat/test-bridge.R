@@ -7,7 +7,9 @@ sameInBoth <- function(call, params) {
     writeBin(as.double(toyCounts(sparse = FALSE)), file.path(folder, "counts"))
     writeBin(as.double(toyCoords()), file.path(folder, "coords"))
     inPython(folder, call)
-    result <- runM2ST(toyCounts(), toyCoords(), k = 3, seed = 11, device = "cpu", params = params)
+    result <- runM2ST(
+        toyCounts(), toyCoords(), k = 3, seed = 11, device = "cpu", params = params, keep = "scales"
+    )
     read <- function(name) readBin(file.path(folder, name), "raw", 1e7)
     expect_identical(writeBin(as.integer(result$domain), raw()), read("labels"))
     expect_identical(bits(result$embedding), read("embedding"))
@@ -62,7 +64,7 @@ test_that("a run finds the planted halves and leaves R's random numbers alone", 
 test_that("stages, dense and sparse agree with a run", {
     skip_if_no_m2st()
     arguments <- list(coords = toyCoords(), params = quickParams(), device = "cpu")
-    whole <- do.call(runM2ST, c(list(toyCounts(), k = 3), arguments))
+    whole <- do.call(runM2ST, c(list(toyCounts(), k = 3, keep = "scales"), arguments))
     dense <- do.call(runM2ST, c(list(toyCounts(sparse = FALSE), k = 3), arguments))
     expect_identical(dense$embedding, whole$embedding)
     embedded <- do.call(embedM2ST, c(list(toyCounts()), arguments))
@@ -159,7 +161,9 @@ test_that("progress is reported by messages, on request", {
 test_that("results hold no Python object and survive a new session", {
     skip_if_no_m2st()
     skip_if_not_installed("SingleCellExperiment")
-    x <- suppressMessages(runM2ST(toySCE(), k = 2, params = quickParams(), device = "cpu"))
+    x <- suppressMessages(
+        runM2ST(toySCE(), k = 2, params = quickParams(), device = "cpu", keep = "scales")
+    )
     kinds <- rapply(S4Vectors::metadata(x)$m2st, typeof, how = "unlist")
     expect_true(all(kinds %in% c("character", "integer", "double", "logical")))
     file <- tempfile(fileext = ".rds")

@@ -37,7 +37,7 @@ test_that("a list gives what its sections give as one object, in each class", {
     skip_if_no_m2st()
     skip_if_not_installed("SeuratObject")
     skip_if_not_installed("SingleCellExperiment")
-    expected <- suppressMessages(joined())
+    expected <- suppressMessages(joined(keep = "scales"))
     expect_message(
         result <- runM2ST(twoSections(identity), k = 2, coords = list(
             a = toyCoords(), b = toyCoords()
@@ -50,9 +50,9 @@ test_that("a list gives what its sections give as one object, in each class", {
     expect_identical(unname(result$a$embedding), unname(expected$embedding)[1:120, ])
     expect_null(result$a$sample_id)
 
-    seurat <- suppressMessages(
-        RunM2ST(twoSections(makeSeurat), k = 2, params = quickParams(), device = "cpu")
-    )
+    seurat <- suppressMessages(RunM2ST(
+        twoSections(makeSeurat), k = 2, params = quickParams(), device = "cpu", keep = "scales"
+    ))
     expect_identical(names(seurat), c("a", "b"))
     expect_s4_class(seurat$b, "Seurat")
     expect_identical(colnames(seurat$b), paste0("cell", 1:120))
@@ -67,7 +67,8 @@ test_that("a list gives what its sections give as one object, in each class", {
     expect_match(command, "RunM2ST")
 
     sce <- suppressMessages(runM2ST(
-        twoSections(makeSCE), k = 2, name = "zone", params = quickParams(), device = "cpu"
+        twoSections(makeSCE), k = 2, name = "zone", params = quickParams(), device = "cpu",
+        keep = "scales"
     ))
     expect_s4_class(sce$a, "SingleCellExperiment")
     expect_identical(sce$b$zone_confidence, unname(expected$confidence)[121:240])

@@ -1,5 +1,9 @@
 test_that("a matrix gives a list of class m2st in the order of the spots", {
-    result <- withFake(runM2ST(toyCounts(), toyCoords(), k = 5))
+    small <- withFake(runM2ST(toyCounts(), toyCoords(), k = 5))
+    expect_named(small, c("domain", "confidence", "embedding", "coords", "record"))
+    expect_output(print(small), "m2ST: 120 spots\nSpots per domain")
+    result <- withFake(runM2ST(toyCounts(), toyCoords(), k = 5, keep = "scales"))
+    expect_identical(result[names(small)], unclass(small))
     expect_s3_class(result, "m2st")
     expect_named(result, c("domain", "confidence", "embedding", "scales", "coords", "record"))
     expect_identical(levels(result$domain), as.character(1:5))
@@ -82,8 +86,8 @@ test_that("spots without coordinates stay, with NA and one message", {
     )
     expect_identical(unname(which(is.na(result$domain))), c(3L, 50L))
     expect_identical(unname(which(is.na(result$confidence))), c(3L, 50L))
-    expect_true(all(is.na(result$scales$scale1[c(3, 50), ])))
-    expect_false(anyNA(result$scales$scale1[-c(3, 50), ]))
+    expect_true(all(is.na(result$embedding[c(3, 50), ])))
+    expect_false(anyNA(result$embedding[-c(3, 50), ]))
     expect_identical(fake$request$shape, c(118L, 60L))
     expect_identical(result$record$r$n_invalid, 2L)
 })
@@ -110,7 +114,7 @@ test_that("embeddings can be clustered for one or several numbers", {
     expect_null(embedded$domain)
     expect_output(print(embedded), "No domains yet")
     one <- withFake(clusterM2ST(embedded, 3))
-    whole <- withFake(runM2ST(toyCounts(), toyCoords(), k = 3))
+    whole <- withFake(runM2ST(toyCounts(), toyCoords(), k = 3, keep = "scales"))
     expect_identical(byName(one), byName(whole))
     several <- withFake(clusterM2ST(one, c(2, 5)))
     expect_named(several$domains, c(
@@ -161,6 +165,13 @@ test_that("errors are found in R, in R's words", {
     expect_error(runM2ST(counts, coords, k = 2, seed = 1.5), "Expected the seed")
     expect_error(runM2ST(counts, coords, k = 2, params = list()), "paperParams\\(\\), found list")
     expect_error(runM2ST(counts, 2), "Expected `coords`, the coordinates of the spots, found none")
+    small <- withFake(runM2ST(counts, coords, k = 2))
+    none <- "Found no embeddings of the scales .the result.*again with keep = \"scales\", or call emb"
+    expect_error(clusterM2ST(small, 2), none)
+    expect_error(chooseDomains(small, 2), none)
+    expect_error(
+        runM2ST(counts, coords, k = 2, keep = TRUE), "`keep` to be \"scales\" or NULL, found TRUE"
+    )
     expect_error(runM2ST(counts, coords = coords), "Expected `k`, the number of domains, found no")
     embedded <- withFake(embedM2ST(counts, coords))
     expect_error(clusterM2ST(embedded), "Expected `k`, the number of domains, found none")

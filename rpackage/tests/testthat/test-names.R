@@ -17,7 +17,7 @@ test_that("every function calls a concept by the same name", {
         "subset.row", "features", "set.ident", "truth", "confidence", "by", "metrics", "path",
         "columns", "counts", "markers", "title", "overwrite", "array", "platform", "nrep",
         "burn.in", "methods", "options", "embedding_name", "further", "folder", "a", "b", "model",
-        "save", "reference", "reference.args", "reference.assay", "labels", "names", "n_top_genes",
+        "save", "keep", "reference", "reference.args", "reference.assay", "labels", "names", "n_top_genes",
         "n.cores", "checkpoint", "to", "pixel_size", "condition", "min_obs",
         "feature", "tissue", "n_new"
     )
@@ -90,9 +90,9 @@ test_that("RunM2ST() takes Seurat's spellings", {
 })
 
 test_that("two results live side by side in a Seurat object, each with its record", {
-    object <- quiet(runM2ST(toySeurat(), k = 3))
+    object <- quiet(runM2ST(toySeurat(), k = 3, keep = "scales"))
     before <- object
-    object <- quiet(runM2ST(object, k = 5, name = "fine", seed = 4))
+    object <- quiet(runM2ST(object, k = 5, name = "fine", seed = 4, keep = "scales"))
     object <- quiet(clusterM2ST(object, k = 6, name = "fine"))
     expect_identical(as.integer(object$fine_domain), byRow(6))
     expect_identical(object$m2st_domain, before$m2st_domain)
@@ -137,9 +137,10 @@ test_that("two results live side by side in a Seurat object, each with its recor
 
 test_that("two results live side by side in a SingleCellExperiment, each with its record", {
     skip_if_not_installed("SingleCellExperiment")
-    x <- quiet(runM2ST(toySCE(), k = 3))
+    x <- quiet(runM2ST(toySCE(), k = 3, keep = "scales"))
     before <- x
-    x <- quiet(clusterM2ST(runM2ST(x, k = 5, name = "fine", seed = 4), k = 6, name = "fine"))
+    x <- quiet(runM2ST(x, k = 5, name = "fine", seed = 4, keep = "scales"))
+    x <- quiet(clusterM2ST(x, k = 6, name = "fine"))
     expect_identical(as.integer(x$fine_domain), byRow(6))
     expect_identical(x$m2st_domain, before$m2st_domain)
     expect_setequal(SingleCellExperiment::reducedDimNames(x), c(

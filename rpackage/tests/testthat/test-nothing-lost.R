@@ -53,7 +53,7 @@ test_that("the user's embeddings and columns that look like ours stay", {
     x$m2st_k4_domain <- "of another result"
     y <- quiet(runM2ST(x, k = 2))
     expect_setequal(
-        SingleCellExperiment::reducedDimNames(y), c(own, "M2ST", "M2ST_scale1", "M2ST_scale2")
+        SingleCellExperiment::reducedDimNames(y), c(own, "M2ST")
     )
     expect_identical(y$m2st_domain_kmeans, x$m2st_domain_kmeans)
     expect_identical(y$m2st_domain_2, x$m2st_domain_2)
@@ -104,7 +104,7 @@ test_that("verbose = FALSE is silent, and what is said is said before the work",
     expect_identical(said, "work")
     said <- character()
     suppressMessages(withCallingHandlers(
-        withFake(RunM2ST(object, k = 2, verbose = TRUE), note),
+        withFake(object <- RunM2ST(object, k = 2, keep = "scales", verbose = TRUE), note),
         message = function(condition) said <<- c(said, conditionMessage(condition))
     ))
     expect_match(said[1L], "^Coordinates: columns")
@@ -112,7 +112,7 @@ test_that("verbose = FALSE is silent, and what is said is said before the work",
     expect_identical(said[3L], "work")
     expect_silent(withFake(clusterM2ST(object, k = 2, verbose = FALSE)))
     skip_if_not_installed("SingleCellExperiment")
-    expect_silent(x <- withFake(runM2ST(toySCE(), k = 2, verbose = FALSE)))
+    expect_silent(x <- withFake(runM2ST(toySCE(), k = 2, keep = "scales", verbose = FALSE)))
     expect_silent(withFake(clusterM2ST(x, k = 2:3, verbose = FALSE)))
     expect_message(withFake(runM2ST(toySCE(), k = 2)), "^Coordinates: columns")
 })
@@ -151,7 +151,10 @@ test_that("the result of a matrix is drawn and compared", {
     expect_identical(compareDomains(result, rev(truth))$ARI, 1) # by name
     expect_identical(compareDomains(result, unname(truth), by = "sample_id")$n, c(60L, 60L))
     expect_error(compareDomains(result, "layer"), "each of 120 spots in `truth`, found \"layer\"")
-    several <- quiet(clusterM2ST(result, k = 2:3))
+    sections <- rep(c("a", "b"), 60)
+    several <- quiet(clusterM2ST(
+        runM2ST(toyCounts(), toyCoords(), k = 2, sample_id = sections, keep = "scales"), k = 2:3
+    ))
     expect_identical(
         compareDomains(several, truth)$label, c("m2st_domain", "m2st_k2_domain", "m2st_k3_domain")
     )

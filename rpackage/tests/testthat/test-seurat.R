@@ -25,7 +25,12 @@ test_that("results land where Seurat users look", {
     expect_equal(unname(object$m2st_confidence), unname(plogis(object$row)))
     expect_identical(levels(SeuratObject::Idents(object)), as.character(1:5))
     expect_identical(as.integer(SeuratObject::Idents(object)), byRow(5))
-    expect_setequal(SeuratObject::Reductions(object), c("m2st", "m2st.scale1", "m2st.scale2"))
+    expect_identical(SeuratObject::Reductions(object), "m2st")
+    kept <- quiet(RunM2ST(object, k = 5, keep = "scales"))
+    expect_setequal(SeuratObject::Reductions(kept), c("m2st", "m2st.scale1", "m2st.scale2"))
+    again <- quiet(RunM2ST(kept, k = 5))
+    expect_identical(SeuratObject::Reductions(again), "m2st")
+    expect_error(quiet(clusterM2ST(again, k = 3)), "scales .m2st.scale1.: the run kept only what is")
     expect_identical(colnames(SeuratObject::Embeddings(object, "m2st")), paste0("M2ST_", 1:5))
     expect_identical(SeuratObject::Misc(object, "m2st")$cluster$n_domains, 5L)
     expect_match(SeuratObject::Command(object), "^RunM2ST")
@@ -45,7 +50,7 @@ test_that("ten domains are in numeric order", {
 })
 
 test_that("several numbers of domains come from stored embeddings", {
-    object <- quiet(RunM2ST(toySeurat(), k = 3))
+    object <- quiet(RunM2ST(toySeurat(), k = 3, keep = "scales"))
     several <- quiet(clusterM2ST(object, k = c(2, 5)))
     expect_identical(as.integer(several$m2st_k5_domain), byRow(5))
     expect_equal(several$m2st_k2_confidence, object$m2st_confidence)
@@ -65,7 +70,7 @@ test_that("several numbers of domains come from stored embeddings", {
 test_that("a FOV is used before meta.data; cells outside of it get NA", {
     object <- fovSeurat(1:100)
     object$x <- object$y <- 1
-    expect_message(object <- withFake(RunM2ST(object, k = 5)), "20 of 120 spots")
+    expect_message(object <- withFake(RunM2ST(object, k = 5, keep = "scales")), "20 of 120")
     expect_identical(unname(which(is.na(object$m2st_domain))), 101:120)
     expect_identical(sum(is.na(SeuratObject::Idents(object))), 20L)
     expect_true(all(is.na(SeuratObject::Embeddings(object, "m2st")[101:120, ])))
@@ -95,7 +100,7 @@ test_that("a FOV with outlines only gives their centres", {
 test_that("several images are several sections", {
     object <- fovSeurat(1:60)
     object[["right"]] <- keyed(fovSeurat(61:120)[["left"]], "right_")
-    quiet(clusterM2ST(RunM2ST(object, k = 2), k = 3))
+    quiet(clusterM2ST(embedM2ST(object), k = 3))
     expect_identical(fake$request$sample_names, list("left", "right"))
     expect_identical(readBin(fake$request$sample, "integer", 120), rep(0:1, each = 60))
     expect_message(one <- withFake(RunM2ST(object, k = 2, image = "left")), "60 of 120")
@@ -125,7 +130,7 @@ test_that("SlideSeq and STARmap images are read", {
 test_that("sample_id tells sections apart", {
     object <- toySeurat()
     object$who <- rep(c("s2", "s1"), each = 60)
-    quiet(clusterM2ST(RunM2ST(object, k = 2, sample_id = "who"), k = 3, sample_id = "who"))
+    quiet(clusterM2ST(embedM2ST(object, sample_id = "who"), k = 3, sample_id = "who"))
     expect_identical(fake$request$sample_names, list("s2", "s1"))
     expect_error(
         quiet(RunM2ST(object, k = 2, sample_id = "when")),
@@ -146,7 +151,7 @@ test_that("an SCTAssay gives way to the raw assay, said aloud", {
     expect_identical(SeuratObject::DefaultAssay(object[["m2st"]]), "RNA")
     chosen <- quiet(RunM2ST(object, k = 2, assay = "SCT"))
     expect_identical(SeuratObject::DefaultAssay(chosen[["m2st"]]), "SCT")
-    object[["m2st"]] <- object[["m2st.scale1"]] <- object[["m2st.scale2"]] <- NULL
+    object[["m2st"]] <- NULL
     object[["RNA"]] <- NULL
     expect_error(RunM2ST(object, k = 2), "corrected by SCTransform.*'RNA'.*is not in the object")
 })

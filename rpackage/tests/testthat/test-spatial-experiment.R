@@ -2,7 +2,7 @@ useSpatialExperiment()
 
 test_that("spatialCoords are used, and kept with everything else", {
     x <- toySPE()
-    y <- withFake(runM2ST(x, k = 5))
+    y <- withFake(runM2ST(x, k = 5, keep = "scales"))
     expect_s4_class(y, "SpatialExperiment")
     expect_identical(as.integer(y$m2st_domain), as.integer(ceiling(toyCoords()[, 1] / 10 * 5)))
     expect_identical(SpatialExperiment::spatialCoords(y), SpatialExperiment::spatialCoords(x))
@@ -32,7 +32,7 @@ test_that("classes derived from SpatialExperiment work, as SpatialFeatureExperim
     methods::setClass("DerivedExperiment", contains = "SpatialExperiment", where = globalenv())
     on.exit(methods::removeClass("DerivedExperiment", where = globalenv()))
     x <- methods::as(toySPE(), "DerivedExperiment")
-    y <- withFake(runM2ST(x, k = 5))
+    y <- withFake(runM2ST(x, k = 5, keep = "scales"))
     expect_s4_class(y, "DerivedExperiment")
     expect_identical(as.integer(y$m2st_domain), as.integer(ceiling(toyCoords()[, 1] / 10 * 5)))
 })

@@ -9,8 +9,15 @@ test_that("a SingleCellExperiment gets all results, with coordinates from usual 
     expect_identical(domains(x), byRow(5))
     expect_identical(levels(x$m2st_domain), as.character(1:5))
     expect_equal(x$m2st_confidence, plogis(x$row))
-    expect_identical(
-        SingleCellExperiment::reducedDimNames(x), c("M2ST_scale1", "M2ST_scale2", "M2ST")
+    expect_identical(SingleCellExperiment::reducedDimNames(x), "M2ST")
+    kept <- suppressMessages(withFake(runM2ST(x, k = 5, keep = "scales")))
+    expect_setequal(
+        SingleCellExperiment::reducedDimNames(kept), c("M2ST_scale1", "M2ST_scale2", "M2ST")
+    )
+    small <- suppressMessages(withFake(runM2ST(kept, k = 5)))
+    expect_identical(SingleCellExperiment::reducedDimNames(small), "M2ST")
+    expect_error(
+        suppressMessages(clusterM2ST(small, 3)), "scales .M2ST_scale1.: the run kept only what is"
     )
     embedding <- SingleCellExperiment::reducedDim(x, "M2ST")
     expect_identical(dimnames(embedding), list(colnames(x), paste0("M2ST_", 1:5)))
@@ -37,7 +44,7 @@ test_that("coordinates can be named, given, or lie in a reducedDim", {
 test_that("names of results can be chosen, and old results make room", {
     x <- toySCE()
     x <- suppressMessages(withFake({
-        x <- clusterM2ST(runM2ST(x, k = 3), k = c(2, 4))
+        x <- clusterM2ST(runM2ST(x, k = 3, keep = "scales"), k = c(2, 4))
         expect_true(all(c("m2st_k2_domain", "m2st_k4_confidence") %in% names(x@colData)))
         expect_true("M2ST_K4" %in% SingleCellExperiment::reducedDimNames(x))
         expect_identical(S4Vectors::metadata(x)$m2st_k4$cluster$n_domains, 4L)
@@ -50,17 +57,17 @@ test_that("names of results can be chosen, and old results make room", {
         c("M2ST_K2", "M2ST_K4", "M2ST_scale1", "M2ST_scale2")
     )
     expect_null(S4Vectors::metadata(x)$m2st$cluster)
-    x <- suppressMessages(withFake(runM2ST(x, k = 3, name = "zone")))
+    x <- suppressMessages(withFake(runM2ST(x, k = 3, name = "zone", keep = "scales")))
     expect_true(all(c("zone_domain", "zone_confidence") %in% names(x@colData)))
     expect_true(all(c("ZONE", "ZONE_scale1") %in% SingleCellExperiment::reducedDimNames(x)))
     expect_message(withFake(clusterM2ST(x, 2, name = "zone")), "Overwriting .*'zone_domain'")
-    expect_error(clusterM2ST(toySCE(), 2), "Call embedM2ST\\(\\) or runM2ST\\(\\) first")
+    expect_error(clusterM2ST(toySCE(), 2), "Call embedM2ST\\(\\) first, or runM2ST")
     expect_error(clusterM2ST(x, c(2, 2), name = "zone"), "different whole numbers")
 })
 
 test_that("clustering again gives what a run gives", {
     x <- suppressMessages(withFake(runM2ST(toySCE(), k = 3)))
-    again <- suppressMessages(withFake(clusterM2ST(runM2ST(toySCE(), k = 5), k = 3)))
+    again <- suppressMessages(withFake(clusterM2ST(embedM2ST(toySCE()), k = 3)))
     expect_identical(again$m2st_domain, x$m2st_domain)
 })
 
@@ -80,7 +87,7 @@ test_that("sections, tissue, genes and ready features are read", {
     SingleCellExperiment::reducedDim(x, "PCA") <- matrix(sin(1:360), 120)
     withFake({
         expect_message(
-            y <- runM2ST(x, k = 2, subset.row = c("gene2", "gene9")),
+            y <- runM2ST(x, k = 2, subset.row = c("gene2", "gene9"), keep = "scales"),
             "4 of 120 spots get no domain (NA): 4 lie outside the tissue.", fixed = TRUE
         )
         expect_identical(which(is.na(y$m2st_domain)), 1:4)
