@@ -431,19 +431,85 @@ def test_markers_are_those_planted_and_carry_the_caveat(
     assert "No p-values are shown" in said
 
 
+def test_a_gene_is_seen_on_the_tissue(
+    results: dict[str, AnnData],
+    pages: dict[str, Path],
+    look: Callable[[Path], webdriver.Chrome],
+) -> None:
+    adata = results["imaging"]
+    driver = look(pages["imaging"])
+    button = driver.find_element(By.CSS_SELECTOR, "#marker-tables .gene button")
+    gene = button.text
+    driver.execute_script("arguments[0].click()", button)
+    legend = driver.find_element(By.CSS_SELECTOR, ".legend:not([hidden])")
+    assert text_of(driver, ".legend:not([hidden]) h3") == gene
+    assert Select(driver.find_element(By.ID, "gene")).first_selected_option.text == gene
+    # What the page says of a cell is its log-normalised expression, and so are the means.
+    counts = np.asarray(adata.X)
+    scale = np.median(counts[3:].sum(axis=1)) / counts.sum(axis=1)  # three have no domain
+    values = np.log1p(counts[:, adata.var_names.get_loc(gene)] * scale)
+    top = float(np.quantile(values[3:], 0.99))
+    panel = driver.find_element(By.CSS_SELECTOR, ".panel")
+    driver.execute_script("arguments[0].focus()", panel)
+    seen = 0
+    for key in (Keys.ARROW_RIGHT, Keys.ARROW_DOWN, Keys.ARROW_RIGHT, Keys.ARROW_DOWN) * 2:
+        press(driver, key)
+        name, *lines = text_of(driver, "#status").split(", ")
+        said = lines[-1].removeprefix(f"{gene}: ").removeprefix("≥ ")
+        if said == "missing":
+            continue
+        value = values[adata.obs_names.get_loc(name)]
+        assert abs(float(said) - min(value, top)) < top / 126 + 0.011
+        seen += 1
+    assert seen > 2
+    means = [float(mean.text) for mean in legend.find_elements(By.CSS_SELECTOR, "[data-mean]")]
+    domains = adata.obs["m2st_domain"]
+    expected = [values[domains == name].mean() for name in domains.cat.categories]
+    np.testing.assert_allclose(means, expected, atol=0.006)
+    # A domain can be highlighted with the gene, from any table.
+    whole = colors_of(driver)
+    chooser = driver.find_element(By.CSS_SELECTOR, "#domain-table button[data-code='1']")
+    driver.execute_script("arguments[0].click()", chooser)
+    assert chooser.get_attribute("aria-pressed") == "true"
+    assert (
+        legend.find_element(By.CSS_SELECTOR, "[data-code='1']").get_attribute("aria-pressed")
+        == "true"
+    )
+    assert text_of(driver, ".legend:not([hidden]) h3") == gene
+    assert colors_of(driver) != whole
+    radio = driver.find_element(By.CSS_SELECTOR, "input[name=layer][value='0']")
+    driver.execute_script("arguments[0].click()", radio)
+    assert text_of(driver, ".legend:not([hidden]) h3") == "Domain"
+
+
+def test_genes_on_the_map_stay_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("m2st._report._markers._VALUES", 3 * 260)
+    page = write(imaging(), tmp_path / "page.html")
+    genes = payload_of(page)["genes"]
+    assert len(genes) == 3
+    assert {max(gene["means"], key=gene["means"].get) for gene in genes} == {"1", "2"}
+    codes = np.frombuffer(base64.b64decode(genes[0]["codes"]), dtype="u1")
+    assert len(codes) == 260
+    assert (codes == 64).sum() == 3  # those without a domain
+    assert codes[codes < 64].max() == 63
+    assert page.count('data-gene="') == 3
+    assert write(imaging(), tmp_path / "none.html", n_markers=0).count('id="gene"') == 0
+
+
 def test_page_can_be_used_by_keyboard_alone(
     pages: dict[str, Path], look: Callable[[Path], webdriver.Chrome]
 ) -> None:
     driver = look(pages["sections"])
     driver.execute_script("document.activeElement.blur(); window.scrollTo(0, 0)")
     reached = []
-    for _ in range(70):
+    for _ in range(100):
         press(driver, Keys.TAB)
         active = driver.switch_to.active_element
         reached.append(active)
         if active.tag_name == "button" and active.get_attribute("data-code") == "1":
+            before = active.get_attribute("aria-pressed")
             press(driver, Keys.SPACE)
-            assert active.get_attribute("aria-pressed") == "true"
+            assert {before, active.get_attribute("aria-pressed")} == {"false", "true"}
         if active.get_attribute("name") == "layer":
             press(driver, Keys.ARROW_RIGHT)
             assert text_of(driver, ".legend:not([hidden]) h3") == "Confidence"

@@ -9,6 +9,7 @@
 #' * domains and confidence in space, with a panel for each section, over the tissue image if there
 #'   is one
 #' * sizes, stability and markers of the domains
+#' * the expression of the markers on the same map
 #' * training and scale weights
 #' * the record of the run
 #' * in words, what deserves a second look

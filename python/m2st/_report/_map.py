@@ -25,6 +25,7 @@ from m2st._plotting import (
     to_rgb,
     white,
 )
+from m2st._report._markers import LEVELS
 
 _STEPS = 2**16 - 1
 """Places along the longer side of a section; also what a missing value is written as."""
@@ -64,7 +65,6 @@ def make_layers(
             1,
             {
                 "label": "Confidence",
-                "scale": share_colors(np.linspace(0, 1, 7)).tolist(),
                 "colors": [*share_colors(np.linspace(0, 1, 50)), MISSING_COLOR],
                 "values": thousandths.astype("<u2"),
             },
@@ -93,6 +93,7 @@ def make_payload(
     sections: list[Section],
     frames: list[dict[str, Any]],
     layers: list[dict[str, Any]],
+    genes: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """What the page's script draws; observations stand in the order of the sections."""
     rows = np.concatenate([section.rows for section in sections])
@@ -111,6 +112,8 @@ def make_payload(
         "y": _packed(places[:, 1]),
         "names": shown.obs_names[rows].astype(str).tolist(),
         "layers": packed,
+        "genes": [{**gene, "codes": _packed(gene["codes"][rows])} for gene in genes],
+        "steps": [*share_colors(np.linspace(0, 1, LEVELS)), MISSING_COLOR],
     }
 
 

@@ -21,11 +21,29 @@
       value === STEPS ? last : Math.min(last - 1, Math.floor((value / 1000) * last)));
     return { ...layer, values, codes };
   });
+  // Genes follow the other layers; the numbers of one are read when it is first shown.
+  const firstGene = layers.length;
+  for (const { codes, ...gene } of data.genes) {
+    let read = null;
+    layers.push({
+      ...gene,
+      colors: data.steps,
+      get codes() { return (read ??= bytes(codes)); },
+    });
+  }
   const valueOf = (layer, index) => {
+    if (layer.means) {
+      const code = layer.codes[index];
+      const last = data.steps.length - 2;
+      if (code > last) return "missing";
+      return (code === last ? "≥ " : "") + ((code / last) * layer.top).toFixed(2);
+    }
     if (!layer.values) return layer.names[layer.codes[index]];
     return layer.values[index] === STEPS ? "missing" : (layer.values[index] / 1000).toFixed(3);
   };
 
+  // The layer whose entries can be highlighted: with a gene, the domains.
+  const keyOf = (number) => (number >= firstGene ? 0 : number);
   const state = { layer: 0, chosen: new Set(), image: true, opacity: 0.75 };
 
   class Panel {
@@ -110,7 +128,8 @@
           width * this.scale, height * this.scale);
       }
       const { rows, starts } = this.order();
-      const { colors, names } = layers[state.layer];
+      const { colors } = layers[state.layer];
+      const { names, codes } = layers[keyOf(state.layer)];
       const chosen = names && state.chosen.size ? state.chosen : null;
       const missing = colors.length - 1;
       const sequence = [missing, ...Array(missing).keys()];
@@ -118,8 +137,9 @@
       for (const shown of passes) {
         context.globalAlpha = (withImage ? state.opacity : 1) * (shown ? 1 : 0.13);
         for (const code of sequence) {
-          if (chosen && chosen.has(code) !== shown) continue;
-          this.spots(context, rows.subarray(starts[code], starts[code + 1]), colors[code]);
+          const all = rows.subarray(starts[code], starts[code + 1]);
+          const some = chosen ? all.filter((row) => chosen.has(codes[row]) === shown) : all;
+          this.spots(context, some, colors[code]);
         }
       }
       context.globalAlpha = 1;
@@ -230,7 +250,8 @@
     }
 
     lines(index) {
-      const lines = layers.map((layer) => `${layer.label}: ${valueOf(layer, index)}`);
+      const read = layers.filter((_, number) => number < firstGene || number === state.layer);
+      const lines = read.map((layer) => `${layer.label}: ${valueOf(layer, index)}`);
       if (panels.length > 1) lines.push(`Section: ${this.section.name}`);
       return lines;
     }
@@ -360,24 +381,54 @@
   }
   const redraw = () => panels.forEach((panel) => panel.redraw());
 
-  for (const radio of document.querySelectorAll("input[name=layer]")) {
-    radio.addEventListener("change", () => {
-      state.layer = Number(radio.value);
-      state.chosen.clear();
-      for (const legend of document.querySelectorAll(".legend")) {
-        legend.hidden = Number(legend.dataset.layer) !== state.layer;
-        for (const button of legend.querySelectorAll("button")) button.setAttribute("aria-pressed", "false");
+  // Show a layer of the map, its legend and what is highlighted of it.
+  const radios = [...document.querySelectorAll("input[name=layer]")];
+  const picker = byId("gene");
+  const show = (number) => {
+    if (keyOf(number) !== keyOf(state.layer)) state.chosen.clear();
+    state.layer = number;
+    radios.forEach((radio, layer) => { radio.checked = layer === number; });
+    const isGene = number >= firstGene;
+    // A gene of two domains stands in the list twice.
+    const wanted = isGene ? String(number - firstGene) : "";
+    if (picker && picker.value !== wanted) picker.value = wanted;
+    for (const legend of document.querySelectorAll(".legend")) {
+      legend.hidden = legend.dataset.layer !== (isGene ? "genes" : String(number));
+      if (!isGene || legend.hidden) continue;
+      legend.querySelector("h3").textContent = layers[number].label;
+      legend.querySelector(".high").textContent = layers[number].top.toFixed(2);
+      for (const mean of legend.querySelectorAll("[data-mean]")) {
+        mean.textContent = layers[number].means[mean.dataset.mean].toFixed(2);
       }
-      redraw();
-    });
-    if (radio.checked && Number(radio.value)) radio.dispatchEvent(new Event("change"));
+    }
+    for (const button of document.querySelectorAll("button[data-code]")) {
+      const legend = button.closest(".legend");
+      const layer = legend && legend.dataset.layer !== "genes" ? Number(legend.dataset.layer) : 0;
+      const pressed = layer === keyOf(state.layer) && state.chosen.has(Number(button.dataset.code));
+      button.setAttribute("aria-pressed", String(pressed));
+    }
+    redraw();
+  };
+  const toMap = () => byId("map").scrollIntoView();
+  for (const radio of radios) {
+    radio.addEventListener("change", () => show(Number(radio.value)));
+    if (radio.checked && Number(radio.value)) show(Number(radio.value));
   }
-  for (const button of document.querySelectorAll(".legend button")) {
+  picker?.addEventListener("change", () => show(picker.value ? firstGene + Number(picker.value) : 0));
+  for (const button of document.querySelectorAll("button[data-gene]")) {
     button.addEventListener("click", () => {
+      show(firstGene + Number(button.dataset.gene));
+      toMap();
+    });
+  }
+  for (const button of document.querySelectorAll("button[data-code]")) {
+    button.addEventListener("click", () => {
+      const inLegend = button.closest(".legend");
+      if (!inLegend && keyOf(state.layer)) show(0);
       const code = Number(button.dataset.code);
       if (!state.chosen.delete(code)) state.chosen.add(code);
-      button.setAttribute("aria-pressed", String(state.chosen.has(code)));
-      redraw();
+      show(state.layer);
+      if (!inLegend) toMap();
     });
   }
   const onChange = (id, type, change) => byId(id)?.addEventListener(type, (event) => {
