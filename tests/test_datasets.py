@@ -156,7 +156,7 @@ def test_membership_by_hand() -> None:
 
 def test_counts_follow_the_stated_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
     """One housekeeping profile everywhere: moments and zeros from the formula."""
-    monkeypatch.setattr(_simulated, "_smooth_field", lambda p, rng, *, wavelength: np.zeros(len(p)))
+    monkeypatch.setattr(_simulated, "smooth_field", lambda p, rng, *, wavelength: np.zeros(len(p)))
     monkeypatch.setattr(_simulated, "_CHUNK_ENTRIES", 70_000)  # 10,000 rows: three chunks
     n, share = 25_000, np.array([0.5, 0.3, 0.1, 0.05, 0.03, 0.015, 0.005])
     size = np.array([4.0, 6.0, 8.0, 5.0, 3.0, 6.0, 6.0])

@@ -254,7 +254,7 @@ def simulate_cortex(
     )
 
 
-def _smooth_field(position: _Floats, rng: np.random.Generator, *, wavelength: float) -> _Floats:
+def smooth_field(position: _Floats, rng: np.random.Generator, *, wavelength: float) -> _Floats:
     """Sum of eight plane waves in random directions, scaled to mean 0 and variance 1."""
     field = np.zeros(len(position))
     for _ in range(8):
@@ -265,36 +265,58 @@ def _smooth_field(position: _Floats, rng: np.random.Generator, *, wavelength: fl
     return standard
 
 
-def _draw_section(n_obs: int, n_domains: int, rng: np.random.Generator) -> _Section:
-    """Lay a bent piece of tissue over a hexagonal lattice and cut it into layers."""
-    pitch = 1 / np.sqrt(n_obs * _ROW_HEIGHT)
+def lay_lattice(n_obs: int) -> tuple[_Ints, _Floats, float]:
+    """Lay a hexagonal lattice around 0 with `n_obs` places in an area of 1, and a margin.
+
+    Returns
+    -------
+    (n, 2) row and column of the lattice; (n, 2) x and y in pitches; the pitch.
+    """
+    pitch = float(1 / np.sqrt(n_obs * _ROW_HEIGHT))
     half = int(np.ceil(0.9 / (pitch * _ROW_HEIGHT)))  # rows from the centre to the frame's edge
     row, col = np.meshgrid(
         np.arange(-half, half + 1), np.arange(-2 * half, 2 * half + 1), indexing="ij"
     )
     on_lattice = (row + col) % 2 == 0
     lattice = np.column_stack([row[on_lattice], col[on_lattice]])
-    plane = np.column_stack([lattice[:, 1] / 2, lattice[:, 0] * _ROW_HEIGHT])  # x, y in pitches
-    position = plane * pitch
+    return lattice, np.column_stack([lattice[:, 1] / 2, lattice[:, 0] * _ROW_HEIGHT]), pitch
 
+
+def bend(position: _Floats, rng: np.random.Generator) -> tuple[_Floats, _Floats]:
+    """Bend a piece of layered tissue with a rough outline and a hole over (n, 2) places.
+
+    Returns
+    -------
+    (n,) coordinate across the layers; (n,) distance from the middle, infinite in the hole: the
+    tissue is where it is small.
+    """
     # Coordinates along and across the layers: arcs around a centre below the tissue.
     angle, radius = rng.uniform(-0.5, 0.5), rng.uniform(1.2, 2.0)
     x = position @ (np.cos(angle), -np.sin(angle))
     below = radius - position @ (np.sin(angle), np.cos(angle))
     along = radius * np.arctan2(x, below)
-    across = radius - np.hypot(x, below) + 0.03 * _smooth_field(position, rng, wavelength=0.7)
+    across = radius - np.hypot(x, below) + 0.03 * smooth_field(position, rng, wavelength=0.7)
 
     # The tissue is a rounded rectangle in these coordinates with a rough outline.
     outside = ((along / 0.52) ** 6 + (across / 0.5) ** 6) ** (1 / 6)
-    outside += 0.03 * _smooth_field(position, rng, wavelength=0.25)
+    outside += 0.03 * smooth_field(position, rng, wavelength=0.25)
     hole_along, hole_across = rng.uniform(-0.25, 0.25, 2)
     in_hole = np.hypot((along - hole_along) / 0.09, (across - hole_across) / 0.04) < 1
-    outside[in_hole | (rng.random(len(outside)) < 0.01)] = np.inf
+    outside[in_hole] = np.inf
+    return across, outside
+
+
+def _draw_section(n_obs: int, n_domains: int, rng: np.random.Generator) -> _Section:
+    """Lay a bent piece of tissue over a hexagonal lattice and cut it into layers."""
+    lattice, plane, pitch = lay_lattice(n_obs)
+    position = plane * pitch
+    across, outside = bend(position, rng)
+    outside[rng.random(len(outside)) < 0.01] = np.inf
     kept = np.sort(np.argsort(outside, kind="stable")[:n_obs])
     lattice, plane, position, across = lattice[kept], plane[kept], position[kept], across[kept]
 
     # Layers, by rank of depth: each has its share of the spots, so none is empty.
-    across = across + 0.015 * _smooth_field(position, rng, wavelength=0.5)
+    across = across + 0.015 * smooth_field(position, rng, wavelength=0.5)
     depth = (across - across.min()) / np.ptp(across)
     thickness = np.append(np.resize(_GREY_THICKNESS, n_domains - 1), _WHITE_THICKNESS)
     thickness = thickness * np.exp(0.1 * rng.standard_normal(n_domains))
@@ -376,11 +398,11 @@ def _draw_counts(
     activity = np.column_stack(
         [
             2 * section.depth - 1,
-            _smooth_field(section.position, rng, wavelength=0.9),
+            smooth_field(section.position, rng, wavelength=0.9),
             rng.standard_normal((n_obs, _N_PROGRAMS)),
         ]
     )
-    log_library = 0.25 * _smooth_field(section.position, rng, wavelength=0.7)
+    log_library = 0.25 * smooth_field(section.position, rng, wavelength=0.7)
     log_library += 0.3 * rng.standard_normal(n_obs)
     library = _COUNTS_PER_GENE * n_genes * np.exp(log_library)
 
@@ -391,7 +413,13 @@ def _draw_counts(
         mean = proportions[rows] @ np.exp(genes.cell_types)
         mean *= np.exp(genes.baseline + activity[rows] @ genes.loadings)
         mean *= (library[rows] / mean.sum(axis=1))[:, None]
-        counts = rng.poisson(rng.standard_gamma(genes.size, mean.shape) * (mean / genes.size))
+        counts = draw_negative_binomial(mean, genes.size, rng)
         counts[rng.random(mean.shape) < _DROPOUT * np.exp(-mean)] = 0
         chunks.append(sparse.csr_matrix(counts, dtype=np.float32))
     return chunks
+
+
+def draw_negative_binomial(mean: _Floats, size: _Floats, rng: np.random.Generator) -> _Ints:
+    """Draw counts with the (n, G) mean μ and the variance μ + μ² / θ, θ the (G,) sizes."""
+    counts: _Ints = rng.poisson(rng.standard_gamma(size, mean.shape) * (mean / size))
+    return counts
