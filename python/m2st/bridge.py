@@ -584,8 +584,8 @@ def _table(table: pd.DataFrame) -> Answer:
 
 
 def _of_r(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Record for a page; of a run in R without the names of slots that R does not have."""
-    slots = {"sample_key", "spatial_key", "use_rep"} if "r" in record else set()
+    """Record for a page; of a run in R without names of slots, and what only pictures of R use."""
+    slots = {"sample_key", "spatial_key", "use_rep", "spots"} if "r" in record else set()
     return {
         name: {key: value for key, value in entry.items() if key not in slots}
         if isinstance(entry, Mapping)

@@ -6,6 +6,9 @@
 #' axis points right and the second one down, as in an image. Images of class `FOV` are drawn as
 #' Seurat draws them.
 #'
+#' A part of an object that [runM2ST()] returned is drawn with spots as large as in the whole: the
+#' record of the run knows their size.
+#'
 #' Spots of a hexagonal array are circles of 0.55 of its pitch, the proportion of Visium. Spots of a
 #' square array are squares that fill it. Other cells are circles as wide as the median distance to
 #' the second nearest neighbour, so that tissue looks filled. Indices of a hexagonal array (row +
@@ -93,7 +96,7 @@ plotDomains.m2st <- function(
     value <- if (!is.null(feature)) list(values = featureM2ST(x, feature), title = "feature")
     drawDomains(
         columns, "the result", orientColumns(x$coords), x$sample_id, name, truth, confidence,
-        sample_id, value
+        sample_id, value, spots = x$record$r$spots
     )
 }
 
@@ -106,13 +109,16 @@ plotDomains.SummarizedExperiment <- function(
     checkNoMore(...)
     coords <- orientColumns(checkCoords(coordsSE(x, coords), colnames(x), ncol(x)))
     columns <- as.list(SummarizedExperiment::colData(x))
+    sample <- sampleSE(x, sample_id)
+    sections <- columns[[if (is.null(sample_id)) "sample_id" else sample_id]]
     value <- if (!is.null(feature)) {
         featureOf(columns, feature, "colData(x)", function(gene) geneSE(x, gene))
     }
     images <- if (isTRUE(tissue)) drawnImages(if (is(x, "SpatialExperiment")) imagesSPE(x))
     drawDomains(
-        columns, "colData(x)", coords, sampleSE(x, sample_id), name, truth, confidence,
-        value = value, images = images
+        columns, "colData(x)", coords, sample, name, truth, confidence, value = value,
+        images = images,
+        spots = recordedSpots(name, sections, function(one) S4Vectors::metadata(x)[[one]])
     )
 }
 
@@ -149,7 +155,8 @@ plotDomains.Seurat <- function(
     }
     drawDomains(
         columns, "meta.data", place$coords, place$sample, name, truth, confidence, sample_id,
-        value, images
+        value, images,
+        recordedSpots(name, place$images, function(one) SeuratObject::Misc(x, slot = one))
     )
 }
 
@@ -230,8 +237,8 @@ drawnImages <- function(images) {
 # Coordinates as (right, down): columns that are named after rows come second.
 orientColumns <- function(coords) {
     rows <- grepl("row", colnames(coords), ignore.case = TRUE)
-    coords <- if (identical(rows, c(TRUE, FALSE))) coords[, 2:1] else coords[, 1:2]
-    unname(coords)
+    across <- if (identical(rows, c(TRUE, FALSE))) 2:1 else 1:2
+    unname(coords[, across, drop = FALSE])
 }
 
 orientImages <- function(object, images, coords, sample) {
@@ -246,14 +253,14 @@ orientImages <- function(object, images, coords, sample) {
 orientImage <- function(image, coords) {
     if (inherits(image, "VisiumV2")) {
         right <- isTRUE(attr(image, "coords_x_orientation") == "horizontal")
-        return(if (right) coords else coords[, 2:1])
+        return(if (right) coords else coords[, 2:1, drop = FALSE])
     }
     if (inherits(image, "FOV")) cbind(coords[, 2L], -coords[, 1L]) else coords
 }
 
 drawDomains <- function(
     columns, where, coords, sample, name, truth, confidence, sample_id = NULL, value = NULL,
-    images = NULL
+    images = NULL, spots = NULL
 ) {
     requirePackage("ggplot2", "to draw")
     if (is.null(value)) {
@@ -276,9 +283,11 @@ drawDomains <- function(
     rows <- split(which(valid), sample[valid])
     places <- lapply(rows, function(at) fromArray(coords[at, , drop = FALSE]))
     frames <- lapply(places, frameOf, several = nlevels(sample) > 1L)
-    outlines <- Map(function(points, frame, at) {
-        outlineSpots(intoFrame(points, frame), at)
-    }, places, frames, rows)
+    outlines <- Map(function(points, frame, at, section) {
+        shape <- spotShape(points, knownSpots(spots, section))
+        shape$size <- shape$size / frame$extent
+        outlineSpots(intoFrame(points, frame), at, shape)
+    }, places, frames, rows, names(rows))
     outlines <- do.call(rbind, unname(outlines))
     layers <- lapply(seq_along(coloured), function(layer) {
         outlines$section <- as.integer(sample)[outlines$spot]
@@ -445,8 +454,7 @@ intoFrame <- function(points, frame) {
 }
 
 # Corners of the spots of a section.
-outlineSpots <- function(points, spots) {
-    shape <- spotShape(points)
+outlineSpots <- function(points, spots, shape) {
     corners <- if (shape$square) 4L else if (nrow(points) > 20000L) 8L else 24L
     turn <- shape$angle + pi / corners + 2 * pi * seq_len(corners) / corners
     radius <- shape$size / if (shape$square) sqrt(2) else 2
@@ -467,9 +475,61 @@ fromArray <- function(points) {
     points
 }
 
-# Size, whether square, and rotation of spots that look right at these places.
-spotShape <- function(points) {
+# The spots of each section in a run, for parts of them that are drawn later.
+spotsOf <- function(coords, sample, valid) {
+    points <- orientColumns(coords)
+    sample <- if (is.null(sample)) rep("", nrow(points)) else as.character(sample)
+    rows <- split(which(valid), sample[valid])
+    spots <- lapply(rows, function(at) {
+        places <- unique(fromArray(points[at, , drop = FALSE]))
+        as.data.frame(c(spotShape(places), sizesOf(places)))
+    })
+    c(list(section = names(rows)), as.list(do.call(rbind, unname(spots))))
+}
+
+# Number of places, how far they lie apart, and how far they reach in the longer and other direction.
+sizesOf <- function(places) {
+    reach <- sort(apply(apply(places, 2L, range), 2L, diff))
+    step <- if (nrow(places) > 1L) stats::median(nearPlaces(places)$distances[1L, ]) else Inf
+    list(n = nrow(places), step = step, shorter = reach[1L], longer = reach[2L])
+}
+
+# What the record of the result `name` knows of its spots, else that of the result "m2st": of those
+# in the sections of these names, if there are some.
+recordedSpots <- function(name, sections, recordOf) {
+    names <- if (is.character(name) && length(name) == 1L && !is.na(name)) name
+    for (one in c(names, "m2st")) {
+        record <- recordOf(one)
+        if (is.list(record) && is.list(record$r) && is.list(record$r$spots)) {
+            spots <- record$r$spots
+            present <- spots$section %in% as.character(sections)
+            return(if (any(present)) lapply(spots, `[`, present) else spots)
+        }
+    }
+}
+
+# The spots that a section may be a part of: its own, or any where it has no name or another one.
+knownSpots <- function(spots, section) {
+    at <- match(section, spots$section)
+    at <- if (is.na(at)) seq_along(spots$section) else at
+    lapply(at, function(i) lapply(spots, `[`, i))
+}
+
+# Whether places are a part of what was known, in the same unit.
+arePartOf <- function(places, known) {
+    own <- sizesOf(places)
+    own$n < known$n && own$step > known$step / 2 && own$longer <= 1.001 * known$longer &&
+        own$shorter <= 1.001 * known$shorter
+}
+
+# Size, whether square, and rotation of spots that look right at these places, or of those `known`
+# which the places are a part of.
+spotShape <- function(points, known = list()) {
     places <- unique(points)
+    whole <- Filter(function(one) arePartOf(places, one), known)
+    if (length(whole)) {
+        return(whole[[1L]][c("size", "square", "angle")])
+    }
     if (nrow(places) < 2L) {
         return(list(size = 1, square = FALSE, angle = 0))
     }

@@ -91,6 +91,7 @@ finishRun <- function(input, what, request, verbose, write) {
     result <- readAnswer(answer, input$valid)
     result$coords <- input$coords
     result$sample <- input$sample
+    result$record$r$spots <- spotsOf(input$coords, input$sample, input$valid)
     hushed(FALSE, write(result))
 }
 

@@ -40,7 +40,7 @@ test_that("bins of a square array fill it, turned as it is", {
     expect_equal(shape, list(size = 3, square = TRUE, angle = 0))
     turned <- spotShape(grid %*% rbind(c(cos(0.3), sin(0.3)), c(-sin(0.3), cos(0.3))))
     expect_equal(turned, list(size = 3, square = TRUE, angle = 0.3))
-    corners <- outlineSpots(grid, 1:64)
+    corners <- outlineSpots(grid, 1:64, shape)
     first <- corners[corners$spot == 1, c("x", "y")]
     expect_setequal(round(first$x, 9), c(1.5, 4.5))
     expect_setequal(round(first$y, 9), c(1.5, 4.5))
@@ -291,7 +291,7 @@ test_that("a gene or a column of numbers is mapped in place of the domains", {
     expect_identical(plot$scales$get_scales("fill")$name, "depth")
     expect_identical(order(plot$data$value[!duplicated(plot$data$spot)]), 1:120)
     expect_gt(length(unique(drawn(plot)$fill)), 100L)
-    expect_error(plotDomains(spots, coords = c("x", "y"), feature = "MOBP"), "neither called 'MOBP'")
+    expect_error(plotDomains(spots, coords = c("x", "y"), feature = "MOBP"), "called 'MOBP'")
     expect_error(plotDomains(spots, coords = c("x", "y"), feature = 3), "name one gene")
     expect_error(plotDomains(spots, coords = c("x", "y"), feature = "depth", truth = "x"),
         "no `truth` or `confidence` beside `feature`")
@@ -311,7 +311,8 @@ test_that("a gene or a column of numbers is mapped in place of the domains", {
     expect_match(plot$scales$get_scales("fill")$name, "(counts)", fixed = TRUE)
     SummarizedExperiment::assay(x, "logcounts") <- log1p(as.matrix(toyCounts()))
     plot <- plotDomains(x, feature = "gene9")
-    expect_equal(plot$data$value[!duplicated(plot$data$spot)], log1p(unname(toyCounts()["gene9", ])))
+    values <- plot$data$value[!duplicated(plot$data$spot)]
+    expect_equal(values, log1p(unname(toyCounts()["gene9", ])))
 })
 
 test_that("the tissue lies behind the spots, where they are", {
@@ -329,4 +330,44 @@ test_that("the tissue lies behind the spots, where they are", {
     expect_length(layers, 1L)
     expect_equal(unlist(layers[[1L]]$geom_params[c("xmin", "xmax", "ymin", "ymax")]),
         c(xmin = -0.5, xmax = 0.5, ymin = -1 / 3, ymax = 1 / 3))
+})
+
+# Width and height of each spot that is drawn.
+spotSizes <- function(plot) {
+    by <- list(plot$data$spot, plot$data$panel)
+    across <- tapply(plot$data$x, by, function(x) diff(range(x)))
+    unique(round(stats::na.omit(as.vector(across)), 6L))
+}
+
+test_that("a part of an object is drawn with the spots of the whole", {
+    skip_if_not_installed("ggplot2")
+    skip_if_not_installed("SingleCellExperiment")
+    quiet <- function(code) suppressMessages(withFake(code))
+    few <- c(1, 3, 5, 25, 27, 51, 78, 120)
+    x <- quiet(runM2ST(toySCE(), k = 2))
+    x$other <- rep(c("a", "b"), 60)
+    size <- function(x, ...) spotSizes(suppressMessages(plotDomains(x, ...)))
+    expect_identical(size(x), 1)
+    expect_identical(size(x[, few]), 1)
+    expect_identical(size(x[, 7]), 1)
+    expect_identical(size(x[, few], "other"), 1)
+    expect_identical(size(x[, few], feature = "gene3"), 1)
+    # Without the record of the run, and in another unit, the places tell.
+    bare <- x[, few]
+    S4Vectors::metadata(bare) <- list()
+    expect_gt(size(bare), 1.5)
+    expect_gt(size(x[, few], coords = toyCoords()[few, ] * 100), 150)
+    # Each section has its own.
+    coords <- toyCoords() * rep(c(1, 3), each = 60)
+    x <- toySCE()
+    x$row <- coords[, 1]
+    x$col <- coords[, 2]
+    x$sample_id <- rep(c("near", "far"), each = 60)
+    x <- quiet(runM2ST(x, k = 2))
+    expect_identical(size(x[, which(x$sample_id == "near")[few[1:5]]]), 1)
+    both <- size(x)
+    expect_identical(size(x[, c(1:60, 1:20 * 3 + 60)]), both)
+    skip_if_not_installed("SeuratObject")
+    object <- quiet(RunM2ST(toySeurat(), k = 2))
+    expect_identical(size(object[, few]), size(object))
 })

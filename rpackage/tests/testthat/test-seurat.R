@@ -30,7 +30,7 @@ test_that("results land where Seurat users look", {
     expect_setequal(SeuratObject::Reductions(kept), c("m2st", "m2st.scale1", "m2st.scale2"))
     again <- quiet(RunM2ST(kept, k = 5))
     expect_identical(SeuratObject::Reductions(again), "m2st")
-    expect_error(quiet(clusterM2ST(again, k = 3)), "scales .m2st.scale1.: the run kept only what is")
+    expect_error(quiet(clusterM2ST(again, k = 3)), "scales .m2st.scale1.: the run kept only")
     expect_identical(colnames(SeuratObject::Embeddings(object, "m2st")), paste0("M2ST_", 1:5))
     expect_identical(SeuratObject::Misc(object, "m2st")$cluster$n_domains, 5L)
     expect_match(SeuratObject::Command(object), "^RunM2ST")

@@ -3,8 +3,8 @@
 python <- paste0(
     "m2st\\.(pp|tl|pl|io|run|report|metrics|load|annotate|datasets)\\b|Params\\.|\\badata\\b|",
     "\\b(obs[mp]?|uns|var_names|None|True|False|AnnData|DataFrame|ndarray|kwargs|h5ad)\\b|",
-    "\\bNaN\\b|\\b(scanpy|squidpy|scipy|numpy|NumPy|pandas|np)\\b|(sample|spatial|label|batch)_key|",
-    "use_rep|n_domains\\b|random_state|n_jobs|key_added|_names_make_unique|",
+    "\\bNaN\\b|\\b(scanpy|squidpy|scipy|numpy|NumPy|pandas|np)\\b|",
+    "(sample|spatial|label|batch)_key|use_rep|n_domains\\b|random_state|n_jobs|key_added|_names_make_unique|",
     "\\bpip install (?!CLONE|pybanksy)"
 )
 
