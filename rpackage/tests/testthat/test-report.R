@@ -180,7 +180,7 @@ test_that("the page has the numbers of the object, and the object stays as it wa
     expect_true(says("id=\"median-confidence\">%.2f</dd>", median(result$confidence)))
     expect_true(says("<td>%.2f</td>", result$record$cluster$agreement[1L]))
     expect_true(says("reticulate</th><td class=\"text\">%s</td>", packageVersion("reticulate")))
-    expect_length(gregexpr("class=\"gene\">gene[0-9]+</th>", text)[[1L]], 10L)
+    expect_length(gregexpr("class=\"gene\">(<button [^>]*>)?gene[0-9]+<", text)[[1L]], 10L)
     expect_error(reportM2ST(result, page), "overwrite = TRUE")
     expect_error(reportM2ST(result, sub("html$", "pdf", page)), "ends in `.html`")
     skip_if_not_installed("SingleCellExperiment")
