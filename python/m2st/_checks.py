@@ -32,7 +32,7 @@ from m2st._keys import (
 
 _PACKAGE = str(Path(__file__).parent) + os.sep
 # Entries of the record, each of them a dictionary.
-_ENTRIES = ("graph", "prepare", "embed", "cluster", "n_domains", "register")
+_ENTRIES = ("graph", "prepare", "embed", "cluster", "n_domains", "register", "tree")
 # Names that h5ad, zarr and SpatialData can all hold.
 _NAME = re.compile(r"[^\W_][\w.-]*")
 # Of others' keys in ``uns``, and of what m2ST writes beside the record of another result.

@@ -109,6 +109,8 @@ _FITTING: dict[str, Callable[[object], bool]] = {
     "register.labels": _is_texts,
     "register.suggested": _is_texts,
     "register.correlation": _is_numbers,
+    "tree": _is_mapping,
+    "tree.merges": _is_complete,
 }
 """What is read of the record, and what it has to be."""
 

@@ -41,6 +41,7 @@ __all__ = [
     "composition",
     "composition_change",
     "confidence",
+    "domain_tree",
     "domains",
     "n_domains",
     "registration",
@@ -412,6 +413,91 @@ def n_domains(adata: AnnData, *, key_added: str = _keys.DEFAULT) -> Figure:
     return figure
 
 
+def domain_tree(adata: AnnData, *, key_added: str = _keys.DEFAULT) -> Figure:
+    """Draw which domains are nearest to each other.
+
+    Parameters
+    ----------
+    adata
+        Annotated data after `m2st.tl.domain_tree`.
+    key_added
+        Name of the result.
+
+    Returns
+    -------
+    The figure: a row for each domain, and the tree. A merge stands at its cost, on the scale of
+    square roots.
+
+    Writes
+    ------
+    ``uns["m2st_domain_colors"]``
+        List of hexadecimal colours, as `domains` does.
+
+    Raises
+    ------
+    KeyError
+        If there is no tree of these domains.
+
+    Examples
+    --------
+    >>> from anndata import AnnData
+    >>> import pandas as pd
+    >>> domains = pd.Categorical(["1", "2", "3"])
+    >>> adata = AnnData(obs=pd.DataFrame({"m2st_domain": domains}, index=list("abc")))
+    >>> merges = [[0, 2, 0.1, 2], [1, 3, 0.4, 3]]
+    >>> adata.uns["m2st"] = {"tree": {"merges": merges}}
+    >>> figure = domain_tree(adata)
+    >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    ['2', '1', '3']
+    """
+    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
+    from scipy.cluster.hierarchy import dendrogram
+
+    call = "m2st.tl.domain_tree(adata)"
+    record = _record(adata, key_added, "tree", "merges", call=call)
+    key = _keys.Keys(key_added).domain
+    names = [str(name) for name in read_categories(adata, key).categories]
+    merges = np.asarray(record["merges"], dtype=np.float64).reshape(-1, 4)
+    if len(merges) != len(names) - 1:
+        msg = (
+            f"Expected a tree of the {len(names)} domains in `adata.obs[{key!r}]`, found one of "
+            f"{len(merges) + 1}. Run `{call}` again."
+        )
+        raise KeyError(msg)
+    colors = kept_colors(adata, key, len(names))
+    tree = dendrogram(merges, no_plot=True)
+    leaves = tree["leaves"]
+    longest = max(len(_shorten(name, 30)) for name in names)
+    size = (3.5 + 0.065 * longest, ROW * len(names) + 1.0)
+    figure = _figure(figsize=size, facecolor="white", dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    places = 10 * np.arange(len(names)) + 5.0  # where SciPy puts leaves
+    for heights, rows in zip(tree["dcoord"], tree["icoord"], strict=True):
+        axes.plot(np.sqrt(heights), rows, color="black", linewidth=1.2, solid_joinstyle="miter")
+    axes.scatter(
+        np.zeros(len(names)),
+        places,
+        c=[colors[leaf] for leaf in leaves],
+        s=60,
+        marker="s",
+        zorder=3,
+        clip_on=False,
+    )
+    axes.set_yticks(places, [_shorten(names[leaf], 30) for leaf in leaves])
+    for label in axes.get_yticklabels():
+        label.set_parse_math(False)
+    axes.set_xlim(0, 1.05 * np.sqrt(merges[:, 2].max()) or 1.0)
+    axes.set_ylim(0, 10 * len(names))
+    ticks = MaxNLocator(5).tick_values(0, float(axes.get_xlim()[1]))
+    axes.xaxis.set_major_locator(FixedLocator(list(ticks)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda root, _: f"{root**2:.2g}"))
+    axes.set_xlabel("cost of a merge (nats per observation)", fontsize=FONT)
+    _tidy(axes)
+    axes.tick_params(axis="y", length=0, pad=8)
+    axes.spines["left"].set_visible(False)
+    return figure
+
+
 def registration(adata: AnnData, *, key_added: str = _keys.DEFAULT) -> Figure:
     """Draw the correlation of each domain with the labels of a reference.
 
@@ -692,7 +778,7 @@ def _record(
     adata: AnnData, key_added: str, step: str, entry: str, *, call: str
 ) -> Mapping[str, Any]:
     """Return the record of one step of a run, or of a step after it."""
-    of_run = "" if step == "register" else " or `m2st.run(adata, n_domains)`"
+    of_run = "" if step in {"register", "tree"} else " or `m2st.run(adata, n_domains)`"
     hint = f"Run `{call}`{of_run} first."
     where = f"adata.uns[{key_added!r}]"
     check_key(key_added, adata.uns, where="adata.uns", hint=hint)

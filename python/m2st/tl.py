@@ -46,6 +46,7 @@ from m2st._ensemble import (
     train_members,
 )
 from m2st._naming import register, rename_domains, score_markers
+from m2st._nested import domain_tree, merge_domains, nested_keys, write_nested
 from m2st._params import AutoencoderParams, ClusteringParams, DualParams, clustering_of
 from m2st._sections import Finding, joined_in_words
 
@@ -62,11 +63,14 @@ __all__ = [
     "cluster",
     "compare_composition",
     "composition",
+    "domain_tree",
     "embed",
+    "merge_domains",
     "pseudobulk",
     "register",
     "rename_domains",
     "score_markers",
+    "split_domains",
     "transform",
 ]
 
@@ -469,7 +473,7 @@ def find_domains(
         kept = {
             step: described[step]
             for step in described
-            if step not in {"cluster", "graph", "register"}
+            if step not in {"cluster", "graph", "register", "tree"}
         }
         record |= deepcopy(kept)
         record["graph"] = dict(adata.uns.get(_keys.GRAPH_RECORD, {}).get("graph", {}))
@@ -559,6 +563,162 @@ def _tell(findings: list[Finding]) -> None:
     for finding in findings:
         if not finding.grave:
             logger.info(finding.text)
+
+
+def split_domains(
+    adata: AnnData,
+    parts: Mapping[str, int],
+    params: ClusteringParams | None = None,
+    *,
+    random_state: int = 0,
+    n_jobs: int | None = None,
+    key_added: str,
+    domain_key: str = _keys.DEFAULT,
+) -> None:
+    """Split some domains into parts, as a result of its own.
+
+    The observations of a domain are clustered by themselves, on the embeddings that all have
+    trained, as `cluster` does. The others keep their domains.
+
+    Parameters
+    ----------
+    adata
+        n_obs observations with domains, embeddings and spatial graph.
+    parts
+        Number of parts, at least 2, by the name of the domain: ``{"3": 2}``.
+    params
+        Settings of the clustering; None takes the defaults.
+    random_state
+        Seed.
+    n_jobs
+        Members to cluster at a time, as in `embed`.
+    key_added
+        Name of the new result, in place of ``m2st`` in all keys that are written.
+    domain_key
+        Name of the result whose domains are split. It stays as it is.
+
+    Writes
+    ------
+    ``obs["<key_added>_domain"]``
+        Categorical: in place of domain ``3`` its parts ``3.1``, ``3.2``, by decreasing size.
+    ``obs["<key_added>_confidence"]``
+        The confidence in the domain, times the mean over members of the probability of the part.
+    ``uns["<key_added>"]``
+        A copy of the record. ``"cluster"`` has the name of the split result, the domains and their
+        numbers of parts, and the stability of each part.
+
+    Raises
+    ------
+    KeyError
+        If domains, embeddings or graph are missing; if there is no domain of a name in `parts`.
+    TypeError
+        If `parts` is no mapping from names to whole numbers.
+    ValueError
+        If a domain has fewer observations than parts; if a part would have the name of a domain; if
+        `key_added` is the name of the split result, or of something else.
+
+    Notes
+    -----
+    Any domain can be split, as any tissue can be cut further. Look at the confidence, and at the
+    stability of the parts.
+
+    Examples
+    --------
+    >>> import m2st
+    >>> adata = m2st.datasets.simulate_cortex(n_obs=300, n_genes=200)
+    >>> model = m2st.run(adata, 3, progress=False)
+    >>> m2st.tl.split_domains(adata, {"1": 2}, key_added="m2st_parts")
+    >>> adata.obs["m2st_parts_domain"].cat.categories.tolist()
+    ['1.1', '1.2', '2', '3']
+    """
+    from m2st._clustering import METHODS
+
+    check_adata(adata)
+    random_state = check_seed(random_state)
+    params = ClusteringParams.of(params, name="params")
+    keys, source = nested_keys(adata, key_added, domain_key)
+    domains = pd.Categorical(adata.obs[source.domain])
+    names = [str(name) for name in domains.categories]
+    _check_parts(parts, names, source)
+    entry = adata.uns.get(source.record, {}).get("cluster", {})
+    members, valid, adjacency = _members(adata, _keys.Keys(entry.get("embedding_key", source.name)))
+    codes, confidence = np.full(adata.n_obs, -1), np.full(adata.n_obs, np.nan)
+    if source.confidence in adata.obs:
+        confidence[:] = adata.obs[source.confidence]
+    inside = {name: np.flatnonzero((domains.codes == names.index(name))[valid]) for name in parts}
+    for name, rows in inside.items():
+        if parts[name] > len(rows):
+            msg = (
+                f"Expected no more parts of {name!r} than its {len(rows)} observations, found "
+                f"{parts[name]}. Give a smaller number."
+            )
+            raise ValueError(msg)
+    written: list[str] = []
+    stability: list[float] = []
+    for domain, name in enumerate(names):
+        whole = np.flatnonzero(domains.codes == domain)
+        if name not in parts:
+            codes[whole] = len(written)
+            written.append(name)
+            stability.append(np.nan)
+            continue
+        rows = inside[name]
+        found = _agree(
+            [[scale[rows] for scale in scales] for scales in members],
+            adjacency[rows][:, rows],
+            parts[name],
+            params.for_domains(parts[name]),
+            METHODS[params.method],
+            random_state,
+            n_jobs,
+        )[1]
+        placed = np.flatnonzero(valid)[rows]
+        codes[placed] = len(written) + found.labels
+        confidence[placed] *= np.minimum(found.responsibilities.max(axis=1), 1)
+        written += [f"{name}.{part + 1}" for part in range(parts[name])]
+        stability += found.stability.tolist()
+    write_nested(
+        adata,
+        keys,
+        source,
+        pd.Categorical.from_codes(codes, written),
+        confidence,
+        {
+            "method": params.method,
+            "params": params.to_dict(),
+            "n_domains": len(written),
+            "random_state": random_state,
+            "parent": source.name,
+            "split": list(parts),
+            "n_parts": np.array(list(parts.values())),
+            "stability": np.array(stability),
+        },
+    )
+
+
+def _check_parts(parts: Mapping[str, int], names: list[str], source: _keys.Keys) -> None:
+    """Require a number of parts for some of the domains, and names that are new."""
+    if not isinstance(cast("object", parts), Mapping) or not parts:
+        msg = (
+            "Expected `parts` to give numbers of parts by domain, such as "
+            f"`{{{names[0] if names else '1'!r}: 2}}`, found {parts!r}."
+        )
+        raise TypeError(msg)
+    for name, number in parts.items():
+        if name not in names:
+            msg = (
+                f"Expected domains of `adata.obs[{source.domain!r}]` ({', '.join(names)}), found "
+                f"{name!r}. Check the present names."
+            )
+            raise KeyError(msg)
+        check_int(f"parts[{name!r}]", number, minimum=2)
+        taken = next((f"{name}.{k + 1}" for k in range(number) if f"{name}.{k + 1}" in names), None)
+        if taken is not None:
+            msg = (
+                f"Expected new names for the parts of {name!r}, found a domain {taken!r}. Rename "
+                "it first with `m2st.tl.rename_domains`."
+            )
+            raise ValueError(msg)
 
 
 def choose_n_domains(
@@ -883,7 +1043,8 @@ def write_domains(
         names = [str(number) for number in range(1, responsibilities.shape[1] + 1)]
     adata.obs[keys.domain] = pd.Categorical.from_codes(codes, categories=names)
     adata.obs[keys.confidence] = confidence
-    adata.uns.get(keys.record, {}).pop("register", None)  # of other domains
+    for entry in ("register", "tree"):  # of other domains
+        adata.uns.get(keys.record, {}).pop(entry, None)
 
 
 def are_sure(domains: Sequence[Domains]) -> bool:
@@ -896,5 +1057,5 @@ def forget_clustering(adata: AnnData, keys: _keys.Keys) -> None:
     for column in {keys.domain, keys.confidence} & set(adata.obs):
         del adata.obs[column]
     adata.obsm.pop(keys.embedding, None)
-    for entry in ("cluster", "n_domains", "register"):
+    for entry in ("cluster", "n_domains", "register", "tree"):
         adata.uns.get(keys.record, {}).pop(entry, None)

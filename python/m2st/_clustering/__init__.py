@@ -26,6 +26,7 @@ from m2st._clustering._estimator import MultiScaleClustering
 from m2st._clustering._methods import METHODS, Estimator
 from m2st._clustering._representation import Factors, common_factors
 from m2st._clustering._sections import join_sections
+from m2st._clustering._tree import cut_tree, domain_tree
 
 __all__ = [
     "KINDS",
@@ -38,6 +39,8 @@ __all__ = [
     "MultiScaleClustering",
     "common_factors",
     "consensus",
+    "cut_tree",
+    "domain_tree",
     "join_sections",
     "number_of_domains",
 ]
