@@ -56,7 +56,7 @@ test_that("a list gives what its sections give as one object, in each class", {
     expect_identical(names(seurat), c("a", "b"))
     expect_s4_class(seurat$b, "Seurat")
     expect_identical(colnames(seurat$b), paste0("cell", 1:120))
-    expect_identical(dim(seurat$b), c(50L, 120L))
+    expect_equal(dim(seurat$b), c(50, 120))
     expect_identical(unname(seurat$a$m2st_domain), unname(expected$domain)[1:120])
     expect_identical(unname(SeuratObject::Idents(seurat$b)), unname(expected$domain)[121:240])
     expect_identical(
