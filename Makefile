@@ -24,7 +24,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal
 
 .PHONY: demo dist docs vignettes check quick test test-all check-newest check-oldest \
 	check-prerelease lint test-python fuzz browser r-packages \
-	install-r test-r check-r check-r-all benchmark clean
+	install-r test-r check-r check-r-all benchmark guard clean
 
 demo: $(VENV)/package.stamp
 	$(BIN)/m2st demo --output demo
@@ -152,6 +152,10 @@ benchmark: $(VENV)/package.stamp test-r
 	$(BIN)/python -m benchmarks.composition
 	$(BIN)/python -m benchmarks.conversions
 	Rscript benchmarks/bridge.R
+
+# Asserts times, so it is in no tier of tests: run it where nothing else works.
+guard: $(VENV)/test.stamp
+	$(BIN)/python -m benchmarks.guard --check
 
 $(VENV)/package.stamp: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
