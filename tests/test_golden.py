@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from tests import golden
 
+import m2st
 from m2st.metrics import ari
 
 STORED = json.loads(golden.FILE.read_text(encoding="utf-8"))
@@ -26,6 +28,28 @@ def compare(found: dict[str, Any], name: str) -> None:
 @pytest.mark.parametrize("name", golden.INPUTS)
 def test_python_keeps_its_results(name: str) -> None:
     compare(golden.summary(golden.in_python(name)), name)
+
+
+def test_a_release_keeps_its_defaults() -> None:
+    """The labels of 0.1 come from what it takes by default, written out."""
+    settings = m2st.defaults("0.1")
+    adata = golden.visium()
+    m2st.run(
+        adata,
+        golden.N_DOMAINS,
+        autoencoder=replace(settings.autoencoder, **golden.AUTOENCODER),
+        clustering=replace(settings.clustering, **golden.CLUSTERING),
+        progress=False,
+    )
+    compare(golden.summary(adata), "visium")
+
+
+def test_the_defaults_of_this_release_are_those_it_takes() -> None:
+    """Until a release is out, its entry follows the defaults; then the next one gets its own."""
+    present = m2st.defaults(".".join(m2st.__version__.split(".")[:2]))
+    assert present == (m2st.AutoencoderParams(), m2st.ClusteringParams())
+    with pytest.raises(ValueError, match=r"Expected `release` .*0\.1.*, found '0\.0'"):
+        m2st.defaults("0.0")
 
 
 @pytest.mark.dist

@@ -42,6 +42,7 @@ MAY_IMPORT = {
     "_files": set(),
     "_gene_names": set(),
     "_params": {"_checks"},
+    "_defaults": BASE,
     "_trust": set(),
     "_trial": set(),
     "_record": {"_keys"},

@@ -8,6 +8,7 @@ from . import pp as pp
 from . import tl as tl
 from ._annotate import annotate as annotate
 from ._clustering import MultiScaleClustering as MultiScaleClustering
+from ._defaults import defaults as defaults
 from ._model import Model as Model
 from ._model import load as load
 from ._nn._autoencoder import MaskedGraphAutoencoder as MaskedGraphAutoencoder
