@@ -18,6 +18,7 @@ from scipy import sparse
 
 import m2st
 from m2st import AutoencoderParams, ClusteringParams
+from m2st._ensemble import SideBySide
 from m2st._graph import smooth
 
 QUICK = AutoencoderParams(n_members=2, scale_dims=(8, 4), hidden_dim=16, n_epochs=6)
@@ -105,6 +106,22 @@ def test_run_writes_what_it_says_and_nothing_else(adata: anndata.AnnData, tmp_pa
     assert found["start_objectives"].shape == (2, 2)
     assert found["objective"].shape[0] == 2
     assert np.isfinite(found["objective"][:, 0]).all()
+
+
+def test_embeddings_lie_side_by_side_as_they_come(rng: np.random.Generator) -> None:
+    valid = np.array([True, False, True, True])
+    members = [[rng.random((3, 2), np.float32), rng.random((3, 1), np.float32)] for _ in range(3)]
+    whole = SideBySide.of(members, valid)
+    for scale, found in enumerate(whole.scales()):
+        np.testing.assert_array_equal(found[valid], np.hstack([m[scale] for m in members]))
+        assert np.isnan(found[1]).all()
+    # An interrupt ends the training before the last one.
+    some = SideBySide(valid, 3)
+    for member in members[:2]:
+        some.add(member)
+    assert some.n_members == 2
+    assert [scale.shape for scale in some.scales()] == [(4, 4), (4, 2)]
+    np.testing.assert_array_equal(some.scales()[0], whole.scales()[0][:, :4])
 
 
 @pytest.mark.dist

@@ -31,6 +31,52 @@ _WORTH_PROCESSES = 1_000_000
 _SAME = 0.95
 
 
+class SideBySide:
+    """Embeddings of all members beside each other, for each scale; put in place as they come.
+
+    The embeddings of many observations are the largest arrays of a run, so they are held once.
+
+    Parameters
+    ----------
+    valid
+        Observations that have embeddings, shape (n_obs,). The others get NaN.
+    n_members
+        Most members that will come.
+    """
+
+    def __init__(self, valid: NDArray[np.bool_], n_members: int) -> None:
+        self.n_members = 0
+        self._valid, self._most = valid, n_members
+        self._full: list[NDArray[np.float32]] = []
+        self._widths: list[int] = []
+
+    @classmethod
+    def of(cls, members: list[list[NDArray[np.float32]]], valid: NDArray[np.bool_]) -> SideBySide:
+        """Put those of several members in place."""
+        found = cls(valid, len(members))
+        for scales in members:
+            found.add(scales)
+        return found
+
+    def add(self, scales: Sequence[NDArray[np.float32]]) -> None:
+        """Put the embeddings of the next member in place, an array (n_valid, d_m) per scale."""
+        if not self._full:
+            self._widths = [scale.shape[1] for scale in scales]
+            shapes = [(len(self._valid), self._most * width) for width in self._widths]
+            self._full = [np.full(shape, np.nan, dtype=np.float32) for shape in shapes]
+        for full, width, scale in zip(self._full, self._widths, scales, strict=True):
+            start = self.n_members * width
+            full[self._valid, start : start + width] = scale
+        self.n_members += 1
+
+    def scales(self) -> list[NDArray[np.float32]]:
+        """Embeddings of each scale, shape (n_obs, E·d_m), of the members that have come."""
+        if self.n_members == self._most:
+            return self._full
+        widths = [self.n_members * width for width in self._widths]
+        return [full[:, :width].copy() for full, width in zip(self._full, widths, strict=True)]
+
+
 def needed_memory(
     features: NDArray[np.float32],
     adjacency: sparse.csr_matrix,
@@ -40,8 +86,8 @@ def needed_memory(
 ) -> float:
     """Estimate of the memory that embedding and clustering take, in GiB.
 
-    Embeddings of all members, twice while they are brought together; in each job those of a member
-    and its clustering, features and graph; and the libraries in every process, as
+    Embeddings of all members, and about as much for their clusterings; in each job those of a
+    member and its clustering, features and graph; and the libraries in every process, as
     ``benchmarks/scale.py`` measures it.
     """
     from joblib import effective_n_jobs
@@ -66,8 +112,12 @@ def train_members(
     progress: bool,
     callback: Callback | None,
     checkpoint: str | Path | None,
+    keep: Callable[[Sequence[NDArray[np.float32]]], None],
 ) -> list[TrainingResult]:
-    """Train a member for each seed; after an interrupt, those so far and the interrupted one."""
+    """Train a member for each seed; after an interrupt, those so far and the interrupted one.
+
+    The embeddings of each go to `keep` as soon as they are there, and are not in the results.
+    """
     from joblib import Parallel, effective_n_jobs
     from tqdm import tqdm
 
@@ -93,7 +143,8 @@ def train_members(
             for seed, file in zip(seeds, files, strict=True)
         )
         done = Parallel(n_jobs=n_jobs, prefer="processes", return_as="generator")(tasks)
-        return list(tqdm(done, total=n_members, disable=not progress, desc="Training members"))
+        bar = tqdm(done, total=n_members, disable=not progress, desc="Training members")
+        return [_kept(result, keep) for result in bar]
     results: list[TrainingResult] = []
     n_epochs = params.n_epochs
     with tqdm(total=n_members * n_epochs, disable=not progress, desc="Training") as bar:
@@ -117,13 +168,21 @@ def train_members(
             )
             # A member without any epoch has learned nothing.
             if len(result.loss) or not results:
-                results.append(result)
+                results.append(_kept(result, keep))
             if result.stopped == "interrupted":
                 results[-1] = replace(results[-1], stopped="interrupted")
                 break
         else:
             bar.n = bar.total
     return results
+
+
+def _kept(
+    result: TrainingResult, keep: Callable[[Sequence[NDArray[np.float32]]], None]
+) -> TrainingResult:
+    """Hand the embeddings over, and return the rest."""
+    keep(result.embeddings)
+    return replace(result, embeddings=[])
 
 
 def cluster_members(

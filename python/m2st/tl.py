@@ -37,6 +37,7 @@ from m2st._checks import (
     warn,
 )
 from m2st._ensemble import (
+    SideBySide,
     apply_members,
     cluster_members,
     member_seeds,
@@ -187,6 +188,7 @@ def embed(
             params.batch_size,
             needed_memory(features, adjacency, params, n_members, n_jobs),
         )
+    together = SideBySide(valid, n_members)
     results = train_members(
         _rows(features, valid),
         induced_subgraph(adjacency, valid),
@@ -197,9 +199,10 @@ def embed(
         progress=progress,
         callback=callback,
         checkpoint=checkpoint,
+        keep=together.add,
     )
     forget_clustering(adata, keys)
-    write_scales(adata, [result.embeddings for result in results], valid, keys)
+    write_scales(adata, together, keys)
     record = adata.uns[keys.record]
     shared = adata.uns.setdefault(_keys.GRAPH_RECORD, {})
     report = graph_report(adjacency)
@@ -300,7 +303,7 @@ def transform(
     domains = [clustering.to_domains() for clustering in clusterings or ()]
     members, responsibilities = apply_members(models, domains, _rows(features, valid), adjacency, 1)
     forget_clustering(adata, keys)
-    write_scales(adata, members, valid, keys)
+    write_scales(adata, SideBySide.of(members, valid), keys)
     if clusterings is not None:
         mean = np.mean(responsibilities, axis=0)
         write_domains(adata, mean.argmax(axis=1), mean, valid, keys, sure=are_sure(domains))
@@ -1005,18 +1008,13 @@ def side_by_side(parts: Sequence[NDArray[Any]], valid: NDArray[np.bool_]) -> NDA
     return full
 
 
-def write_scales(
-    adata: AnnData,
-    members: list[list[NDArray[np.float32]]],
-    valid: NDArray[np.bool_],
-    keys: _keys.Keys,
-) -> None:
+def write_scales(adata: AnnData, together: SideBySide, keys: _keys.Keys) -> None:
     """Write the embedding of each scale; further scales of an earlier run are removed."""
     for key in scales_of(adata, keys):
         del adata.obsm[key]
-    for scale, parts in enumerate(zip(*members, strict=True), start=1):
-        adata.obsm[keys.scale(scale)] = side_by_side(parts, valid)
-    adata.uns.setdefault(keys.record, {})["n_members"] = len(members)
+    for number, scale in enumerate(together.scales(), start=1):
+        adata.obsm[keys.scale(number)] = scale
+    adata.uns.setdefault(keys.record, {})["n_members"] = together.n_members
 
 
 def write_domains(

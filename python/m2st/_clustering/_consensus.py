@@ -196,9 +196,11 @@ def _orders(members: list[Array]) -> NDArray[np.intp]:
 
 def _mean(members: list[Array], orders: NDArray[np.intp]) -> Array:
     """Mean responsibility of members whose domains are brought into order."""
-    mean: Array = np.mean(
-        [member[:, order] for member, order in zip(members, orders, strict=True)], axis=0
-    )
+    # One after the other: all members side by side would be held twice more.
+    mean: Array = np.ascontiguousarray(members[0][:, orders[0]])
+    for member, order in zip(members[1:], orders[1:], strict=True):
+        mean += member[:, order]
+    mean /= len(members)
     return mean
 
 

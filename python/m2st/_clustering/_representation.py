@@ -39,12 +39,14 @@ class Factors:
         # In one order, whether they come from a decomposition or a file: products keep their bits.
         together = np.ascontiguousarray(np.concatenate(self.loadings, axis=1))
         n_obs = len(scales[0])
-        found = np.empty((n_obs, together.shape[1]))
+        found = [np.empty((n_obs, loading.shape[1])) for loading in self.loadings]
+        ends = np.cumsum([loading.shape[1] for loading in self.loadings])[:-1]
         with threadpool_limits(1):
             for rows in _chunks(n_obs):
-                found[rows] = _side_by_side(scales, self.means, rows) @ together
-        ends = np.cumsum([loading.shape[1] for loading in self.loadings])[:-1]
-        return [np.ascontiguousarray(block) for block in np.split(found, ends, axis=1)]
+                product = _side_by_side(scales, self.means, rows) @ together
+                for block, part in zip(found, np.split(product, ends, axis=1), strict=True):
+                    block[rows] = part
+        return found
 
 
 def factorise(scales: list[NDArray[Any]], params: ClusteringParams) -> Factors:

@@ -26,7 +26,7 @@ from m2st._checks import (
     warn,
     warn_invalid,
 )
-from m2st._ensemble import apply_members, processes
+from m2st._ensemble import SideBySide, apply_members, processes
 from m2st._features import ExpressionProjection, ReadyProjection
 from m2st._gene_names import explain_missing, positions
 
@@ -298,7 +298,7 @@ class Model:
             n_jobs,
         )
         tl.forget_clustering(adata, keys)
-        tl.write_scales(adata, members, found.filled, keys)
+        tl.write_scales(adata, SideBySide.of(members, found.filled), keys)
         if self.common is not None:
             together = [scale for scales in members for scale in scales]
             common = self.common.project(together)
