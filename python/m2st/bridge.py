@@ -49,6 +49,7 @@ logging.getLogger("m2st").addHandler(logging.NullHandler())
 
 _FEATURES = "features"
 _SAMPLE = "sample"
+_BATCH = "batch"
 _R_INTEGER = 2**31 - 1
 
 _IN_R = (
@@ -85,6 +86,7 @@ _IN_R = (
 """What R calls otherwise in every function: pattern, and what to put in its place."""
 
 _ARGUMENTS = {
+    "batch_key": "`batch_id`",
     "candidates": "`k`",
     "embedding_key": "`embedding_name`",
     "key_added": "`name`",
@@ -133,7 +135,8 @@ def run(request: Request, callback: Callback | None = None) -> Answer:
         as CSR of that shape, or ``dense`` (float32): the same in C order, or ``features``
         (float64, Fortran order, n_obs × n_vars): ready features. ``coordinates``: float64, Fortran
         order, n_obs × ``n_axes``. ``sample``: int32 codes from 0, and ``sample_names``; both
-        optional. ``candidates``: further columns that may name sections, each with ``name``, int32
+        optional. ``batch``: what is shifted, int32 ``codes`` from 0 and ``levels``; optional.
+        ``candidates``: further columns that may name sections, each with ``name``, int32
         ``codes`` from 0 and ``levels``, and ``names``: of all observations, one a line; both
         optional, for warnings. ``n_domains``: None embeds only, "auto" chooses. ``n_pcs``: of the
         features, ``n_jobs``: members at a time, and ``checkpoint``: a file; all optional.
@@ -181,6 +184,8 @@ def run(request: Request, callback: Callback | None = None) -> Answer:
         }
         with _known_in_r(adata, request):
             pp.spatial_graph(adata, sample_key=sample_key)
+        if request.get(_BATCH) is not None:  # now: a column that may name sections is looked at
+            adata.obs[_BATCH] = _labels(request[_BATCH])
         _tell_graph(callback, adata)
         with _told(callback):
             if isinstance(clustering, paper.DualParams):
@@ -194,6 +199,7 @@ def run(request: Request, callback: Callback | None = None) -> Answer:
                     use_rep=_FEATURES if _FEATURES in adata.obsm else None,
                     n_pcs=n_pcs,
                     normalized=bool(request.get("normalized", False)),
+                    batch_key=_BATCH if _BATCH in adata.obs else None,
                     clustering=clustering,
                     **shared,
                 )
@@ -585,7 +591,9 @@ def _table(table: pd.DataFrame) -> Answer:
 
 def _of_r(record: Mapping[str, Any]) -> dict[str, Any]:
     """Record for a page; of a run in R without names of slots, and what only pictures of R use."""
-    slots = {"sample_key", "spatial_key", "use_rep", "spots"} if "r" in record else set()
+    slots = (
+        {"batch_key", "sample_key", "spatial_key", "use_rep", "spots"} if "r" in record else set()
+    )
     return {
         name: {key: value for key, value in entry.items() if key not in slots}
         if isinstance(entry, Mapping)

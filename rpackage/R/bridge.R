@@ -103,6 +103,11 @@ placeRequest <- function(input) {
     )
 }
 
+# What is shifted, if it is not the section.
+batchRequest <- function(input) {
+    if (!is.null(input$batch)) list(batch = labelsRequest(input$batch))
+}
+
 # Everything of a section but the names of its genes.
 sectionRequest <- function(input, normalized) {
     c(

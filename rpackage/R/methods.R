@@ -21,7 +21,8 @@
 #' without counts get `NA`, and one message or warning says how many.
 #'
 #' `sample_id`, or the images of a Seurat object, tell tissue sections apart. No edge of the graph
-#' joins two sections. Coordinates of sections may overlap.
+#' joins two sections. Coordinates of sections may overlap. Features get the same mean and variance
+#' in each section, or in each batch if you give `batch_id`.
 #'
 #' Some arguments have the names that Bioconductor and Seurat use. `assay.type` is an assay of a
 #' SummarizedExperiment, `assay` and `layer` belong to a Seurat object. `dimred` is one of the
@@ -88,6 +89,9 @@
 #' @param sample_id Section of each spot: the name of a column of `colData(x)` or `meta.data`, or
 #'   for a matrix a vector. `NULL` takes the column `sample_id` of `colData(x)`, or the images of a
 #'   Seurat object. If there are none, all spots are one section.
+#' @param batch_id What is shifted, such as the donor, the slide or the chemistry: the name of a
+#'   column, or for a matrix a vector. Features get the same mean and variance in each batch. `NULL`
+#'   takes the sections.
 #' @param subset.row,features Rows (genes) to use, by name or number.
 #' @param name Name of the result. The columns are called `<name>_domain` and `<name>_confidence`.
 #'   The embeddings have names with `name` too, see below.
@@ -167,12 +171,12 @@ runM2ST.default <- function(x, ...) {
 #' @rdname runM2ST
 #' @export
 runM2ST.matrix <- function(
-    x, k, coords, sample_id = NULL, normalized = FALSE, n_pcs = NULL, params = m2stParams(),
-    seed = 0L, device = "auto", n.cores = 1L, checkpoint = NULL, save = NULL, keep = NULL,
-    verbose = NULL, ...
+    x, k, coords, sample_id = NULL, batch_id = NULL, normalized = FALSE, n_pcs = NULL,
+    params = m2stParams(), seed = 0L, device = "auto", n.cores = 1L, checkpoint = NULL, save = NULL,
+    keep = NULL, verbose = NULL, ...
 ) {
     checkNoMore(...)
-    opened <- openObject(x, coords, sample_id)
+    opened <- openObject(x, coords, sample_id, batch_id = batch_id)
     work <- mget(workArguments)
     hushed(verbose, computeDomains(opened$input, k, work, verbose, opened$write))
 }
@@ -182,9 +186,9 @@ openObject <- function(x, ...) {
     UseMethod("openObject")
 }
 
-openObject.matrix <- function(x, coords, sample_id = NULL) {
+openObject.matrix <- function(x, coords, sample_id = NULL, batch_id = NULL) {
     list(
-        input = inputMatrix(x, coords, sample_id),
+        input = c(inputMatrix(x, coords, sample_id), list(batch = batch_id)),
         write = function(result) newM2ST(result, colnames(x))
     )
 }
@@ -224,7 +228,7 @@ runM2ST.IterableMatrix <- runM2ST.matrix
 #' @rdname runM2ST
 #' @export
 runM2ST.SummarizedExperiment <- function(
-    x, k, coords = NULL, sample_id = NULL, assay.type = "counts", dimred = NULL,
+    x, k, coords = NULL, sample_id = NULL, batch_id = NULL, assay.type = "counts", dimred = NULL,
     subset.row = NULL, normalized = FALSE, n_pcs = NULL, name = "m2st", params = m2stParams(),
     seed = 0L, device = "auto", n.cores = 1L, checkpoint = NULL, save = NULL, keep = NULL,
     verbose = NULL, ...
@@ -233,7 +237,9 @@ runM2ST.SummarizedExperiment <- function(
     checkSpots(ncol(x))
     work <- mget(workArguments)
     hushed(verbose, {
-        opened <- openObject(x, coords, sample_id, assay.type, dimred, subset.row, name)
+        opened <- openObject(
+            x, coords, sample_id, assay.type, dimred, subset.row, name, batch_id = batch_id
+        )
         computeDomains(opened$input, k, work, verbose, opened$write)
     })
 }
@@ -250,10 +256,10 @@ runM2ST.SpatialExperiment <- function(x, k, coords = NULL, ...) {
 #' @rdname runM2ST
 #' @export
 runM2ST.Seurat <- function(
-    x, k, coords = NULL, sample_id = NULL, image = NULL, assay = NULL, layer = "counts",
-    reduction = NULL, features = NULL, normalized = FALSE, n_pcs = NULL, name = "m2st",
-    set.ident = TRUE, params = m2stParams(), seed = 0L, device = "auto", n.cores = 1L,
-    checkpoint = NULL, save = NULL, keep = NULL, verbose = NULL, ...
+    x, k, coords = NULL, sample_id = NULL, batch_id = NULL, image = NULL, assay = NULL,
+    layer = "counts", reduction = NULL, features = NULL, normalized = FALSE, n_pcs = NULL,
+    name = "m2st", set.ident = TRUE, params = m2stParams(), seed = 0L, device = "auto",
+    n.cores = 1L, checkpoint = NULL, save = NULL, keep = NULL, verbose = NULL, ...
 ) {
     checkNoMore(...)
     loadClasses(x)
@@ -264,7 +270,8 @@ runM2ST.Seurat <- function(
     known <- setdiff(names(formals()), c("x", "..."))
     hushed(verbose, {
         opened <- openObject(
-            x, coords, sample_id, image, assay, layer, reduction, features, name, set.ident
+            x, coords, sample_id, image, assay, layer, reduction, features, name, set.ident,
+            batch_id = batch_id
         )
         checkHasK(k)
         assay <- opened$assay

@@ -1,4 +1,4 @@
-# Input of all methods: `coords`, `sample` (or NULL), `inside` (logical) and `names` of the spots;
+# Input of all methods: `coords`, `sample` and `batch` (or NULL), `inside` (logical) and `names` of the spots;
 # `measured` (logical), if an assay has not all of them; `candidates`, columns that may name
 # sections; `chosen`, if the user asked for some sections only; `words`, what arguments of Python
 # are called.
@@ -15,6 +15,7 @@ workArguments <- c(
 computeDomains <- function(input, k, work, verbose, write = identity) {
     params <- checkParams(work$params)
     checkPaper(params, input, work$normalized, work$save)
+    checkBatch(params, input)
     seed <- checkSeed(work$seed)
     n_pcs <- checkComponents(work$n_pcs)
     n.cores <- if (is.null(work$n.cores)) 1L else checkCores(work$n.cores)
@@ -31,7 +32,8 @@ computeDomains <- function(input, k, work, verbose, write = identity) {
     k <- if (isAuto(k)) k else checkK(k, sum(input$valid))
     kept <- readyInput(input, if (isAuto(k)) mostChosen else k, write, keepScales)
     request <- c(
-        sectionRequest(kept, work$normalized), settingsRequest(k, params, seed, work$device),
+        sectionRequest(kept, work$normalized), batchRequest(kept),
+        settingsRequest(k, params, seed, work$device),
         list(n_pcs = n_pcs, n_jobs = n.cores, checkpoint = checkpoint, save = save,
             keep_scales = keepScales),
         if (!is.null(save)) genesRequest(kept)
@@ -105,6 +107,21 @@ checkPaper <- function(params, input, normalized, save) {
         found <- if (is.null(input$features)) "normalized = TRUE" else input$what
         stopM2ST("Expected counts for the published method, found ", found, ". Leave it out, or ",
             "take other settings: params = m2stParams().")
+    }
+}
+
+# Batches are aligned where features are made of counts by m2ST's own recipe.
+checkBatch <- function(params, input) {
+    if (is.null(input$batch)) {
+        return(invisible())
+    }
+    if (inherits(params, "paperParams")) {
+        stopM2ST("Expected no `batch_id` with paperParams(): the published method aligns nothing. ",
+            "Leave it out.")
+    }
+    if (!is.null(input$features)) {
+        stopM2ST("Expected counts to align batches, found `batch_id` with ready features, ",
+            input$what, ". Leave one of them out.")
     }
 }
 
@@ -190,6 +207,7 @@ checkPlace <- function(input) {
         input$valid <- input$valid & input$measured
     }
     input$sample <- checkSample(input$sample, input$valid)
+    input$batch <- checkSample(input$batch, input$valid, "batch")
     input
 }
 
@@ -204,6 +222,7 @@ keepValid <- function(input) {
     input$scales <- lapply(input$scales, function(scale) scale[valid, , drop = FALSE])
     input$coords <- input$coords[valid, , drop = FALSE]
     input$sample <- input$sample[valid]
+    input$batch <- input$batch[valid]
     input$names <- input$names[valid]
     input$candidates <- lapply(input$candidates, function(values) values[valid])
     input

@@ -21,7 +21,8 @@ loadClasses <- function(object) {
 
 openObject.Seurat <- function(
     x, coords = NULL, sample_id = NULL, image = NULL, assay = NULL, layer = "counts",
-    reduction = NULL, features = NULL, name = "m2st", set.ident = TRUE
+    reduction = NULL, features = NULL, name = "m2st", set.ident = TRUE,
+    batch_id = NULL
 ) {
     loadClasses(x)
     checkNameSeurat(x, name)
@@ -30,6 +31,7 @@ openObject.Seurat <- function(
         expressionSeurat(x, assay, layer, features, reduction),
         placeSeurat(x, image, coords, sample_id)
     )
+    input$batch <- namedColumn(x[[]], batch_id, "meta.data", "batch_id")
     write <- function(result) writeSeurat(x, result, name, set.ident, assay)
     list(input = input, write = write, assay = assay)
 }

@@ -37,10 +37,12 @@ namesPlaces <- function(name) {
 
 openObject.SummarizedExperiment <- function(
     x, coords = NULL, sample_id = NULL, assay.type = "counts", dimred = NULL, subset.row = NULL,
-    name = "m2st"
+    name = "m2st", batch_id = NULL
 ) {
     checkName(name)
     input <- c(expressionSE(x, assay.type, dimred, subset.row), placeSE(x, coords, sample_id))
+    columns <- SummarizedExperiment::colData(x)
+    input$batch <- namedColumn(columns, batch_id, "colData(x)", "batch_id")
     checkNameSE(x, name)
     list(input = input, write = function(result) writeSE(x, result, name))
 }
@@ -245,15 +247,19 @@ sampleSE <- function(x, sample_id) {
 
 # Sections by the column that names them; NULL where there is one section only.
 sampleColumn <- function(columns, sample_id, where) {
-    if (is.null(sample_id)) {
+    oneOrMore(namedColumn(columns, sample_id, where, "sample_id"))
+}
+
+# Texts of the column that an argument names; NULL where it names none.
+namedColumn <- function(columns, name, where, argument) {
+    if (is.null(name)) {
         return(NULL)
     }
-    known <- is.character(sample_id) && length(sample_id) == 1L && sample_id %in% names(columns)
-    if (!known) {
-        stopM2ST("Expected `sample_id` to name a column of ", where, ", found ",
-            shorten(sample_id), ". Columns: ", quoted(names(columns)), ".")
+    if (!(is.character(name) && length(name) == 1L && name %in% names(columns))) {
+        stopM2ST("Expected `", argument, "` to name a column of ", where, ", found ",
+            shorten(name), ". Columns: ", quoted(names(columns)), ".")
     }
-    oneOrMore(as.character(columns[[sample_id]]))
+    as.character(columns[[name]])
 }
 
 # A single section needs no name.

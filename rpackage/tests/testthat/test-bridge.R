@@ -1,6 +1,6 @@
 # With Python itself.
 
-sameInBoth <- function(call, params) {
+sameInBoth <- function(call, params, ...) {
     folder <- tempfile("m2st")
     dir.create(folder)
     writeBin(rev(dim(toyCounts())), file.path(folder, "shape"))
@@ -8,7 +8,8 @@ sameInBoth <- function(call, params) {
     writeBin(as.double(toyCoords()), file.path(folder, "coords"))
     inPython(folder, call)
     result <- runM2ST(
-        toyCounts(), toyCoords(), k = 3, seed = 11, device = "cpu", params = params, keep = "scales"
+        toyCounts(), toyCoords(), k = 3, seed = 11, device = "cpu", params = params, keep = "scales",
+        ...
     )
     read <- function(name) readBin(file.path(folder, name), "raw", 1e7)
     expect_identical(writeBin(as.integer(result$domain), raw()), read("labels"))
@@ -28,6 +29,23 @@ test_that("R and Python give the same labels and the same bits", {
         m2stParams(n_members = 2, n_epochs = 30, n_init = 3)
     )
     expect_identical(writeBin(unname(found$confidence), raw()), found$python)
+})
+
+test_that("batches are aligned as in Python", {
+    skip_if_no_m2st()
+    expect_no_warning(found <- sameInBoth(
+        c(
+            "adata.obs['donor'] = ['one', 'two'] * 60",
+            "m2st.run(adata, 3, batch_key='donor', random_state=11, device='cpu', progress=False,",
+            "    autoencoder=m2st.AutoencoderParams(n_members=2, n_epochs=5),",
+            "    clustering=m2st.ClusteringParams(n_init=3))"
+        ),
+        m2stParams(n_members = 2, n_epochs = 5, n_init = 3),
+        batch_id = rep(c("one", "two"), 60)
+    ))
+    expect_identical(writeBin(unname(found$confidence), raw()), found$python)
+    expect_identical(found$record$prepare$batch_key, "batch")
+    expect_null(found$record$prepare$sample_key)
 })
 
 test_that("R and Python give the same bits of the published method", {

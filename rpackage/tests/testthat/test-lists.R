@@ -119,6 +119,32 @@ test_that("sections within an object stay apart, and places of each are asked fo
     expect_identical(dim(single$a), c(60L, 120L))
 })
 
+test_that("batches of a list are a column of each object", {
+    skip_if_not_installed("SeuratObject")
+    skip_if_not_installed("SingleCellExperiment")
+    batches <- function() {
+        codes <- readBin(fake$request$batch$codes, "integer", 240L)
+        unlist(fake$request$batch$levels)[codes + 1L]
+    }
+    for (make in list(makeSCE, makeSeurat)) {
+        x <- twoSections(make)
+        x$a$donor <- rep("first", 120)
+        x$b$donor <- rep(c("second", "first"), each = 60)
+        withFake(suppressMessages(runM2ST(x, k = 2, batch_id = "donor")))
+        expect_identical(batches(), c(x$a$donor, x$b$donor), ignore_attr = TRUE)
+        x$b$donor[3] <- NA
+        expect_error(
+            withFake(suppressMessages(runM2ST(x, k = 2, batch_id = "donor"))),
+            "Expected the batch of every spot, found 1 missing"
+        )
+        x$b$donor <- NULL
+        expect_error(
+            runM2ST(x, k = 2, batch_id = "donor"),
+            "Section 'b': Expected `batch_id` to name a column of .*, found \"donor\""
+        )
+    }
+})
+
 test_that("what is no list of sections is refused with its reason", {
     skip_if_not_installed("SingleCellExperiment")
     x <- twoSections(makeSCE)

@@ -185,6 +185,7 @@ test_that("errors are found in R, in R's words", {
     expect_error(runM2ST(counts, coords * 0, k = 2), "all spots in one place")
     expect_error(runM2ST(counts, coords, k = 2, sample_id = "a"), "of 120 spots, found 1")
     expect_error(runM2ST(counts, coords, k = 2, sample_id = rep(NA, 120)), "120 missing")
+    expect_error(runM2ST(counts, coords, k = 2, batch_id = "a"), "batch of each of 120 spots")
     expect_error(runM2ST(-counts, coords, k = 2), "values down to")
     counts[1, 1] <- Inf
     expect_error(runM2ST(counts, coords, k = 2), "finite values")

@@ -12,8 +12,8 @@ exported <- function() {
 
 test_that("every function calls a concept by the same name", {
     known <- c(
-        "x", "k", "...", "coords", "sample_id", "name", "seed", "params", "device", "verbose",
-        "normalized", "n_pcs", "assay.type", "assay", "layer", "dimred", "reduction", "image",
+        "x", "k", "...", "coords", "sample_id", "batch_id", "name", "seed", "params", "device",
+        "verbose", "normalized", "n_pcs", "assay.type", "assay", "layer", "dimred", "reduction", "image",
         "subset.row", "features", "set.ident", "truth", "confidence", "by", "metrics", "path",
         "columns", "counts", "markers", "title", "overwrite", "array", "platform", "nrep",
         "burn.in", "methods", "options", "embedding_name", "further", "folder", "a", "b", "model",
@@ -31,7 +31,7 @@ test_that("every function calls a concept by the same name", {
     # What two methods both have has the same default.
     runs <- functions[grep("^(run|cluster|apply)M2ST[.](matrix|S|m2st)", names(functions))]
     expect_gt(length(runs), 5L)
-    for (argument in c("seed", "params", "verbose", "name", "sample_id")) {
+    for (argument in c("seed", "params", "verbose", "name", "sample_id", "batch_id")) {
         defaults <- unique(Filter(Negate(is.null), lapply(runs, function(run) {
             if (argument %in% names(formals(run))) deparse(formals(run)[[argument]])
         })))

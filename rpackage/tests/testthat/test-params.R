@@ -36,6 +36,13 @@ test_that("settings of the published method are its own", {
     expect_error(m2stParams(solver = "descent"), "unused argument")
 })
 
+test_that("the published method aligns no batches", {
+    expect_error(
+        runM2ST(toyCounts(), toyCoords(), k = 2, batch_id = rep(1:2, 60), params = paperParams()),
+        "Expected no `batch_id` with paperParams\\(\\): the published method aligns nothing"
+    )
+})
+
 test_that("the published method needs counts", {
     expect_error(
         runM2ST(toyCounts(), toyCoords(), k = 2, normalized = TRUE, params = paperParams()),

@@ -119,6 +119,13 @@ test_that("sections, tissue, genes and ready features are read", {
         "`sample_id` to name a column of colData\\(x\\), found \"who\""
     )
     expect_error(runM2ST(x, k = 2, sample_id = x$sample_id), "`sample_id` to name a column")
+    expect_error(runM2ST(x, k = 2, batch_id = "who"), "`batch_id` to name a column of colData")
+    SingleCellExperiment::reducedDim(x, "PCA") <- matrix(sin(1:360), 120)
+    x$who <- "one"
+    expect_error(
+        runM2ST(x, k = 2, batch_id = "who", dimred = "PCA"),
+        "found `batch_id` with ready features, reducedDim 'PCA'"
+    )
     expect_error(runM2ST(x, k = 2, subset.row = "gene0"), "1 others, such as 'gene0'")
     expect_error(runM2ST(x, k = 2, assay.type = "raw"), "assay 'raw', found 'counts'.*dimred")
     SummarizedExperiment::assay(x, "counts") <- NULL
