@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from io import StringIO
 from pathlib import Path
@@ -407,3 +408,14 @@ def test_a_run_writes_a_table_too(tmp_path: Path) -> None:
     m2st.io.export(m2st.io.read(tmp_path / "result.h5ad"), tmp_path / "b.csv", "csv")
     assert table(tmp_path / "domains.csv").equals(table(tmp_path / "b.csv"))
     assert pd.read_csv(StringIO((tmp_path / "b.csv").read_text()))["m2st_domain"].nunique() == 3
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("napari_spatialdata") is not None, reason="napari would open a window"
+)
+def test_view_says_what_it_needs(tmp_path: Path) -> None:
+    found = call("view", tmp_path / "any.h5ad")
+    assert found.returncode == 1
+    assert "`m2st view` needs napari_spatialdata, which is not installed" in found.stderr
+    assert "pip install 'm2st[view]'" in found.stderr
+    assert "m2st report" in found.stderr

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import numpy as np
@@ -38,6 +39,7 @@ INTERRUPTED = 130
 _DASK_TIMEOUT = 10  # seconds
 _SETTINGS = ", ".join([*AutoencoderParams.ranges, *ClusteringParams.ranges])
 _OF_PAPER = ", ".join(DualParams.ranges)
+_NO_WINDOW = "`m2st report` writes a page that needs no more than a browser."
 _PICTURES = ("domains.png", "training.png")
 _ARGUMENT = re.compile(
     r"`(batch_key|key_added|label_key|layer|n_new|normalized|overwrite|pixel_size|reference|sample"
@@ -484,6 +486,48 @@ def export(
             overwrite=overwrite,
         )
         _say(f"Saved {output}", quiet=quiet)
+
+
+@app.command()
+def view(
+    input_path: Result,
+    table: Table = None,
+    key_added: KeyAdded = _keys.DEFAULT,
+    sample: Annotated[str | None, typer.Option(help="Section to show, all by default.")] = None,
+    spatial_key: SpatialKey = None,
+    sample_key: SampleKey = None,
+    trust: Trust = False,
+    debug: Debug = False,
+) -> None:
+    """Open a result in napari: spots, outlines of the domains, genes. Nothing is written."""
+    with _one_line_errors(debug=debug, quiet=False):
+        install = "pip install 'm2st[view]'"
+        with importing("napari_spatialdata", "`m2st view`", install, _NO_WINDOW):
+            from napari_spatialdata import Interactive
+        import spatialdata
+
+        import m2st
+
+        result = m2st.io.read(input_path, table=table, trust=trust)
+        with TemporaryDirectory(prefix="m2st-") as folder:
+            store = Path(folder) / "result.zarr"
+            m2st.io.export(
+                result,
+                store,
+                "spatialdata",
+                key_added=key_added,
+                sample=sample,
+                sample_key=sample_key,
+                spatial_key=spatial_key,
+            )
+            shown = spatialdata.read_zarr(store)
+            window = Interactive(shown)
+            spots = next(name for name in shown.shapes if name.startswith(f"{key_added}_spots"))
+            system = next(
+                iter(spatialdata.transformations.get_transformation(shown[spots], get_all=True))
+            )
+            window.add_element(spots, system, view_element_system=True)
+            window.run()
 
 
 @app.command()
