@@ -86,7 +86,8 @@ def report(runs: pd.DataFrame) -> str:
     lines += [f"| data | method | {' | '.join(methods)} |", "|" + "---|" * (2 + len(methods))]
     for (data, method), rows in runs.groupby(["data", "method"], sort=False):
         means = rows[[f"ARI_{name}" for name in methods]].mean()
-        lines.append(f"| {data} | {method} | " + " | ".join(f"{x:.2f}" for x in means) + " |")
+        shown = " | ".join(f"{x:.2f}" for x in means).replace("nan", "–")
+        lines.append(f"| {data} | {method} | {shown} |")
     lines += ["", "Machine: " + "; ".join(runs["machine"].unique()) + ".", ""]
     return "\n".join(lines)
 
