@@ -62,6 +62,7 @@ def factorise(scales: list[NDArray[Any]], params: ClusteringParams) -> Factors:
     for rows in _chunks(len(scales[0])):
         part = _side_by_side(scales, means, rows)
         scatter += part.T @ part
+        del part  # before the next one is made
     ends = np.cumsum([len(mean) for mean in means])[:-1]
     columns = np.split(np.arange(width), ends)
     units = np.empty(width)
@@ -83,8 +84,11 @@ def _chunks(n_obs: int) -> list[slice]:
 
 def _side_by_side(scales: list[NDArray[Any]], means: list[Array], rows: slice) -> Array:
     """Some rows of all scales, centred."""
-    parts = [scale[rows] - mean for scale, mean in zip(scales, means, strict=True)]
-    return np.concatenate(parts, axis=1)
+    ends = np.cumsum([len(mean) for mean in means])
+    found = np.empty((len(scales[0][rows]), ends[-1]))
+    for end, scale, mean in zip(ends, scales, means, strict=True):
+        np.subtract(scale[rows], mean, out=found[:, end - len(mean) : end])
+    return found
 
 
 def _principal_axes(scatter: Array, n_axes: int) -> Array:
