@@ -324,7 +324,7 @@ OTHER_DOORS = (
 NOT_CALLED = {"check_adata", "check_in_memory", "prepare", "__repr__"}
 """Functions that R does not call, in modules of others that it does."""
 
-NOT_GIVEN = {"batch_key", "callback", "domain_key", "n_neighbors", "parts", "radius"}
+NOT_GIVEN = {"callback", "domain_key", "n_neighbors", "parts", "radius"}
 """Arguments that no call from R has."""
 
 PYTHON = re.compile(
