@@ -31,6 +31,7 @@ ALWAYS = ("README.md", "vignettes/quickstart.md")
 """Pages that run in `make test`; the others are slow."""
 NOT_RUN = {
     "docs/cluster.md": 7,
+    "docs/guide/large.md": 2,
     "docs/guide/viewers.md": 2,
     "README.md": 2,
     "vignettes/annotate.md": 1,
