@@ -5,7 +5,9 @@
 
 Writes sections.csv (a line per run and section) and sections.md (the tables) beside this file. The
 number of domains is given: of all sections where they run together, of the section where it runs
-alone. No labels enter a run.
+alone. No labels enter a run. Peers need an environment that has more than m2ST:
+
+    pip install . "harmonypy>=2" pybanksy cellcharter scvi-tools
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from pathlib import Path
 import anndata
 import numpy as np
 import pandas as pd
-from sklearn.metrics import adjusted_rand_score
+from sklearn.metrics import adjusted_rand_score, mutual_info_score
 
 import m2st
 from benchmarks.annotation import joined, read, row
@@ -44,8 +46,15 @@ GROUPS = {
     ),
     "DLPFC, one donor": ("dlpfc_151673", "dlpfc_151675", "dlpfc_151676"),
 }
-# Two seeds of what is costly: m2ST trains up to twenty networks for each section.
-SEEDS = {"m2ST": range(2), "averages + our clustering": range(5)}
+# Fewer seeds of what is costly: m2ST trains up to twenty networks for each section.
+SEEDS = {
+    "m2ST": range(2),
+    "averages + our clustering": range(5),
+    "Harmony + our clustering": range(5),
+    "BANKSY": range(2),
+    "CellCharter": range(1),
+}
+LATTICES = ("dlpfc", "her2st")
 HOWS = ("alone", "together")
 Run = Callable[[anndata.AnnData, int, str | None, int], tuple[np.ndarray, np.ndarray]]
 
@@ -75,17 +84,95 @@ def averages(
     """Without a network: components averaged over four steps, and our clustering."""
     m2st.pp.spatial_graph(adata, sample_key=sample_key)
     m2st.pp.prepare(adata, sample_key=sample_key, normalized=is_normalised(adata))
+    return cluster_averages(adata, adata.obsm["X_m2st_pca"], n_domains, seed)
+
+
+def cluster_averages(
+    adata: anndata.AnnData, scores: np.ndarray, n_domains: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     graph = adata.obsp["spatial_connectivities"]
-    means = smooth(np.nan_to_num(adata.obsm["X_m2st_pca"]), graph, n_hops=4)
+    means = smooth(np.nan_to_num(scores), graph, n_hops=4)
     fit = m2st.MultiScaleClustering(n_domains, random_state=seed).fit([means], connectivities=graph)
     return fit.labels_.astype(str), np.full(adata.n_obs, np.nan)
+
+
+def harmony(
+    adata: anndata.AnnData, n_domains: int, sample_key: str | None, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `averages`, with the sections aligned by Harmony instead; of one section the same."""
+    from harmonypy import run_harmony
+
+    m2st.pp.spatial_graph(adata, sample_key=sample_key)
+    m2st.pp.prepare(adata, normalized=is_normalised(adata))
+    scores = np.nan_to_num(adata.obsm["X_m2st_pca"])
+    if sample_key is not None:
+        scores = run_harmony(scores, adata.obs, sample_key, random_state=seed, verbose=False).Z_corr
+    return cluster_averages(adata, scores, n_domains, seed)
+
+
+def banksy(
+    adata: anndata.AnnData, n_domains: int, sample_key: str | None, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Settings of its notebooks, as in peers.py; several sections lie side by side."""
+    from m2st.compare import banksy_domains
+
+    places = adata.obsm["spatial"].copy()
+    if sample_key is not None:
+        _, number = np.unique(adata.obs[sample_key], return_inverse=True)
+        places[:, 0] += number * 2 * np.ptp(places[:, 0])
+    adata.obsm["spatial"] = places
+    on_lattice = adata.obs["section"].str.startswith(LATTICES).all()
+    share, n_neighbors, max_m = (0.2, 6, 0) if on_lattice else (0.8, 15, 1)
+    labels = banksy_domains(
+        adata, n_domains, n_neighbors=n_neighbors, share=share, max_m=max_m,
+        random_state=seed, counts=not is_normalised(adata),
+    )  # fmt: skip
+    return labels.astype(str), np.full(adata.n_obs, np.nan)
+
+
+def cellcharter(
+    adata: anndata.AnnData, n_domains: int, sample_key: str | None, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Its tutorial, as in peers.py: scVI with sections as batches, then neighbours in layers."""
+    import cellcharter as cc
+    import scanpy as sc
+    import scvi
+    import squidpy as sq
+
+    sc.pp.filter_genes(adata, min_cells=3)
+    scvi.settings.seed = seed
+    scvi.model.SCVI.setup_anndata(adata, batch_key=sample_key)
+    model = scvi.model.SCVI(adata)
+    model.train(early_stopping=True, enable_progress_bar=False, accelerator="cpu")
+    adata.obsm["latent"] = model.get_latent_representation().astype(np.float32)
+    adata.obs["section"] = adata.obs["section"].astype("category")
+    sq.gr.spatial_neighbors(adata, library_key="section", coord_type="generic", delaunay=True)
+    cc.gr.remove_long_links(adata)
+    cc.gr.aggregate_neighbors(
+        adata, n_layers=3, use_rep="latent", out_key="X_cellcharter", sample_key="section"
+    )
+    clusters = cc.tl.Cluster(n_clusters=n_domains, random_state=seed)
+    clusters.fit(adata, use_rep="X_cellcharter")
+    labels = np.asarray(clusters.predict(adata, use_rep="X_cellcharter"))
+    return labels.astype(str), np.full(adata.n_obs, np.nan)
 
 
 def is_normalised(adata: anndata.AnnData) -> bool:
     return bool(adata.obs["section"].str.startswith("merfish").all())
 
 
-METHODS: dict[str, Run] = {"m2ST": ours, "averages + our clustering": averages}
+METHODS: dict[str, Run] = {
+    "m2ST": ours,
+    "averages + our clustering": averages,
+    "Harmony + our clustering": harmony,
+    "BANKSY": banksy,
+    "CellCharter": cellcharter,
+}
+
+
+def separation(sections: np.ndarray, labels: np.ndarray) -> float:
+    """Share of the entropy of the sections that the labels explain: 0 where all mix alike."""
+    return float(mutual_info_score(sections, labels) / mutual_info_score(sections, sections))
 
 
 def run_all(runs: pd.DataFrame, methods: list[str], groups: list[str]) -> pd.DataFrame:
@@ -118,17 +205,23 @@ def one_run(group: str, method: str, how: str, seed: int) -> list[list[object]]:
         found.append(labels)
         sure.append(confidence)
     truth, labels, confidence = pd.concat(truths), np.concatenate(found), np.concatenate(sure)
+    annotated = truth.notna().to_numpy()
+    apart = {
+        "section_in_domains": separation(truth.index[annotated], labels[annotated]),
+        "section_in_annotation": separation(truth.index[annotated], truth[annotated].astype(str)),
+    }
     lines = []
     for name in (*GROUPS[group], "all"):
         rows = (truth.index == name) | (name == "all")
-        known = rows & truth.notna().to_numpy()
+        known = rows & annotated
         ari = adjusted_rand_score(truth[known].astype(str), labels[known])
-        if name == "all" and how == "alone":
+        joint = name == "all" and how == "together"
+        if name == "all" and not joint:
             ari = np.nan  # domains of different runs have nothing to do with each other
         median = np.nanmedian(confidence[rows]) if np.isfinite(confidence[rows]).any() else np.nan
         lines.append(
-            [group, method, how, seed, name, round(ari, 4), round(median, 3),
-             round(seconds, 1), stamp()]
+            [group, method, how, seed, name, round(ari, 4), round(median, 3), round(seconds, 1),
+             *(round(v, 4) if joint else np.nan for v in apart.values()), stamp()]
         )  # fmt: skip
     return lines
 
@@ -140,13 +233,21 @@ def report(runs: pd.DataFrame) -> str:
         "# Several sections together, and each by itself",
         born(runs["made"]),
         "ARI with the annotation, which enters the score alone; number of domains given. "
-        "*Together* is one run with `sample_key`. m2ST has up to two seeds, rows without a network "
-        "up to five. Limits of when a section keeps its own domains were compared on these very "
-        "sections and on simulations, not on held-out studies: `NOTEBOOK.md` has the figures. The "
-        "confidence is the median in the section. Times are on a shared machine.",
+        "*Together* is one run with `sample_key`. m2ST and BANKSY have up to two seeds, "
+        "CellCharter one, rows without a network up to five. *Harmony* aligns the components in "
+        "place of our own alignment. BANKSY gets the sections side by side. Limits of when a "
+        "section keeps its own domains were compared on these very sections and on simulations, "
+        "not on held-out studies: `NOTEBOOK.md` has the figures. The confidence is the median in "
+        "the section. Times are on a shared machine.",
+        "*Section in domains* is the share of the entropy of the sections that the found domains "
+        "explain: 0 if each domain has the same part of every section. *In annotation* is the "
+        "share that biology gives. If the first is larger, domains stand for sections.",
         "## Means over the sections of a group",
     ]
-    head = ["group", "method", "alone", "together", "sd over seeds", "joint ARI", "s together"]
+    head = [
+        "group", "method", "alone", "together", "sd over seeds", "joint ARI",
+        "section in domains", "in annotation", "s together",
+    ]  # fmt: skip
     lines = [row(head), "|" + "---|" * len(head)]
     for group in GROUPS:
         for method in METHODS:
@@ -161,6 +262,7 @@ def report(runs: pd.DataFrame) -> str:
             cells = [means.get(how, pd.Series(dtype=float)).mean() for how in HOWS]
             spread = means.get("together", pd.Series(dtype=float)).std(ddof=0)
             cells += [spread, whole["ari"].mean()]
+            cells += [whole[f"section_in_{what}"].mean() for what in ("domains", "annotation")]
             shown = ["" if np.isnan(cell) else f"{cell:.3f}" for cell in cells]
             lines.append(row([group, method, *shown, f"{whole['seconds'].mean():.0f}"]))
     parts.append("\n".join(lines))
@@ -186,10 +288,13 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--groups", nargs="+", choices=GROUPS, default=list(GROUPS))
     arguments = parser.parse_args()
-    columns = ["group", "method", "how", "seed", "section", "ari", "confidence", "seconds", "made"]
+    columns = [
+        "group", "method", "how", "seed", "section", "ari", "confidence", "seconds",
+        "section_in_domains", "section_in_annotation", "made",
+    ]  # fmt: skip
     runs = pd.DataFrame(columns=columns)
     if RUNS.exists():
-        runs = pd.read_csv(RUNS)
+        runs = pd.read_csv(RUNS).reindex(columns=columns)
     warnings.simplefilter("ignore")  # isolated spots, few genes: the package says so each time
     if not arguments.table:
         runs = run_all(runs, arguments.methods, arguments.groups)
