@@ -32,7 +32,7 @@ import m2st
 
 PACKAGE = str(Path(m2st.__file__).parent)
 OURS = {"m2st_domain", "m2st_confidence", "X_m2st", "X_m2st_pca", "X_m2st_pca_no_neighbors", "m2st"}
-OURS |= {"spatial_connectivities", "spatial_distances", "spatial_neighbors"}
+OURS |= {"X_m2st_averages", "spatial_connectivities", "spatial_distances", "spatial_neighbors"}
 Rng = np.random.Generator
 Make = Callable[[Rng, int], Any]
 

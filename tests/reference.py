@@ -45,10 +45,12 @@ def scaled_cosine_error(x: Array, z: list[Array], masked: list[int], gamma: floa
     return total / len(z)
 
 
-def robust_cost(r: Array, covariance: Array, freedom: float) -> float:
-    """ρ of a residual: minus the log density of a t distribution, up to a constant."""
+def robust_cost(r: Array, covariance: Array, freedom: float | None) -> float:
+    """ρ of a residual: minus the log density of a normal or t distribution, up to a constant."""
     distance = r @ np.linalg.inv(covariance) @ r
-    tails = (freedom + len(r)) / 2 * np.log(1 + distance / freedom)
+    tails = distance / 2
+    if freedom is not None:
+        tails = (freedom + len(r)) / 2 * np.log(1 + distance / freedom)
     return float(tails + 0.5 * np.log(np.linalg.det(covariance)))
 
 
@@ -61,15 +63,18 @@ def objective(
     nulls: list[float],
     alpha: Array,
     adjacency: Array,
+    pi: Array,
     *,
-    freedom: float,
+    freedom: float | None,
     delta: float,
     eta: float,
+    equal: float,
     hops: int,
 ) -> float:
     """The clustering's objective, term by term and observation by observation.
 
-    `blocks` (N, d), `u` (N, C), `v` (C, d); the variances are kept above `floors` by a penalty.
+    `blocks` (N, d), `u` (N, C), `v` (C, d), `pi` (C,). The variances are kept above
+    `floors` by a penalty.
     """
     n_obs, n_domains = u.shape
     total = 0.0
@@ -83,9 +88,12 @@ def objective(
     step = adjacency + np.eye(n_obs)
     step = step / np.sqrt(np.outer(step.sum(axis=1), step.sum(axis=1)))
     walk = np.linalg.matrix_power(step, hops)
+    for k in range(n_domains):
+        total -= equal / n_domains * np.log(n_domains * pi[k])
     for i in range(n_obs):
         for k in range(n_domains):
-            total += u[i, k] * np.log(u[i, k]) / n_obs if u[i, k] > 0 else 0.0
+            share = u[i, k] / (n_domains * pi[k])
+            total += u[i, k] * np.log(share) / n_obs if u[i, k] > 0 else 0.0
             for j in range(n_obs):
                 total -= eta / (2 * n_obs) * u[i, k] * walk[i, j] * u[j, k]
     return float(total)

@@ -164,20 +164,22 @@ def test_ready_features(adata: AnnData) -> None:
 def test_embed_then_cluster_is_run(adata: AnnData, n_sections: int) -> None:
     codes = (np.arange(adata.n_obs) % n_sections).astype(np.int32)
     changes = {"sample": bytearray(codes.tobytes()), "sample_names": ["left", "right"][:n_sections]}
+    changes["autoencoder"] = request_of(adata)["autoencoder"] | {"average_hops": 2}
     whole = bridge.run(request_of(adata, **changes))
     embedded = bridge.run(request_of(adata, n_domains=None, **changes))
     assert not {"labels", "confidence", "embedding"} & set(embedded)
-    scales = [
+    *scales, averages = [
         {
             "data": bytearray(matrix(scale).astype(np.float64).tobytes(order="F")),
             "shape": scale["shape"],
         }
-        for scale in embedded["scales"]
+        for scale in [*embedded["scales"], embedded["averages"]]
     ]
     kept = ("coordinates", "n_axes", "sample", "sample_names", "clustering", "random_state")
     request = {part: value for part, value in request_of(adata, **changes).items() if part in kept}
     n_members = embedded["record"]["n_members"]
-    clustered = bridge.cluster(request | {"scales": scales, "n_domains": 3, "n_members": n_members})
+    views = {"scales": scales, "averages": averages, "n_members": n_members}
+    clustered = bridge.cluster(request | views | {"n_domains": 3})
     for part in ("labels", "confidence", "embedding"):
         assert clustered[part] == whole[part]
     assert clustered["record"]["cluster"].keys() == whole["record"]["cluster"].keys()
@@ -316,8 +318,8 @@ def test_the_record_is_plain() -> None:
 
 
 OTHER_DOORS = (
-    "__init__", "_readers", "_stores", "cli", "compare/_methods", "datasets", "interop", "io",
-    "metrics", "pl",
+    "__init__", "_nested", "_readers", "_stores", "cli", "compare/_methods", "datasets", "interop",
+    "io", "metrics", "pl",
 )  # fmt: skip
 """Modules and rooms that R does not call."""
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -106,6 +106,35 @@ def test_outliers_do_not_take_a_domain() -> None:
     assert adjusted_rand_score(truth[3:], found[3:]) > 0.9
 
 
+def test_domains_of_unequal_size_are_found_and_told() -> None:
+    rng = np.random.default_rng(0)
+    truth = np.repeat([0, 1, 2], [800, 40, 30])
+    scale = rng.normal(size=(870, 6)) + 5.0 * np.eye(3, 6)[truth] * [0, 1, 1, 0, 0, 0]
+    params = ClusteringParams(degrees_of_freedom=None, equal_sizes=0.1, specific_dim=2)
+    found = MultiScaleClustering.from_params(3, params).fit([scale])
+    assert adjusted_rand_score(truth, found.labels_) > 0.9
+    shares = np.bincount(found.labels_) / 870
+    np.testing.assert_allclose(found.sizes_, (shares + 0.1 / 3) / 1.1, atol=0.01)
+    equal = MultiScaleClustering.from_params(3, ClusteringParams(specific_dim=2)).fit([scale])
+    np.testing.assert_allclose(equal.sizes_, 1 / 3)
+    # Few observations of another section: the shares count as much as they say.
+    near = scale[truth == 0][:5] + np.array([0, 2.5, 0, 0, 0, 0])
+    by_share = found.predict_proba([near])
+    even = replace(found.to_domains(), sizes=None).predict_proba([near])
+    assert (by_share[:, 0] > even[:, 0]).all()
+
+
+def test_a_pair_apart_from_the_tissue_is_no_domain() -> None:
+    rng = np.random.default_rng(1)
+    scales, truth = blobs(1)
+    for scale in scales:
+        scale[:2] = rng.normal(size=scale.shape[1]) * 30
+    params = ClusteringParams(degrees_of_freedom=None, equal_sizes=0.1)
+    found = MultiScaleClustering.from_params(4, params).fit(scales)
+    assert np.bincount(found.labels_).min() >= 10
+    assert adjusted_rand_score(truth[2:], found.labels_[2:]) > 0.9
+
+
 @pytest.mark.parametrize(
     ("n_domains", "set_to", "width"), [(3, None, 10), (12, None, 12), (12, 4, 4)]
 )
@@ -135,7 +164,8 @@ def test_a_scale_of_noise_gets_no_weight() -> None:
     common_dim=st.integers(1, 5),
     specific_dim=st.integers(1, 8),
     weight_entropy=st.floats(1e-2, 10),
-    degrees_of_freedom=st.floats(0.5, 100),
+    degrees_of_freedom=st.none() | st.floats(0.5, 100),
+    equal_sizes=st.none() | st.floats(1e-3, 10),
     smoothness=st.floats(0, 20),
     seed=st.integers(0, 100),
 )
@@ -146,7 +176,8 @@ def test_objective_never_rises(
     common_dim: int,
     specific_dim: int,
     weight_entropy: float,
-    degrees_of_freedom: float,
+    degrees_of_freedom: float | None,
+    equal_sizes: float | None,
     smoothness: float,
     seed: int,
 ) -> None:
@@ -157,6 +188,7 @@ def test_objective_never_rises(
         specific_dim=specific_dim,
         weight_entropy=weight_entropy,
         degrees_of_freedom=degrees_of_freedom,
+        equal_sizes=equal_sizes,
         smoothness=smoothness,
         tol=0,
     )
@@ -174,10 +206,16 @@ def test_objective_never_rises(
     np.testing.assert_allclose(state.responsibilities.sum(axis=1), 1)
 
 
-def test_objective_is_the_documented_one() -> None:
+@pytest.mark.parametrize("freedom", [None, 3])
+def test_objective_is_the_documented_one(freedom: float | None) -> None:
     scales, _ = blobs(0, n_obs=30)
     params = ClusteringParams(
-        weight_entropy=0.5, degrees_of_freedom=3, smoothness=2, common_dim=3, specific_dim=2
+        weight_entropy=0.5,
+        degrees_of_freedom=freedom,
+        equal_sizes=0.2,
+        smoothness=2,
+        common_dim=3,
+        specific_dim=2,
     )
     blocks, state = started(scales, 4, params)
     state.adjacency = normalised_adjacency(ring(30), 30)
@@ -192,9 +230,11 @@ def test_objective_is_the_documented_one() -> None:
         [mixture.null for mixture in state.mixtures],
         state.weights,
         ring(30).toarray(),
-        freedom=3,
+        state.shares / 4,
+        freedom=freedom,
         delta=0.5,
         eta=2,
+        equal=0.2,
         hops=_HOPS,
     )
     assert state.objective(params) == pytest.approx(literal)

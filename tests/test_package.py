@@ -50,7 +50,7 @@ MAY_IMPORT = {
     "_plotting": BASE | {"_graph"},
     "_nn": BASE,
     "_clustering": BASE,
-    "_ensemble": BASE | {"_clustering", "_nn"},
+    "_ensemble": BASE | {"_clustering", "_graph", "_nn"},
     "_features": BASE,
     "_graph": BASE,
     "_guided": BASE | {"_graph"},

@@ -350,6 +350,28 @@ def test_ready_features(adata: anndata.AnnData) -> None:
     assert adata.obsm["X_m2st_pca"].shape == (200, 15)
 
 
+def test_averages_are_a_view_that_all_members_share(adata: anndata.AnnData, tmp_path: Path) -> None:
+    other = adata.copy()
+    few = replace(QUICK, average_hops=2)
+    model = m2st.run(adata, 3, autoencoder=few, clustering=ONCE, progress=False)
+    np.testing.assert_allclose(
+        adata.obsm["X_m2st_averages"],
+        smooth(adata.obsm["X_m2st_pca"], adata.obsp["spatial_connectivities"], n_hops=2),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+    n_views = len(few.scale_dims) + 2  # and what all have in common
+    assert adata.uns["m2st"]["cluster"]["scale_weights"].shape == (2, n_views)
+    model.save(tmp_path / "model")
+    m2st.load(tmp_path / "model").apply(other)
+    for key in ("X_m2st_averages", "X_m2st"):
+        np.testing.assert_allclose(other.obsm[key], adata.obsm[key], rtol=1e-3, atol=1e-3)
+    assert m2st.metrics.ari(other.obs["m2st_domain"], adata.obs["m2st_domain"]) > 0.9
+    # Without them, what an earlier run has left does not stay.
+    quick_run(adata)
+    assert "X_m2st_averages" not in adata.obsm
+
+
 def test_number_of_components(adata: anndata.AnnData) -> None:
     quick_run(adata, n_pcs=7)
     assert adata.obsm["X_m2st_pca"].shape == (200, 7)

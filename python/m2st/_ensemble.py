@@ -46,7 +46,7 @@ class SideBySide:
 
     def __init__(self, valid: NDArray[np.bool_], n_members: int) -> None:
         self.n_members = 0
-        self._valid, self._most = valid, n_members
+        self.valid, self._most = valid, n_members
         self._full: list[NDArray[np.float32]] = []
         self._widths: list[int] = []
 
@@ -62,11 +62,11 @@ class SideBySide:
         """Put the embeddings of the next member in place, an array (n_valid, d_m) per scale."""
         if not self._full:
             self._widths = [scale.shape[1] for scale in scales]
-            shapes = [(len(self._valid), self._most * width) for width in self._widths]
+            shapes = [(len(self.valid), self._most * width) for width in self._widths]
             self._full = [np.full(shape, np.nan, dtype=np.float32) for shape in shapes]
         for full, width, scale in zip(self._full, self._widths, scales, strict=True):
             start = self.n_members * width
-            full[self._valid, start : start + width] = scale
+            full[self.valid, start : start + width] = scale
         self.n_members += 1
 
     def scales(self) -> list[NDArray[np.float32]]:
@@ -185,6 +185,17 @@ def _kept(
     return replace(result, embeddings=[])
 
 
+def averages_of(
+    features: NDArray[np.float32], adjacency: sparse.csr_matrix, params: AutoencoderParams
+) -> list[NDArray[np.float32]]:
+    """The view that all members share, in a list; an empty one if there is none."""
+    from m2st._graph import smooth
+
+    if params.average_hops == 0:
+        return []
+    return [smooth(features, adjacency, n_hops=params.average_hops).astype(np.float32)]
+
+
 def cluster_members(
     members: list[list[NDArray[np.float32]]],
     adjacency: sparse.csr_matrix,
@@ -244,12 +255,14 @@ def apply_members(
     """
     from joblib import Parallel
 
+    view = averages_of(features, adjacency, networks[0].params)
+
     n_jobs = processes(n_jobs)
     if n_jobs is not None and len(networks) * len(features) < _WORTH_PROCESSES:
         n_jobs = 1
     of_each: list[Domains | None] = [*domains] or [None] * len(networks)
     found = Parallel(n_jobs=n_jobs, prefer="processes")(
-        _delayed(_apply_member)(network, some, features, adjacency)
+        _delayed(_apply_member)(network, some, features, adjacency, view)
         for network, some in zip(networks, of_each, strict=True)
     )
     members = [scales for scales, _ in found]
@@ -261,8 +274,9 @@ def _apply_member(
     domains: Domains | None,
     features: NDArray[np.float32],
     adjacency: sparse.csr_matrix,
+    view: list[NDArray[np.float32]],
 ) -> tuple[list[NDArray[np.float32]], NDArray[np.float64] | None]:
-    scales = network.transform(features, adjacency)
+    scales = [*network.transform(features, adjacency), *view]
     if domains is None:
         return scales, None
     return scales, domains.predict_proba(scales, connectivities=adjacency)

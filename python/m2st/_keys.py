@@ -58,6 +58,11 @@ class Keys:
         return f"{self.features}_no_neighbors"
 
     @property
+    def averages(self) -> str:
+        """``obsm``: averages of the features over some steps, a view that all members share."""
+        return f"{self.embedding}_averages"
+
+    @property
     def record(self) -> str:
         """``uns``: parameters, seed, versions, histories and the graph report of a run."""
         return self.name

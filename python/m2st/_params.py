@@ -140,6 +140,9 @@ class AutoencoderParams(_Params):
     n_layers
         Attention layers of the encoder of each scale, after the shared one. An embedding sees one
         step more than this around an observation.
+    average_hops
+        Steps over which the features are averaged. The averages are one more view of the tissue
+        beside the scales, without anything learned. With 0 there is none.
     n_heads
         Attention heads of the encoders; their outputs are concatenated. Decoders have one head.
     use_prelu
@@ -190,6 +193,7 @@ class AutoencoderParams(_Params):
     scale_dims: tuple[int, ...] = (64, 32)
     hidden_dim: int = 128
     n_layers: int = 2
+    average_hops: int = 0
     n_heads: int = 4
     use_prelu: bool = False
     negative_slope: float = 0.01
@@ -209,6 +213,7 @@ class AutoencoderParams(_Params):
         "scale_dims": Range("whole", several=True),
         "hidden_dim": _WHOLE,
         "n_layers": _WHOLE,
+        "average_hops": Range("whole", 0),
         "n_heads": _WHOLE,
         "use_prelu": Range("flag"),
         "negative_slope": _SHARE,
@@ -271,7 +276,10 @@ class ClusteringParams(_Params):
         tissue looked at.
     degrees_of_freedom
         ν > 0, degrees of freedom of the t distribution around a centre. The smaller they are, the
-        less outlying observations count. Large ones give a normal distribution.
+        less outlying observations count. None takes a normal distribution.
+    equal_sizes
+        a > 0, how strongly domains are drawn towards equal sizes: the weight of equal ones beside
+        the sizes that are found, a Dirichlet distribution. None takes all as equal in size.
     smoothness
         η ≥ 0, weight of the agreement of an observation with others within four steps on the
         spatial graph. With 0, only the embeddings count.
@@ -293,7 +301,8 @@ class ClusteringParams(_Params):
     common_dim: int | None = None
     specific_dim: int = 6
     weight_entropy: float = 0.3
-    degrees_of_freedom: float = 8.0
+    degrees_of_freedom: float | None = 8.0
+    equal_sizes: float | None = None
     smoothness: float = 10.0
     n_init: int = 12
     short_iter: int = 30
@@ -305,7 +314,8 @@ class ClusteringParams(_Params):
         "common_dim": Range("whole", none=True),
         "specific_dim": _WHOLE,
         "weight_entropy": _POSITIVE,
-        "degrees_of_freedom": _POSITIVE,
+        "degrees_of_freedom": Range("real", 0, closed=(False, False), none=True),
+        "equal_sizes": Range("real", 0, closed=(False, False), none=True),
         "smoothness": Range("real", 0),
         "n_init": _WHOLE,
         "short_iter": _WHOLE,

@@ -317,9 +317,9 @@ def cluster(request: Request, callback: Callback | None = None) -> Answer:
     ----------
     request
         ``scales``: embeddings, each with ``data`` (float64, Fortran order) and ``shape``, NaN
-        where missing. ``n_members``: of the ensemble, side by side in each. ``coordinates``,
-        ``n_axes``, ``sample``, ``n_domains``, ``clustering``, ``random_state``, ``n_jobs`` as in
-        `run`.
+        where missing, and ``averages``, such a one or None. ``n_members``: of the ensemble, side by
+        side in each scale. ``coordinates``, ``n_axes``, ``sample``, ``n_domains``, ``clustering``,
+        ``random_state``, ``n_jobs`` as in `run`.
     callback
         Not called; `run` and `cluster` are called alike.
 
@@ -862,6 +862,9 @@ def _read_embedded(request: Request) -> AnnData:
     adata = AnnData(obs=_names(len(scales[0])))
     for number, scale in enumerate(scales, start=1):
         adata.obsm[_keys.Keys().scale(number)] = scale.astype(np.float32)
+    if (averages := request.get("averages")) is not None:
+        view = read_matrix(averages["data"], averages["shape"])
+        adata.obsm[_keys.Keys().averages] = view.astype(np.float32)
     pp.spatial_graph(adata, sample_key=read_place(adata, request))
     adata.uns[_keys.DEFAULT]["n_members"] = int(request["n_members"])
     return adata
@@ -917,6 +920,8 @@ def _results(adata: AnnData, *, scales: bool) -> Answer:
     if scales or keys.domain not in adata.obs:
         while (key := keys.scale(len(answer["scales"]) + 1)) in adata.obsm:
             answer["scales"].append(_buffer(adata.obsm[key]))
+        if keys.averages in adata.obsm:
+            answer["averages"] = _buffer(adata.obsm[keys.averages])
     if keys.domain in adata.obs:
         codes = adata.obs[keys.domain].cat.codes.to_numpy()
         answer["domains"] = list(adata.obs[keys.domain].cat.categories)

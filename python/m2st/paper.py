@@ -48,6 +48,7 @@ AUTOENCODER = AutoencoderParams(
     scale_dims=(128, 64),
     hidden_dim=256,
     n_layers=1,
+    average_hops=0,
     use_prelu=True,
     loss_exponent=2.0,
     n_epochs=200,

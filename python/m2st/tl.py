@@ -39,6 +39,7 @@ from m2st._checks import (
 from m2st._ensemble import (
     SideBySide,
     apply_members,
+    averages_of,
     cluster_members,
     member_seeds,
     needed_memory,
@@ -137,6 +138,9 @@ def embed(
     ------
     ``obsm["X_m2st_scale<m>"]``
         float32 of shape (n_obs, E·d_m), for each scale m from 1: the members side by side.
+    ``obsm["X_m2st_averages"]``
+        float32 of shape (n_obs, n_features): averages of the features over `average_hops` steps, a
+        view beside the scales that all members share.
     ``uns["m2st"]["n_members"]``
         E.
     ``uns["m2st"]["embed"]``
@@ -189,9 +193,10 @@ def embed(
             needed_memory(features, adjacency, params, n_members, n_jobs),
         )
     together = SideBySide(valid, n_members)
+    kept, graph = _rows(features, valid), induced_subgraph(adjacency, valid)
     results = train_members(
-        _rows(features, valid),
-        induced_subgraph(adjacency, valid),
+        kept,
+        graph,
         params,
         member_seeds(random_state, n_members),
         device=device,
@@ -202,7 +207,7 @@ def embed(
         keep=together.add,
     )
     forget_clustering(adata, keys)
-    write_scales(adata, together, keys)
+    write_scales(adata, together, averages_of(kept, graph, params), keys)
     record = adata.uns[keys.record]
     shared = adata.uns.setdefault(_keys.GRAPH_RECORD, {})
     report = graph_report(adjacency)
@@ -256,6 +261,8 @@ def transform(
     ------
     ``obsm["X_m2st_scale<m>"]``
         float32 of shape (n_obs, E·d_m), for each scale m from 1: the members side by side.
+    ``obsm["X_m2st_averages"]``
+        As `embed` writes them.
     ``uns["m2st"]["n_members"]``
         E.
     ``obs["m2st_domain"]``, ``obs["m2st_confidence"]``
@@ -303,7 +310,7 @@ def transform(
     domains = [clustering.to_domains() for clustering in clusterings or ()]
     members, responsibilities = apply_members(models, domains, _rows(features, valid), adjacency, 1)
     forget_clustering(adata, keys)
-    write_scales(adata, SideBySide.of(members, valid), keys)
+    write_members(adata, members, len(models[0].params.scale_dims), valid, keys)
     if clusterings is not None:
         mean = np.mean(responsibilities, axis=0)
         write_domains(adata, mean.argmax(axis=1), mean, valid, keys, sure=are_sure(domains))
@@ -956,7 +963,7 @@ def _embeddings_for(adata: AnnData, keys: _keys.Keys, embedding_key: str | None)
 def _members(
     adata: AnnData, keys: _keys.Keys
 ) -> tuple[list[list[NDArray[np.float32]]], NDArray[np.bool_], sparse.csr_matrix]:
-    """Embeddings of all members and scales, where there are any, and the graph between them."""
+    """Views of each member, the scales first, where there are any, and the graph between them."""
     check_key(
         keys.scale(1),
         adata.obsm,
@@ -977,6 +984,9 @@ def _members(
         raise ValueError(msg)
     valid = _valid_rows(scales[0])
     parts = [np.split(_rows(scale, valid), n_members, axis=1) for scale in scales]
+    if keys.averages in adata.obsm:
+        view = check_numbers(adata.obsm[keys.averages], name=f"adata.obsm[{keys.averages!r}]")
+        parts.append([_rows(view, valid)] * n_members)
     return (
         [list(member) for member in zip(*parts, strict=True)],
         valid,
@@ -1008,13 +1018,29 @@ def side_by_side(parts: Sequence[NDArray[Any]], valid: NDArray[np.bool_]) -> NDA
     return full
 
 
-def write_scales(adata: AnnData, together: SideBySide, keys: _keys.Keys) -> None:
-    """Write the embedding of each scale; further scales of an earlier run are removed."""
-    for key in scales_of(adata, keys):
-        del adata.obsm[key]
+def write_scales(
+    adata: AnnData, together: SideBySide, view: list[NDArray[np.float32]], keys: _keys.Keys
+) -> None:
+    """Write each scale, and the view that all members share; earlier ones are removed."""
+    for key in [*scales_of(adata, keys), keys.averages]:
+        adata.obsm.pop(key, None)
     for number, scale in enumerate(together.scales(), start=1):
         adata.obsm[keys.scale(number)] = scale
+    if view:
+        adata.obsm[keys.averages] = side_by_side(view, together.valid)
     adata.uns.setdefault(keys.record, {})["n_members"] = together.n_members
+
+
+def write_members(
+    adata: AnnData,
+    members: list[list[NDArray[np.float32]]],
+    n_scales: int,
+    valid: NDArray[np.bool_],
+    keys: _keys.Keys,
+) -> None:
+    """Write the same from the views of each member, its scales first."""
+    together = SideBySide.of([views[:n_scales] for views in members], valid)
+    write_scales(adata, together, members[0][n_scales:], keys)
 
 
 def write_domains(

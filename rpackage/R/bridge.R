@@ -152,7 +152,10 @@ scalesRequest <- function(scales, n_members) {
         scale[is.na(scale)] <- NaN
         list(data = toBuffer(as.double(scale), 8L), shape = dim(scale))
     })
-    list(scales = unname(scales), n_members = as.integer(n_members))
+    list(
+        scales = unname(scales[names(scales) != "averages"]), averages = scales$averages,
+        n_members = as.integer(n_members)
+    )
 }
 
 # What the user calls what Python's messages speak of.

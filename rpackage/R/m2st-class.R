@@ -4,7 +4,6 @@ newM2ST <- function(result, spots) {
         matrix
     }
     if (length(result$scales)) {
-        names(result$scales) <- paste0("scale", seq_along(result$scales))
         prefixes <- paste0("M2ST_", names(result$scales), "_")
         result$scales <- Map(name, result$scales, prefixes)
     } else {
@@ -49,7 +48,7 @@ labelsM2ST <- function(x, labels, argument) {
 
 #' @export
 print.m2st <- function(x, ...) {
-    widths <- vapply(x$scales, ncol, integer(1L))
+    widths <- vapply(x$scales[names(x$scales) != "averages"], ncol, integer(1L))
     cat("m2ST: ", nrow(x$coords), " spots", if (length(widths)) {
         paste0(", embedded at ", length(widths), " scales (", toString(widths), " columns)")
     }, "\n", sep = "")

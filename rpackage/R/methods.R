@@ -112,7 +112,8 @@
 #'     `m2st`;
 #'   * with `keep = "scales"`, and from `embedM2ST()`, the embedding of each scale:
 #'     `reducedDim(x, "M2ST_scale1")` or the reduction `m2st.scale1`, and so on, with the models side
-#'     by side;
+#'     by side; and with `average_hops`, the averages of the features: `"M2ST_averages"` or
+#'     `m2st.averages`;
 #'   * the record of the run, a plain list: `metadata(x)$m2st` or `Misc(x, "m2st")`.
 #'
 #'   With `name = "zone"` the columns are `zone_domain` and `zone_confidence`. The embeddings are

@@ -28,7 +28,7 @@ ownerOf <- function(column) {
 namePattern <- "[^\\W_][\\w.-]*"
 reservedNames <- paste0(
     "spatial|spatial_neighbors|spatialdata_attrs|m2st_(r|python)",
-    "|.*_(pca|pca_no_neighbors|scale\\d*|domain|confidence|colors)"
+    "|.*_(pca|pca_no_neighbors|averages|scale\\d*|domain|confidence|colors)"
 )
 
 checkName <- function(value, argument = "name") {
@@ -93,7 +93,7 @@ checkNotTaken <- function(
 staleNames <- function(present, prefix, separator) {
     own <- startsWith(present, prefix)
     rest <- substring(present, nchar(prefix) + 1L)
-    present[own & grepl(paste0("^([", separator, "]scale[0-9]+)?$"), rest)]
+    present[own & grepl(paste0("^([", separator, "](scale[0-9]+|averages))?$"), rest)]
 }
 
 # The record of a clustering of the embeddings that `record` tells of: those of the result `from`.

@@ -9,6 +9,9 @@
 #' @param hidden_dim Width of the shared encoder, a multiple of `n_heads`; `r helpOf("hidden_dim")`.
 #' @param n_layers Attention layers of each scale's encoder, after the shared one;
 #'   `r helpOf("n_layers")`.
+#' @param average_hops Steps over which the features are averaged. The averages are one more view of
+#'   the tissue beside the scales, without anything learned; `r helpOf("average_hops")`. With 0 there
+#'   is none.
 #' @param n_heads Attention heads of the encoders; `r helpOf("n_heads")`.
 #' @param use_prelu `TRUE` applies a PReLU after each layer of the encoders, as the paper does;
 #'   `r helpOf("use_prelu")`.
@@ -35,7 +38,10 @@
 #' @param weight_entropy Weight of the entropy of the scale weights. A small one trusts one scale, a
 #'   large one trusts all equally; `r helpOf("weight_entropy")`.
 #' @param degrees_of_freedom Degrees of freedom of the t distribution around a centre. The smaller
-#'   they are, the less outlying spots count; `r helpOf("degrees_of_freedom")`.
+#'   they are, the less outlying spots count; `r helpOf("degrees_of_freedom")`. `NA` takes a normal
+#'   distribution.
+#' @param equal_sizes How strongly domains are drawn towards equal sizes: the weight of equal ones
+#'   beside the sizes that are found. By default all are taken as equal.
 #' @param smoothness Weight of the agreement of a spot with spots within four steps on the spatial
 #'   graph; `r helpOf("smoothness")`. With 0, only the embeddings count.
 #' @param n_init Number of starts of the clustering; `r helpOf("n_init")`.
@@ -50,12 +56,13 @@
 #' m2stParams(n_epochs = 50, mask_rate = 0.3)
 #' @export
 m2stParams <- function(
-    n_members = NULL, scale_dims = NULL, hidden_dim = NULL, n_layers = NULL, n_heads = NULL,
-    use_prelu = NULL, negative_slope = NULL, feature_dropout = NULL, attention_dropout = NULL,
-    mask_rate = NULL, loss_exponent = NULL, n_epochs = NULL, batch_size = NULL,
-    learning_rate = NULL, weight_decay = NULL, patience = NULL, min_delta = NULL, common_dim = NULL,
-    specific_dim = NULL, weight_entropy = NULL, degrees_of_freedom = NULL, smoothness = NULL,
-    n_init = NULL, short_iter = NULL, max_iter = NULL, tol = NULL
+    n_members = NULL, scale_dims = NULL, hidden_dim = NULL, n_layers = NULL, average_hops = NULL,
+    n_heads = NULL, use_prelu = NULL, negative_slope = NULL, feature_dropout = NULL,
+    attention_dropout = NULL, mask_rate = NULL, loss_exponent = NULL, n_epochs = NULL,
+    batch_size = NULL, learning_rate = NULL, weight_decay = NULL, patience = NULL,
+    min_delta = NULL, common_dim = NULL, specific_dim = NULL, weight_entropy = NULL,
+    degrees_of_freedom = NULL, equal_sizes = NULL, smoothness = NULL, n_init = NULL,
+    short_iter = NULL, max_iter = NULL, tol = NULL
 ) {
     structure(gather(as.list(environment()), settings()), class = "m2stParams")
 }
@@ -79,6 +86,8 @@ m2stParams <- function(
 #'   `r helpOf("hidden_dim", "paper")`.
 #' @param n_layers Attention layers of each scale's encoder, after the shared one;
 #'   `r helpOf("n_layers", "paper")`.
+#' @param average_hops Steps over which the features are averaged, for one more view of the tissue
+#'   beside the scales; `r helpOf("average_hops", "paper")`. With 0 there is none.
 #' @param use_prelu `TRUE` applies a PReLU after each layer of the encoders;
 #'   `r helpOf("use_prelu", "paper")`.
 #' @param loss_exponent Exponent of the scaled cosine error; `r helpOf("loss_exponent", "paper")`.
@@ -108,11 +117,11 @@ m2stParams <- function(
 #' paperParams(solver = "published", specific_dim = 20)
 #' @export
 paperParams <- function(
-    n_members = NULL, scale_dims = NULL, hidden_dim = NULL, n_layers = NULL, n_heads = NULL,
-    use_prelu = NULL, negative_slope = NULL, feature_dropout = NULL, attention_dropout = NULL,
-    mask_rate = NULL, loss_exponent = NULL, n_epochs = NULL, batch_size = NULL,
-    learning_rate = NULL, weight_decay = NULL, patience = NULL, min_delta = NULL, common_dim = NULL,
-    specific_dim = NULL, ridge = NULL, orthogonality = NULL, weight_entropy = NULL, solver = NULL,
+    n_members = NULL, scale_dims = NULL, hidden_dim = NULL, n_layers = NULL, average_hops = NULL,
+    n_heads = NULL, use_prelu = NULL, negative_slope = NULL, feature_dropout = NULL,
+    attention_dropout = NULL, mask_rate = NULL, loss_exponent = NULL, n_epochs = NULL,
+    batch_size = NULL, learning_rate = NULL, weight_decay = NULL, patience = NULL,
+    min_delta = NULL, common_dim = NULL, specific_dim = NULL, ridge = NULL, orthogonality = NULL, weight_entropy = NULL, solver = NULL,
     n_init = NULL, max_iter = NULL, tol = NULL
 ) {
     given <- gather(as.list(environment()), settings("paper"))

@@ -130,7 +130,7 @@ checkBatch <- function(params, input) {
 tryWriting <- function(write, n, k, keepScales) {
     column <- matrix(seq_len(n) / n, n, 1L)
     standIn <- list(
-        scales = if (keepScales) list(column), record = list(), coords = cbind(column, column)
+        scales = if (keepScales) list(scale1 = column), record = list(), coords = cbind(column, column)
     )
     if (!is.null(k)) {
         standIn$domain <- factor(rep(1L, n), levels = seq_len(k))
@@ -235,8 +235,11 @@ readAnswer <- function(answer, valid) {
         full[valid, ] <- matrix
         full
     }
+    scales <- as.list(answer$scales)
+    names(scales) <- sprintf("scale%d", seq_along(scales))
+    scales$averages <- answer$averages
     result <- list(
-        scales = lapply(answer$scales, function(scale) spread(fromBuffer(scale))),
+        scales = lapply(scales, function(scale) spread(fromBuffer(scale))),
         record = answer$record
     )
     result$record$r <- list(
@@ -323,7 +326,8 @@ checkScales <- function(scales, record, where) {
 # Without the record the members of the ensemble cannot be told apart.
 checkRecord <- function(scales, record) {
     expected <- record$n_members * unlist(record$embed$params$scale_dims)
-    if (!isTRUE(all.equal(expected, vapply(unname(scales), ncol, integer(1L))))) {
+    widths <- vapply(unname(scales[names(scales) != "averages"]), ncol, integer(1L))
+    if (!isTRUE(all.equal(expected, widths))) {
         stopM2ST("Expected the record of the run that made the embeddings, found ",
             if (length(expected)) "that of another run" else "none", ". Call embedM2ST() again.")
     }

@@ -315,10 +315,9 @@ writeSeurat <- function(object, result, name, set.ident, assay) {
     for (old in intersect(staleReductions(object, name), SeuratObject::Reductions(object))) {
         object[[old]] <- NULL
     }
-    for (m in seq_along(result$scales)) {
-        scale <- paste0("scale", m)
+    for (scale in names(result$scales)) {
         object <- setReduction(
-            object, paste0(name, ".", scale), keyOf(name, scale), result$scales[[m]], assay
+            object, paste0(name, ".", scale), keyOf(name, scale), result$scales[[scale]], assay
         )
     }
     writeClusterSeurat(object, result, name, set.ident, assay = assay)
@@ -429,7 +428,7 @@ measuredSeurat <- function(object, name) {
 
 scalesSeurat <- function(object, name) {
     cells <- colnames(object)
-    numbered(SeuratObject::Reductions(object), paste0(name, ".scale"), function(key) {
+    scalesIn(SeuratObject::Reductions(object), paste0(name, "."), function(key) {
         values <- SeuratObject::Embeddings(object, key)
         values[match(cells, rownames(values)), , drop = FALSE]
     })

@@ -311,8 +311,8 @@ writeSE <- function(x, result, name) {
     for (old in staleNames(SingleCellExperiment::reducedDimNames(x), reducedName(name), "_")) {
         SingleCellExperiment::reducedDim(x, old) <- NULL
     }
-    for (m in seq_along(result$scales)) {
-        x <- setReduced(x, reducedName(name, paste0("_scale", m)), result$scales[[m]])
+    for (scale in names(result$scales)) {
+        x <- setReduced(x, reducedName(name, paste0("_", scale)), result$scales[[scale]])
     }
     writeClusterSE(x, result, name)
 }
@@ -340,17 +340,17 @@ setReduced <- function(x, name, matrix) {
 }
 
 scalesSE <- function(x, name) {
-    prefix <- reducedName(name, "_scale")
-    numbered(SingleCellExperiment::reducedDimNames(x), prefix, function(key) {
+    scalesIn(SingleCellExperiment::reducedDimNames(x), reducedName(name, "_"), function(key) {
         SingleCellExperiment::reducedDim(x, key, withDimnames = FALSE)
     })
 }
 
-# Embeddings that are stored under prefix1, prefix2, ...
-numbered <- function(present, prefix, get) {
-    found <- list()
-    while ((key <- paste0(prefix, length(found) + 1L)) %in% present) {
-        found[[length(found) + 1L]] <- unname(get(key))
+# Embeddings that are stored under a prefix and scale1, scale2, ..., and averages if there are any.
+scalesIn <- function(present, prefix, get) {
+    names <- sprintf("scale%d", seq_along(present))
+    names <- names[cumprod(paste0(prefix, names) %in% present) == 1]
+    if (length(names) && paste0(prefix, "averages") %in% present) {
+        names <- c(names, "averages")
     }
-    found
+    sapply(names, function(name) unname(get(paste0(prefix, name))), simplify = FALSE)
 }

@@ -73,6 +73,8 @@ class MixtureDomains:
         Weights of the representations, shape (M + 1,).
     params
         Settings of the clustering.
+    sizes
+        Share of each domain, shape (n_domains,); None for equal ones.
     """
 
     kind: ClassVar[str] = "mixture"
@@ -83,6 +85,7 @@ class MixtureDomains:
     covariances: list[Array]
     scale_weights: Array
     params: ClusteringParams
+    sizes: Array | None = None
 
     @property
     def n_domains(self) -> int:
@@ -111,6 +114,8 @@ class MixtureDomains:
                     strict=True,
                 )
             )
+            if self.sizes is not None:
+                cost = cost - np.log(self.sizes)
             found: Array = special.softmax(-cost, axis=1)
             if connectivities is not None and self.params.smoothness > 0:
                 adjacency = normalised_adjacency(connectivities, len(found))
@@ -130,7 +135,8 @@ class MixtureDomains:
             centers=self.centers,
             covariance=self.covariances,
         )
-        return {**arrays, "scale_weights": self.scale_weights}
+        sizes = {} if self.sizes is None else {"sizes": self.sizes}
+        return {**arrays, "scale_weights": self.scale_weights, **sizes}
 
     def to_settings(self) -> dict[str, Any]:
         """Settings of the clustering."""
@@ -144,7 +150,10 @@ class MixtureDomains:
         for loading, covariance in zip(factors.loadings, covariances, strict=True):
             _check_shapes([covariance], [(loading.shape[1], loading.shape[1])])
         params = ClusteringParams.from_dict(settings)
-        return cls(factors, centers, covariances, arrays["scale_weights"], params)
+        sizes = arrays.get("sizes")
+        if sizes is not None:
+            _check_shapes([sizes], [(len(centers[0]),)])
+        return cls(factors, centers, covariances, arrays["scale_weights"], params, sizes)
 
 
 @dataclass(frozen=True)
@@ -238,7 +247,7 @@ def _read_blocks(arrays: Mapping[str, NDArray[Any]]) -> tuple[Factors, list[Arra
     return Factors(means, loadings), centers
 
 
-def _check_shapes(arrays: list[Array], expected: list[tuple[int, int]]) -> None:
+def _check_shapes(arrays: list[Array], expected: list[tuple[int, ...]]) -> None:
     shapes = [array.shape for array in arrays]
     if shapes != expected:
         msg = f"arrays of shapes {shapes} do not fit each other"

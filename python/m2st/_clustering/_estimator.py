@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,8 @@ from m2st._params import ClusteringParams
 Array = NDArray[np.float64]
 Embeddings = Sequence[NDArray[Any]] | NDArray[Any]
 
+# A start with a domain of fewer observations is taken only if all have one.
+_LEAST = 10
 # Starts are compared, and the best is followed to its end, on no more observations than this. It is
 # then close to where all of them lead.
 _START_SAMPLE = 20_000
@@ -47,7 +49,8 @@ class MultiScaleClustering(MemberEstimator[ClusteringParams]):
     .. math::
         \sum_{m=1}^{M+1} \alpha^m \Big[ \tfrac1N \sum_{ik} u_{ik}\, \rho_m(x_i^m - v_k^m)
         - \rho_m^0 \Big]
-        + \tfrac1N \sum_{ik} u_{ik} \ln u_{ik}
+        + \tfrac1N \sum_{ik} u_{ik} \ln \frac{u_{ik}}{C \pi_k}
+        - \tfrac aC \sum_k \ln C \pi_k
         + \delta \sum_m \alpha^m \ln \alpha^m
         - \tfrac{\eta}{2N} \sum_{ijk} u_{ik} S_{ij} u_{jk},
 
@@ -57,6 +60,9 @@ class MultiScaleClustering(MemberEstimator[ClusteringParams]):
 
     by updates of one block of unknowns after the other. No update raises it. :math:`\rho_m^0` is
     the cost of a single domain, so that a scale counts by how much the domains explain of it.
+    Without :math:`\nu`, the first part of :math:`\rho_m` is that of a normal distribution,
+    :math:`\tfrac12 r^\top (\Sigma^m)^{-1} r`. The shares :math:`\pi_k` are equal, or estimated with
+    the Dirichlet prior :math:`a`.
     :math:`S` is the fourth power of the normalised adjacency of the spatial graph with self-loops.
 
     It assumes domains that differ in their centres and share the shape of the scatter around them.
@@ -65,7 +71,7 @@ class MultiScaleClustering(MemberEstimator[ClusteringParams]):
     ----------
     n_domains
         Number of domains C; exactly as many come out.
-    common_dim, specific_dim, weight_entropy, degrees_of_freedom, smoothness
+    common_dim, specific_dim, weight_entropy, degrees_of_freedom, equal_sizes, smoothness
         Widths of the representations and weights of the terms: see `ClusteringParams`.
     n_init, short_iter, max_iter, tol
         Control of the optimisation: see `ClusteringParams`.
@@ -86,6 +92,8 @@ class MultiScaleClustering(MemberEstimator[ClusteringParams]):
         Centres of the domains, of each scale and, last, of the common representation.
     covariances_
         Covariance that the domains share, in the same order.
+    sizes_
+        Share that each domain is estimated to have, shape (n_domains,); sum 1.
     scale_weights_
         Weights of the scales and, last, of the common representation, shape (M + 1,); sum 1.
     objective_
@@ -132,6 +140,7 @@ class MultiScaleClustering(MemberEstimator[ClusteringParams]):
     common_: Array
     specific_: list[Array]
     covariances_: list[Array]
+    sizes_: Array
     scale_weights_: Array
     objective_: Array
     start_objectives_: Array
@@ -146,7 +155,8 @@ class MultiScaleClustering(MemberEstimator[ClusteringParams]):
         common_dim: int | None = ClusteringParams.common_dim,
         specific_dim: int = ClusteringParams.specific_dim,
         weight_entropy: float = ClusteringParams.weight_entropy,
-        degrees_of_freedom: float = ClusteringParams.degrees_of_freedom,
+        degrees_of_freedom: float | None = ClusteringParams.degrees_of_freedom,
+        equal_sizes: float | None = ClusteringParams.equal_sizes,
         smoothness: float = ClusteringParams.smoothness,
         n_init: int = ClusteringParams.n_init,
         short_iter: int = ClusteringParams.short_iter,
@@ -159,6 +169,7 @@ class MultiScaleClustering(MemberEstimator[ClusteringParams]):
         self.specific_dim = specific_dim
         self.weight_entropy = weight_entropy
         self.degrees_of_freedom = degrees_of_freedom
+        self.equal_sizes = equal_sizes
         self.smoothness = smoothness
         self.n_init = n_init
         self.short_iter = short_iter
@@ -224,7 +235,7 @@ class MultiScaleClustering(MemberEstimator[ClusteringParams]):
                 sample, starts, self.n_domains, params, n_iter=params.short_iter
             )
             start_objectives = [history[-1] for history in histories]
-            best = int(np.argmin(start_objectives))
+            best = _lowest(states, start_objectives)
             descend(sample, states[best], histories[best], params, n_iter=params.max_iter)
             state, objective, converged = self._finish(
                 blocks, sample, states[best], histories[best], adjacency
@@ -343,6 +354,12 @@ class MultiScaleClustering(MemberEstimator[ClusteringParams]):
         scales = self._scales(X, reset=False)
         return self.to_domains().predict_proba(scales, connectivities=connectivities)
 
+    def reorder(self, order: NDArray[np.intp]) -> Self:
+        """Number the domains anew, in place; as `MemberEstimator.reorder`."""
+        super().reorder(order)
+        self.sizes_ = self.sizes_[order]
+        return self
+
     def to_domains(self) -> MixtureDomains:
         """Keep of this estimator what places other observations, and no more.
 
@@ -362,6 +379,7 @@ class MultiScaleClustering(MemberEstimator[ClusteringParams]):
             list(self.covariances_),
             self.scale_weights_,
             self._params(),
+            self.sizes_,
         )
 
     def _scales(self, X: Embeddings, *, reset: bool) -> list[NDArray[Any]]:
@@ -413,8 +431,20 @@ class MultiScaleClustering(MemberEstimator[ClusteringParams]):
         self.specific_ = blocks[:-1]
         self.centers_ = [mixture.centers for mixture in state.mixtures]
         self.covariances_ = [mixture.covariance for mixture in state.mixtures]
+        self.sizes_ = state.shares / len(state.shares)
         self.scale_weights_ = state.weights
         self.objective_ = np.array(objective)
         self.n_iter_ = len(objective) - 1
         self.converged_ = converged
         self._number_by_size()
+
+
+def _lowest(states: list[State], objectives: list[float]) -> int:
+    """Which start has the lowest objective; of those without tiny domains, if there are any.
+
+    A few observations apart from the tissue, which no neighbours average out, gain most by a
+    domain of their own.
+    """
+    smallest = np.array([state.responsibilities.sum(axis=0).min() for state in states])
+    tiny = (smallest < _LEAST) & (smallest.max() >= _LEAST)
+    return int(np.argmin(np.where(tiny, np.inf, objectives)))

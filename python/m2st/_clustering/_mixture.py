@@ -1,4 +1,4 @@
-"""The mixture of t distributions with a covariance that all domains share, and its descent."""
+"""The mixture of normal or t distributions that share a covariance, and its descent."""
 
 from __future__ import annotations
 
@@ -39,11 +39,13 @@ class Mixture:
     null: float
 
     def m_step(
-        self, block: Array, responsibilities: Array, distances: Array, freedom: float
+        self, block: Array, responsibilities: Array, distances: Array, freedom: float | None
     ) -> None:
-        """Majorise the logarithm at the current distances; its minimum is a weighted mean."""
+        """Move to the minimum: a weighted mean, of t distributions that of a majorant."""
         n_obs, width = block.shape
-        pull = responsibilities * (freedom + width) / (freedom + distances)
+        pull = responsibilities
+        if freedom is not None:  # the logarithm is majorised at the current distances
+            pull = responsibilities * (freedom + width) / (freedom + distances)
         mass = pull.sum(axis=0)
         # A domain without any mass keeps its centre.
         self.centers = np.where(
@@ -69,6 +71,7 @@ class State:
     responsibilities: Array  # U
     mixtures: list[Mixture]  # V, Σ of the specific representations and, last, the common
     weights: Array  # α
+    shares: Array  # π of the domains, times their number: 1 each where they are equal
     distances: list[Array] = field(init=False)
     costs: list[Array] = field(init=False)
     terms: Array = field(init=False)  # cost of each scale above that of a single domain
@@ -99,7 +102,8 @@ class State:
             )
             mixtures.append(mixture)
         weights = np.full(len(blocks), 1 / len(blocks))
-        state = cls(responsibilities, mixtures, weights)
+        state = cls(responsibilities, mixtures, weights, np.ones(n_domains))
+        state.update_shares(params)
         state.update_costs(blocks, params)
         state.update_terms()
         state.update_weights(params)
@@ -112,7 +116,7 @@ class State:
             replace(mixture, floor=_total(block)[1], null=null_cost(block, params))
             for block, mixture in zip(blocks, sample.mixtures, strict=True)
         ]
-        state = cls(np.empty(0), mixtures, sample.weights)
+        state = cls(np.empty(0), mixtures, sample.weights, sample.shares)
         state.update_costs(blocks, params)
         state.responsibilities = state.e_step()
         state.update_terms()
@@ -120,10 +124,19 @@ class State:
 
     def e_step(self, pull: Array | float = 0.0) -> Array:
         """Responsibilities that the costs ask for, and a pull towards domains."""
-        score = pull - sum(
-            weight * cost for weight, cost in zip(self.weights, self.costs, strict=True)
+        score = (
+            pull
+            + np.log(self.shares)
+            - sum(weight * cost for weight, cost in zip(self.weights, self.costs, strict=True))
         )
         return softmax(score)
+
+    def update_shares(self, params: ClusteringParams) -> None:
+        """Set π to the sizes of the domains, drawn towards equal ones."""
+        if params.equal_sizes is None:
+            return
+        sizes = self.responsibilities.mean(axis=0) * len(self.shares)
+        self.shares = (sizes + params.equal_sizes) / (1 + params.equal_sizes)
 
     def update_costs(self, blocks: list[Array], params: ClusteringParams) -> None:
         """Distances and costs at the current centres and covariances."""
@@ -153,6 +166,10 @@ class State:
         """The objective, per observation."""
         entropy = np.sum(special.entr(self.responsibilities)) / len(self.responsibilities)
         value = self.weights @ self.terms - entropy
+        if params.equal_sizes is not None:
+            logarithms = np.log(self.shares)
+            value -= self.responsibilities.mean(axis=0) @ logarithms
+            value -= params.equal_sizes * logarithms.mean()
         value -= params.weight_entropy * np.sum(special.entr(self.weights))
         if self.adjacency is not None:
             agreement = np.sum(
@@ -195,6 +212,7 @@ def descend(
         state.responsibilities = state.e_step(pull)
         for block, mixture, distances in zip(blocks, state.mixtures, state.distances, strict=True):
             mixture.m_step(block, state.responsibilities, distances, params.degrees_of_freedom)
+        state.update_shares(params)
         state.update_costs(blocks, params)
         state.update_terms()
         state.update_weights(params)
@@ -262,10 +280,11 @@ def _cached(n_obs: int) -> list[slice]:
 
 def robust_cost(distances: Array, covariance: Array, params: ClusteringParams) -> Array:
     """ρ of each observation and domain."""
-    width = len(covariance)
-    tails = (
-        0.5 * (params.degrees_of_freedom + width) * np.log1p(distances / params.degrees_of_freedom)
-    )
+    freedom, width = params.degrees_of_freedom, len(covariance)
+    if freedom is None:
+        tails = 0.5 * distances
+    else:
+        tails = 0.5 * (freedom + width) * np.log1p(distances / freedom)
     cost: Array = tails + 0.5 * np.linalg.slogdet(covariance)[1]
     return cost
 

@@ -26,7 +26,7 @@ from m2st._checks import (
     warn,
     warn_invalid,
 )
-from m2st._ensemble import SideBySide, apply_members, processes
+from m2st._ensemble import apply_members, processes
 from m2st._features import ExpressionProjection, ReadyProjection
 from m2st._gene_names import explain_missing, positions
 
@@ -205,7 +205,8 @@ class Model:
             Categorical, the model's domains by name; some may be empty. A model that was fitted on
             labels (`m2st.annotate`) leaves tissue unlike all of them missing, and its confidence is
             the probability that an annotator would give the label; it writes no embedding.
-        ``obs["m2st_confidence"]``, ``obsm["X_m2st"]``, ``obsm["X_m2st_scale<m>"]``
+        ``obs["m2st_confidence"]``, ``obsm["X_m2st"]``, ``obsm["X_m2st_scale<m>"]``,
+        ``obsm["X_m2st_averages"]``
             As `m2st.tl.cluster` and `m2st.tl.embed` write them.
         ``obsm["X_m2st_pca"]``
             float32, (n_obs, n_pcs): scores on the components of the model.
@@ -298,7 +299,8 @@ class Model:
             n_jobs,
         )
         tl.forget_clustering(adata, keys)
-        tl.write_scales(adata, SideBySide.of(members, found.filled), keys)
+        n_scales = len(self.members[0].network.params.scale_dims)
+        tl.write_members(adata, members, n_scales, found.filled, keys)
         if self.common is not None:
             together = [scale for scales in members for scale in scales]
             common = self.common.project(together)
@@ -364,8 +366,8 @@ class Model:
         sure = np.full(adata.n_obs, np.nan)
         sure[filled] = guidance.probabilities[np.arange(len(codes)), codes]
         tl.forget_clustering(adata, keys)
-        for key in scales_of(adata, keys):
-            del adata.obsm[key]
+        for key in [*scales_of(adata, keys), keys.averages]:
+            adata.obsm.pop(key, None)
         names = [*self.domains, *new_names(n_new)]
         tl.write_domains(adata, shown, guidance.probabilities, filled, keys, names, sure=False)
         adata.obs[keys.confidence] = sure  # also where the domain is missing

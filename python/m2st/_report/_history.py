@@ -29,11 +29,13 @@ def _losses(record: Mapping[str, Any]) -> list[NDArray[np.float64]]:
 
 def _scale_names(record: Mapping[str, Any], n_weights: int) -> list[str]:
     """Names of the scales, with their widths, and of what they share."""
-    widths = np.ravel(record.get("embed", {}).get("params", {}).get("scale_dims", [])).tolist()
-    names = [f"scale {number}" for number in range(1, n_weights)]
+    params = record.get("embed", {}).get("params", {})
+    widths = np.ravel(params.get("scale_dims", [])).tolist()
+    beside = ["averages", "common"] if params.get("average_hops") else ["common"]
+    names = [f"scale {number}" for number in range(1, n_weights - len(beside) + 1)]
     if len(widths) == len(names):
         names = [f"{name} ({int(width)})" for name, width in zip(names, widths, strict=True)]
-    return [*names, "common"]
+    return [*names, *beside]
 
 
 def describe_training(record: Mapping[str, Any]) -> dict[str, Any] | None:

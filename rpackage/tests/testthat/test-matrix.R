@@ -224,3 +224,26 @@ test_that("an interrupt is told to Python and then to R", {
     expect_message(expect_true(callback("Epoch 50")), "Epoch 50")
     expect_null(progressCallback(FALSE))
 })
+
+test_that("averages are kept beside the scales, and sent with them", {
+    skip_if_no_m2st()
+    few <- m2stParams(
+        n_members = 2, n_epochs = 2, scale_dims = c(8, 4), hidden_dim = 16, average_hops = 2,
+        equal_sizes = 0.1
+    )
+    counts <- toyCounts()
+    whole <- runM2ST(counts, toyCoords(), k = 3, params = few, keep = "scales", verbose = FALSE)
+    expect_named(whole$scales, c("scale1", "scale2", "averages"))
+    expect_identical(dim(whole$scales$averages)[1L], ncol(counts))
+    expect_output(print(whole), "embedded at 2 scales \\(16, 8 columns\\)")
+    again <- clusterM2ST(whole, 3, params = few, verbose = FALSE)
+    expect_identical(again$domain, whole$domain)
+    skip_if_not_installed("SingleCellExperiment")
+    x <- toySCE()
+    x <- runM2ST(x, k = 3, params = few, keep = "scales", verbose = FALSE)
+    expect_true("M2ST_averages" %in% SingleCellExperiment::reducedDimNames(x))
+    again <- clusterM2ST(x, 3, params = few, verbose = FALSE)
+    expect_identical(again$m2st_domain, x$m2st_domain)
+    x <- runM2ST(x, k = 3, params = m2stParams(n_members = 1, n_epochs = 2), verbose = FALSE)
+    expect_false("M2ST_averages" %in% SingleCellExperiment::reducedDimNames(x))
+})
