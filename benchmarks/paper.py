@@ -237,7 +237,22 @@ def report(runs: pd.DataFrame) -> str:
         "and m2ST4 has the squared error."
     )
     tables = [table(runs[runs["data"] == name], name) for name in SETS if name in set(runs["data"])]
-    return "\n\n".join([*made, head, *tables, *beside(runs)]) + "\n"
+    return "\n\n".join([*made, head, *tables, *solvers(runs), *beside(runs)]) + "\n"
+
+
+def solvers(runs: pd.DataFrame) -> list[str]:
+    """Means of both solvers over the sections that have all seeds of both."""
+    own = runs[(runs["protocol"] == "fixed") & (runs["row"] == "m2ST")]
+    scores = own.pivot_table(
+        index="data", columns="solver", values="score", aggfunc=["mean", "size"]
+    )
+    if not set(SOLVERS) <= set(own["solver"]):
+        return []
+    whole = scores[(scores["size"][list(SOLVERS)] >= N_SEEDS).all(axis=1)]["mean"]
+    means = ", ".join(f"{solver} {whole[solver].mean():.3f}" for solver in SOLVERS)
+    return [
+        f"Row m2ST, fixed setting, mean of {len(whole)} sections with {N_SEEDS} seeds: {means}."
+    ]
 
 
 def beside(runs: pd.DataFrame) -> list[str]:
