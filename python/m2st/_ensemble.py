@@ -223,7 +223,11 @@ def cluster_members(
 def refit_members(
     fits: list[MultiScaleClustering], adjacency: sparse.csr_matrix, n_jobs: int | None
 ) -> list[MultiScaleClustering]:
-    """Let each member start from what the others found, too, until none gains by it."""
+    """Let each member start from what the others found, too, until none gains by it.
+
+    The list is changed in place: a member that gained gives its room to the new one at once, and
+    one that did not is not sent back from its process.
+    """
     from joblib import Parallel
 
     improved = fits if len(fits) > 1 else []
@@ -232,14 +236,24 @@ def refit_members(
         starts = _distinct(sorted(improved, key=lambda fit: fit.objective_[-1]))[:_MAX_STARTS]
         if not starts:
             break
-        before = [fit.objective_[-1] for fit in fits]
-        fits = Parallel(n_jobs=processes(n_jobs), prefer="processes")(
-            _delayed(fit.refit)(starts, connectivities=adjacency) for fit in fits
+        found = Parallel(n_jobs=processes(n_jobs), prefer="processes", return_as="generator")(
+            _delayed(_refit_member)(fit, starts, adjacency) for fit in fits
         )
-        improved = [
-            fit for fit, value in zip(fits, before, strict=True) if fit.objective_[-1] < value
-        ]
+        improved = []
+        for member, fit in enumerate(found):
+            if fit is not None:
+                fits[member] = fit
+                improved.append(fit)
     return fits
+
+
+def _refit_member(
+    fit: MultiScaleClustering, starts: list[NDArray[np.intp]], adjacency: sparse.csr_matrix
+) -> MultiScaleClustering | None:
+    """The fit if it gained, else None."""
+    before = fit.objective_[-1]
+    fit.refit(starts, connectivities=adjacency)
+    return fit if fit.objective_[-1] < before else None
 
 
 def apply_members(
