@@ -239,6 +239,9 @@ class Model:
         Depth and technology differ between sections. So each component gets the mean and the
         deviation, in each section, that it had where the model was fitted. If a section holds only
         part of the tissue, this takes away part of what sets it apart.
+
+        A model of several sections holds their joint domains. Where a section kept domains of its
+        own, the model does not hold these.
         """
         processes(n_jobs)
         self._apply(
