@@ -32,6 +32,7 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
 
 import m2st
+from benchmarks.annotation import row as markdown
 from benchmarks.data import Case, load
 from benchmarks.stamp import born, stamp
 from m2st._keys import Keys
@@ -197,7 +198,7 @@ def run(names: list[str], rows: list[str], n_seeds: int, out: Path) -> None:
 
 
 def tables(runs: pd.DataFrame) -> str:
-    """The tables in Markdown, of the seeds that every row has in common for a section."""
+    """The tables in Markdown, of the seeds that each row has."""
     rows = [row for row in [*ROWS, *PLAIN] if row in set(runs["row"])]
     means = runs.groupby(["data", "row"])["ari"].agg(["mean", "std", "count"])
     each = means["mean"].unstack("row").reindex(index=sections(), columns=rows)
@@ -207,7 +208,7 @@ def tables(runs: pd.DataFrame) -> str:
     lines = [
         born(runs["made"]),
         "",
-        "ARI with the number of domains given, mean over seeds; no label enters a run.",
+        f"ARI with the number of domains given, mean over {_seeds(runs)}; no label enters a run.",
         "",
         _head(["section", *rows]),
     ]
@@ -239,6 +240,14 @@ def tables(runs: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def _seeds(runs: pd.DataFrame) -> str:
+    number = runs.groupby(["data", "row"])["seed"].nunique()
+    least, most = int(number.min()), int(number.max())
+    if least < most:
+        return f"{least} to {most} seeds"
+    return f"{most} seeds" if most > 1 else "one seed"
+
+
 def _spread(means: pd.DataFrame, name: str, row: str) -> str:
     if (name, row) not in means.index or means.loc[(name, row), "count"] < 2:
         return ""
@@ -246,11 +255,11 @@ def _spread(means: pd.DataFrame, name: str, row: str) -> str:
 
 
 def _head(cells: list[str]) -> str:
-    return _line(cells) + "\n" + _line(["---"] * len(cells))
+    return markdown(cells) + "\n" + markdown(["---"] * len(cells))
 
 
 def _line(cells: list[str]) -> str:
-    return "| " + " | ".join("" if cell.startswith("nan") else cell for cell in cells) + " |"
+    return markdown(["" if cell.startswith("nan") else cell for cell in cells])
 
 
 def _listed(values: dict[str, float]) -> str:
