@@ -131,8 +131,8 @@ def run(
     The slots that `m2st.pp.prepare` or `m2st.pp.prepare_embedding`, `m2st.tl.embed` and
     `m2st.tl.cluster` list, and the graph of `m2st.pp.spatial_graph` if there is none:
     ``obs["m2st_domain"]``, ``obs["m2st_confidence"]``, ``obsm["X_m2st"]``,
-    ``obsm["X_m2st_scale<m>"]``, ``obsm["X_m2st_averages"]``, ``obsm["X_m2st_pca"]``, the graph
-    in ``obsp``, and the record in ``uns["m2st"]``.
+    ``obsm["X_m2st_scale<m>"]``, with `average_hops` ``obsm["X_m2st_averages"]``,
+    ``obsm["X_m2st_pca"]``, the graph in ``obsp``, and the record in ``uns["m2st"]``.
 
     Raises
     ------

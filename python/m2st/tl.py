@@ -139,8 +139,8 @@ def embed(
     ``obsm["X_m2st_scale<m>"]``
         float32 of shape (n_obs, E·d_m), for each scale m from 1: the members side by side.
     ``obsm["X_m2st_averages"]``
-        float32 of shape (n_obs, n_features): averages of the features over `average_hops` steps, a
-        view beside the scales that all members share.
+        If `average_hops` is above 0. float32 of shape (n_obs, n_features): averages of the features
+        over so many steps, a view beside the scales that all members share.
     ``uns["m2st"]["n_members"]``
         E.
     ``uns["m2st"]["embed"]``
@@ -262,7 +262,7 @@ def transform(
     ``obsm["X_m2st_scale<m>"]``
         float32 of shape (n_obs, E·d_m), for each scale m from 1: the members side by side.
     ``obsm["X_m2st_averages"]``
-        As `embed` writes them.
+        If the models have it, as `embed` writes it.
     ``uns["m2st"]["n_members"]``
         E.
     ``obs["m2st_domain"]``, ``obs["m2st_confidence"]``

@@ -379,7 +379,7 @@ class MultiScaleClustering(MemberEstimator[ClusteringParams]):
             list(self.covariances_),
             self.scale_weights_,
             self._params(),
-            self.sizes_,
+            None if self.equal_sizes is None else self.sizes_,
         )
 
     def _scales(self, X: Embeddings, *, reset: bool) -> list[NDArray[Any]]:

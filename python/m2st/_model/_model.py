@@ -205,9 +205,9 @@ class Model:
             Categorical, the model's domains by name; some may be empty. A model that was fitted on
             labels (`m2st.annotate`) leaves tissue unlike all of them missing, and its confidence is
             the probability that an annotator would give the label; it writes no embedding.
-        ``obs["m2st_confidence"]``, ``obsm["X_m2st"]``, ``obsm["X_m2st_scale<m>"]``,
-        ``obsm["X_m2st_averages"]``
-            As `m2st.tl.cluster` and `m2st.tl.embed` write them.
+        ``obs["m2st_confidence"]``, ``obsm["X_m2st"]``, ``obsm["X_m2st_scale<m>"]``
+            As `m2st.tl.cluster` and `m2st.tl.embed` write them; ``obsm["X_m2st_averages"]``, too,
+            if the model has that view.
         ``obsm["X_m2st_pca"]``
             float32, (n_obs, n_pcs): scores on the components of the model.
         ``uns["m2st_domain_colors"]``
