@@ -14,6 +14,7 @@ import platform
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ FILE = Path(__file__).with_suffix(".json")
 N_DOMAINS = 5
 AUTOENCODER = {"n_members": 2, "n_epochs": 30}
 CLUSTERING = {"n_init": 3}
+RELEASES = ("0.1",)
 _LIBRARIES = ("llvmlite", "numba", "numpy", "scanpy", "scikit-learn", "scipy", "torch")
 
 
@@ -119,6 +121,20 @@ def in_python(name: str) -> ad.AnnData:
     return adata
 
 
+def as_in(release: str) -> ad.AnnData:
+    """Run the first input with the settings that a release takes by default."""
+    settings = m2st.defaults(release, N_DOMAINS)
+    adata = visium()
+    m2st.run(
+        adata,
+        N_DOMAINS,
+        autoencoder=replace(settings.autoencoder, **AUTOENCODER),
+        clustering=replace(settings.clustering, **CLUSTERING),
+        progress=False,
+    )
+    return adata
+
+
 def on_the_command_line(folder: Path) -> ad.AnnData:
     """Run the first input as `m2st run` does, with the command's own defaults otherwise."""
     visium().write_h5ad(folder / "in.h5ad")
@@ -186,6 +202,7 @@ def summary(adata: ad.AnnData) -> dict[str, Any]:
 def record(folder: Path) -> dict[str, Any]:
     """All results, by input and door."""
     found = {name: summary(in_python(name)) for name in INPUTS}
+    found |= {release: summary(as_in(release)) for release in RELEASES}
     command = summary(on_the_command_line(folder))
     return {"platform": this_platform(), **found, "command": command, "R": in_r(folder)}
 

@@ -550,7 +550,7 @@ def test_names_that_occur_twice_are_no_concern_of_r(adata: AnnData, tmp_path: Pa
                     "levels": ["1", "2", "3"],
                 }
             ],
-            "record": {**answer["record"], "r": {"m2st": "0.1.0"}},
+            "record": {**answer["record"], "r": {"m2st": "0.2.0"}},
             "expression": {**request, "genes": "\n".join(names)},
         }
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,24 +29,20 @@ def test_python_keeps_its_results(name: str) -> None:
     compare(golden.summary(golden.in_python(name)), name)
 
 
-def test_a_release_keeps_its_defaults() -> None:
-    """The labels of 0.1 come from what it takes by default, written out."""
-    settings = m2st.defaults("0.1")
-    adata = golden.visium()
-    m2st.run(
-        adata,
-        golden.N_DOMAINS,
-        autoencoder=replace(settings.autoencoder, **golden.AUTOENCODER),
-        clustering=replace(settings.clustering, **golden.CLUSTERING),
-        progress=False,
-    )
-    compare(golden.summary(adata), "visium")
+@pytest.mark.parametrize("release", golden.RELEASES)
+def test_a_release_keeps_its_defaults(release: str) -> None:
+    """The labels of a release come from what it takes by default, written out."""
+    compare(golden.summary(golden.as_in(release)), release)
 
 
 def test_the_defaults_of_this_release_are_those_it_takes() -> None:
     """Until a release is out, its entry follows the defaults; then the next one gets its own."""
-    present = m2st.defaults(".".join(m2st.__version__.split(".")[:2]))
-    assert present == (m2st.AutoencoderParams(), m2st.ClusteringParams())
+    release = ".".join(m2st.__version__.split(".")[:2])
+    for n_domains in (7, 25):
+        assert m2st.defaults(release, n_domains) == (
+            m2st.AutoencoderParams(),
+            m2st.ClusteringParams().for_domains(n_domains),
+        )
     with pytest.raises(ValueError, match=r"Expected `release` .*0\.1.*, found '0\.0'"):
         m2st.defaults("0.0")
 

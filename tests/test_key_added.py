@@ -19,7 +19,7 @@ KEYS = {
     "obs": {"m2st_domain", "m2st_confidence"},
     "obsm": {
         "spatial", "X_m2st", "X_m2st_pca", "X_m2st_pca_no_neighbors",
-        "X_m2st_scale1", "X_m2st_scale2",
+        "X_m2st_scale1", "X_m2st_scale2", "X_m2st_averages",
     },
     "uns": {"m2st", "spatial_neighbors"},
 }  # fmt: skip

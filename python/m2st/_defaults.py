@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
-from m2st._checks import check_choice
+from m2st._checks import check_choice, check_int
 from m2st._params import AutoencoderParams, ClusteringParams
 
 
@@ -40,7 +41,7 @@ _RELEASES = {
             min_delta=2e-3,
         ),
         ClusteringParams(
-            common_dim=None,
+            common_dim=10,
             specific_dim=6,
             weight_entropy=0.3,
             degrees_of_freedom=8.0,
@@ -52,16 +53,52 @@ _RELEASES = {
             tol=1e-5,
         ),
     ),
+    "0.2": Defaults(
+        AutoencoderParams(
+            n_members=None,
+            scale_dims=(64, 32),
+            hidden_dim=128,
+            n_layers=2,
+            average_hops=4,
+            n_heads=4,
+            use_prelu=False,
+            negative_slope=0.01,
+            feature_dropout=0.0,
+            attention_dropout=0.0,
+            mask_rate=0.5,
+            loss_exponent=1.0,
+            n_epochs=100,
+            batch_size=16384,
+            learning_rate=2e-3,
+            weight_decay=5e-4,
+            patience=25,
+            min_delta=2e-3,
+        ),
+        ClusteringParams(
+            common_dim=15,
+            specific_dim=6,
+            weight_entropy=0.3,
+            degrees_of_freedom=None,
+            equal_sizes=0.1,
+            smoothness=10.0,
+            n_init=48,
+            short_iter=30,
+            max_iter=500,
+            tol=1e-5,
+        ),
+    ),
 }
 
 
-def defaults(release: str) -> Defaults:
+def defaults(release: str, n_domains: int = 1) -> Defaults:
     """Return the settings that a release of m2ST takes by default.
 
     Parameters
     ----------
     release
-        The release, ``"0.1"`` for 0.1.0 and what mends it.
+        The release, such as ``"0.1"`` for 0.1.0 and what mends it.
+    n_domains
+        Number of domains of the run. With many of them, there are more common dimensions.
 
     Returns
     -------
@@ -70,7 +107,7 @@ def defaults(release: str) -> Defaults:
     Raises
     ------
     ValueError
-        If there is no such release.
+        If there is no such release, or `n_domains` is below 1.
 
     Notes
     -----
@@ -81,7 +118,10 @@ def defaults(release: str) -> Defaults:
     --------
     >>> import m2st
     >>> adata = m2st.datasets.simulate_cortex(n_obs=300, n_genes=200)
-    >>> model = m2st.run(adata, 7, progress=False, **m2st.defaults("0.1")._asdict())
+    >>> model = m2st.run(adata, 7, progress=False, **m2st.defaults("0.1", 7)._asdict())
     """
     check_choice("release", release, _RELEASES)
-    return _RELEASES[release]
+    check_int("n_domains", n_domains, minimum=1)
+    found = _RELEASES[release]
+    common_dim = max(found.clustering.common_dim or 0, n_domains)
+    return found._replace(clustering=replace(found.clustering, common_dim=common_dim))

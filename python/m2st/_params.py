@@ -193,7 +193,7 @@ class AutoencoderParams(_Params):
     scale_dims: tuple[int, ...] = (64, 32)
     hidden_dim: int = 128
     n_layers: int = 2
-    average_hops: int = 0
+    average_hops: int = 4
     n_heads: int = 4
     use_prelu: bool = False
     negative_slope: float = 0.01
@@ -265,7 +265,7 @@ class ClusteringParams(_Params):
     Parameters
     ----------
     common_dim
-        Width d_c of the representation common to all scales. None takes 10, or the number of
+        Width d_c of the representation common to all scales. None takes 15, or the number of
         domains if that is more, which is the paper's width. Fewer dimensions cannot separate the
         domains.
     specific_dim
@@ -275,7 +275,7 @@ class ClusteringParams(_Params):
         trusts all equally. At the default the common representation has all the weight on all
         tissue looked at.
     degrees_of_freedom
-        ν > 0, degrees of freedom of the t distribution around a centre. The smaller they are, the
+        ν > 0, degrees of freedom of a t distribution around a centre. The smaller they are, the
         less outlying observations count. None takes a normal distribution.
     equal_sizes
         a > 0, how strongly domains are drawn towards equal sizes: the weight of equal ones beside
@@ -284,7 +284,8 @@ class ClusteringParams(_Params):
         η ≥ 0, weight of the agreement of an observation with others within four steps on the
         spatial graph. With 0, only the embeddings count.
     n_init
-        Number of starts. Each runs for `short_iter` iterations, and the best one runs to its end.
+        Number of starts. Each runs for `short_iter` iterations on the common representation. The
+        best one runs to its end on all representations.
     short_iter
         Iterations by which the starts are compared.
     max_iter
@@ -301,10 +302,10 @@ class ClusteringParams(_Params):
     common_dim: int | None = None
     specific_dim: int = 6
     weight_entropy: float = 0.3
-    degrees_of_freedom: float | None = 8.0
-    equal_sizes: float | None = None
+    degrees_of_freedom: float | None = None
+    equal_sizes: float | None = 0.1
     smoothness: float = 10.0
-    n_init: int = 12
+    n_init: int = 48
     short_iter: int = 30
     max_iter: int = 500
     tol: float = 1e-5
@@ -325,7 +326,7 @@ class ClusteringParams(_Params):
 
     def for_domains(self, n_domains: int) -> Self:
         """Return these settings with the width of the common representation for `n_domains`."""
-        return replace(self, common_dim=self.common_dim or max(10, n_domains))
+        return replace(self, common_dim=self.common_dim or max(15, n_domains))
 
 
 @dataclass(frozen=True, kw_only=True)

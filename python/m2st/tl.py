@@ -525,7 +525,8 @@ def _agree(
     from m2st._clustering import consensus
 
     fits = cluster_members(members, adjacency, n_domains, params, random_state, n_jobs)
-    if method.refits:
+    # Where sizes are found, members that start from each other's domains agree more than runs do.
+    if isinstance(params, ClusteringParams) and params.equal_sizes is None:
         fits = refit_members(fits, adjacency, n_jobs)
     return fits, consensus([fit.responsibilities_ for fit in fits])
 

@@ -31,17 +31,16 @@
 #' @param patience Number of epochs. Training ends early if the mean loss over this many epochs is
 #'   not lower than over as many epochs before, by the share `min_delta`; `r helpOf("patience")`.
 #' @param min_delta See `patience`; `r helpOf("min_delta")`. With 0, all epochs are trained.
-#' @param common_dim Width of the representation common to all scales; by default 10, or the number
+#' @param common_dim Width of the representation common to all scales; by default 15, or the number
 #'   of domains if that is more.
 #' @param specific_dim Width of the representation specific to each scale;
 #'   `r helpOf("specific_dim")`.
 #' @param weight_entropy Weight of the entropy of the scale weights. A small one trusts one scale, a
 #'   large one trusts all equally; `r helpOf("weight_entropy")`.
-#' @param degrees_of_freedom Degrees of freedom of the t distribution around a centre. The smaller
-#'   they are, the less outlying spots count; `r helpOf("degrees_of_freedom")`. `NA` takes a normal
-#'   distribution.
+#' @param degrees_of_freedom Degrees of freedom of a t distribution around a centre. The smaller they
+#'   are, the less outlying spots count. By default, and with `NA`, the distribution is normal.
 #' @param equal_sizes How strongly domains are drawn towards equal sizes: the weight of equal ones
-#'   beside the sizes that are found. By default all are taken as equal.
+#'   beside the sizes that are found; `r helpOf("equal_sizes")`. `NA` takes all as equal in size.
 #' @param smoothness Weight of the agreement of a spot with spots within four steps on the spatial
 #'   graph; `r helpOf("smoothness")`. With 0, only the embeddings count.
 #' @param n_init Number of starts of the clustering; `r helpOf("n_init")`.

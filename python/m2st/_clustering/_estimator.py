@@ -97,11 +97,12 @@ class MultiScaleClustering(MemberEstimator[ClusteringParams]):
     scale_weights_
         Weights of the scales and, last, of the common representation, shape (M + 1,); sum 1.
     objective_
-        Objective after each iteration of the best start; it never rises.
+        Objective after each iteration from the best start; it never rises.
     start_objectives_
-        Objective of each start after `short_iter` iterations, shape (n_init,).
+        Objective of each start after `short_iter` iterations, on the common representation alone;
+        shape (n_init,).
     n_iter_
-        Iterations of the best start, in all.
+        Iterations from the best start, in all.
     converged_
         Whether the descent ended by tolerance.
     n_features_in_
@@ -227,18 +228,18 @@ class MultiScaleClustering(MemberEstimator[ClusteringParams]):
             seeds = rng.integers(2**31, size=params.n_init).tolist()
             rows = self._sample(n_obs)
             sample = [block[rows] for block in blocks]
+            one_hot = np.eye(self.n_domains)
             starts = [
-                initial_labels(sample[-1], self.n_domains, start, seed)
+                one_hot[initial_labels(sample[-1], self.n_domains, start, seed)]
                 for start, seed in enumerate(seeds)
             ]
-            states, histories = descents(
-                sample, starts, self.n_domains, params, n_iter=params.short_iter
-            )
-            start_objectives = [history[-1] for history in histories]
-            best = _lowest(states, start_objectives)
-            descend(sample, states[best], histories[best], params, n_iter=params.max_iter)
+            # Nearly all weight is on the common representation in the end.
+            tried, objectives = descents(sample[-1:], starts, params, n_iter=params.short_iter)
+            start_objectives = [history[-1] for history in objectives]
+            best = tried[_lowest(tried, start_objectives)].responsibilities
+            states, histories = descents(sample, [best], params, n_iter=params.max_iter)
             state, objective, converged = self._finish(
-                blocks, sample, states[best], histories[best], adjacency
+                blocks, sample, states[0], histories[0], adjacency
             )
         self.start_objectives_ = np.array(start_objectives)
         self._keep(blocks, state, objective, converged=converged)
@@ -285,8 +286,7 @@ class MultiScaleClustering(MemberEstimator[ClusteringParams]):
             sample = [block[rows] for block in blocks]
             states, histories = descents(
                 sample,
-                [labels[rows] for labels in (self.labels_, *init_labels)],
-                self.n_domains,
+                [np.eye(self.n_domains)[labels[rows]] for labels in (self.labels_, *init_labels)],
                 params,
                 n_iter=params.max_iter,
             )

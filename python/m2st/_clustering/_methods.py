@@ -26,8 +26,6 @@ class Method:
     ----------
     estimator
         Class of the estimator of one member.
-    refits
-        Whether a member may start once more from the labels of the others.
     joins_sections
         Whether domains of several sections are held against those of each by itself.
     in_common
@@ -36,7 +34,6 @@ class Method:
     """
 
     estimator: type[Any]
-    refits: bool
     joins_sections: bool
     in_common: Callable[[Sequence[Any], list[NDArray[Any]]], tuple[Factors, list[NDArray[Any]]]]
 
@@ -62,10 +59,8 @@ def _side_by_side(
 
 METHODS: dict[str, Method] = {
     ClusteringParams.method: Method(
-        MultiScaleClustering, refits=True, joins_sections=True, in_common=_principal
+        MultiScaleClustering, joins_sections=True, in_common=_principal
     ),
-    DualParams.method: Method(
-        DualClustering, refits=False, joins_sections=False, in_common=_side_by_side
-    ),
+    DualParams.method: Method(DualClustering, joins_sections=False, in_common=_side_by_side),
 }
 """By the name that settings have in `method`, and the record in ``"method"``."""

@@ -82,12 +82,11 @@ class State:
         cls,
         blocks: list[Array],
         nulls: list[float],
-        labels: NDArray[np.intp],
-        n_domains: int,
+        responsibilities: Array,
         params: ClusteringParams,
     ) -> State:
-        """Start from labels: their means, the scatter around these, equal weights."""
-        responsibilities = np.eye(n_domains)[labels]
+        """Start from responsibilities: their means, the scatter around these, equal weights."""
+        n_domains = responsibilities.shape[1]
         mixtures = []
         for block, null in zip(blocks, nulls, strict=True):
             covariance, floor = _total(block)
@@ -181,15 +180,14 @@ class State:
 
 def descents(
     blocks: list[Array],
-    starts: Sequence[NDArray[np.intp]],
-    n_domains: int,
+    starts: Sequence[Array],
     params: ClusteringParams,
     *,
     n_iter: int,
 ) -> tuple[list[State], list[list[float]]]:
-    """Descend from each of some labels, without smoothness: states, and their objectives."""
+    """Descend from each of some responsibilities, without smoothness; states, and objectives."""
     nulls = [null_cost(block, params) for block in blocks]
-    states = [State.start(blocks, nulls, labels, n_domains, params) for labels in starts]
+    states = [State.start(blocks, nulls, start, params) for start in starts]
     histories = [[state.objective(params)] for state in states]
     for state, history in zip(states, histories, strict=True):
         descend(blocks, state, history, params, n_iter=n_iter)
