@@ -328,9 +328,9 @@ def cluster(
 ) -> list[Estimator]:
     """Find spatial domains from the embeddings of all scales and members.
 
-    Each member is clustered by itself (`m2st.MultiScaleClustering`). The domains are the consensus of
-    the members. With domains taken as equally large (`equal_sizes=None`), each member also starts
-    from the domains of the others, which may have found a better optimum.
+    Each member is clustered by itself (`m2st.MultiScaleClustering`), and the domains are the
+    consensus of the members. With domains taken as equally large (`equal_sizes=None`), each member
+    also starts from the domains of the others, which may have found a better optimum.
 
     If the graph tells sections apart, each of them is also clustered by itself, on the embeddings
     that all have trained. A section keeps these domains of its own if the joint ones tell clearly
