@@ -21,6 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import argparse
 import time
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ STUDIES = {
 _AVERAGES = "averages"
 ROWS: dict[str, dict[str, Any]] = {
     "m2ST": {},
-    "as in 0.1": {**m2st.defaults("0.1").clustering.to_dict(), _AVERAGES: False},
+    "as in 0.1": {**asdict(m2st.defaults("0.1").clustering), _AVERAGES: False},
     "no averages": {_AVERAGES: False},
     "t distributions": {"degrees_of_freedom": 8.0},
     "equal sizes": {"equal_sizes": None},
