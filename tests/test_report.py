@@ -242,7 +242,7 @@ def test_page_is_small_silent_and_says_what_the_file_says(
     for domain, n_obs, share, median, lowest, sure, *_ in rows:
         inside = obs.loc[obs["m2st_domain"] == domain, "m2st_confidence"]
         assert n_obs == f"{len(inside):,}"
-        assert share == f"{100 * len(inside) / len(obs):.1f} %"
+        assert share == f"{100 * (len(inside) / len(obs)):.1f} %"
         assert median == f"{inside.median():.2f}"
         assert lowest == f"{inside.quantile(0.1):.2f}"
         assert sure == f"{100 * (inside >= 0.9).mean():.1f} %"
@@ -389,7 +389,7 @@ def test_evidence_training_and_record_are_those_of_the_file(
         )
     ]
     members = table_of(driver, "#member-table")
-    assert members[0][4:] == ["scale 1 (8)", "scale 2 (4)", "common"]
+    assert members[0][4:] == ["scale 1 (8)", "scale 2 (4)", "averages", "common"]
     assert members[1:] == [
         [
             str(member + 1), "4", f"{record['embed']['loss'][member, -1]:.4f}",
