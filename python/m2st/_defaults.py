@@ -16,75 +16,53 @@ class Defaults(NamedTuple):
     clustering: ClusteringParams
 
 
-# Every setting is written out, so that a new default changes nothing here. A release that changes
-# one adds an entry; a new setting gets the value in the older entries that does what they did.
-_RELEASES = {
-    "0.1": Defaults(
-        AutoencoderParams(
-            n_members=None,
-            scale_dims=(64, 32),
-            hidden_dim=128,
-            n_layers=2,
-            average_hops=0,
-            n_heads=4,
-            use_prelu=False,
-            negative_slope=0.01,
-            feature_dropout=0.0,
-            attention_dropout=0.0,
-            mask_rate=0.5,
-            loss_exponent=1.0,
-            n_epochs=100,
-            batch_size=16384,
-            learning_rate=2e-3,
-            weight_decay=5e-4,
-            patience=25,
-            min_delta=2e-3,
-        ),
-        ClusteringParams(
-            common_dim=10,
-            specific_dim=6,
-            weight_entropy=0.3,
-            degrees_of_freedom=8.0,
-            equal_sizes=None,
-            smoothness=10.0,
-            n_init=12,
-            short_iter=30,
-            max_iter=500,
-            tol=1e-5,
-        ),
+# Every setting of the first release is written out, and of each later one those that it changed, so
+# that a new default changes nothing here. A release that changes one adds an entry; a new setting
+# gets the value in the first entry that does what that release did.
+_FIRST = Defaults(
+    AutoencoderParams(
+        n_members=None,
+        scale_dims=(64, 32),
+        hidden_dim=128,
+        n_layers=2,
+        average_hops=0,
+        n_heads=4,
+        use_prelu=False,
+        negative_slope=0.01,
+        feature_dropout=0.0,
+        attention_dropout=0.0,
+        mask_rate=0.5,
+        loss_exponent=1.0,
+        n_epochs=100,
+        batch_size=16384,
+        learning_rate=2e-3,
+        weight_decay=5e-4,
+        patience=25,
+        min_delta=2e-3,
     ),
+    ClusteringParams(
+        common_dim=10,
+        specific_dim=6,
+        weight_entropy=0.3,
+        degrees_of_freedom=8.0,
+        equal_sizes=None,
+        smoothness=10.0,
+        n_init=12,
+        short_iter=30,
+        max_iter=500,
+        tol=1e-5,
+    ),
+)
+_RELEASES = {
+    "0.1": _FIRST,
     "0.2": Defaults(
-        AutoencoderParams(
-            n_members=None,
-            scale_dims=(64, 32),
-            hidden_dim=128,
-            n_layers=2,
-            average_hops=4,
-            n_heads=4,
-            use_prelu=False,
-            negative_slope=0.01,
-            feature_dropout=0.0,
-            attention_dropout=0.0,
-            mask_rate=0.5,
-            loss_exponent=1.0,
-            n_epochs=100,
-            batch_size=16384,
-            learning_rate=2e-3,
-            weight_decay=5e-4,
-            patience=25,
-            min_delta=2e-3,
-        ),
-        ClusteringParams(
+        replace(_FIRST.autoencoder, average_hops=4),
+        replace(
+            _FIRST.clustering,
             common_dim=15,
-            specific_dim=6,
-            weight_entropy=0.3,
             degrees_of_freedom=None,
             equal_sizes=0.1,
-            smoothness=10.0,
             n_init=48,
-            short_iter=30,
-            max_iter=500,
-            tol=1e-5,
         ),
     ),
 }

@@ -284,9 +284,10 @@ class MultiScaleClustering(MemberEstimator[ClusteringParams]):
         adjacency = None if connectivities is None else normalised_adjacency(connectivities, n_obs)
         with threadpool_limits(1):
             sample = [block[rows] for block in blocks]
+            one_hot = np.eye(self.n_domains)
             states, histories = descents(
                 sample,
-                [np.eye(self.n_domains)[labels[rows]] for labels in (self.labels_, *init_labels)],
+                [one_hot[labels[rows]] for labels in (self.labels_, *init_labels)],
                 params,
                 n_iter=params.max_iter,
             )
