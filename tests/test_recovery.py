@@ -97,7 +97,7 @@ def test_another_section_gets_the_domains_of_the_first() -> None:
 
 
 def test_confidence_is_the_share_of_other_runs_that_agree() -> None:
-    adata = m2st.datasets.simulate_cortex(800, 400, 5, random_state=2)
+    adata = m2st.datasets.simulate_cortex(1400, 400, 7, random_state=2)
     m2st.pp.spatial_graph(adata)
     m2st.pp.prepare(adata)
     codes = []
@@ -105,9 +105,9 @@ def test_confidence_is_the_share_of_other_runs_that_agree() -> None:
         m2st.tl.embed(
             adata, AutoencoderParams(n_members=4, n_epochs=40), random_state=seed, progress=False
         )
-        m2st.tl.cluster(adata, 5, random_state=seed)
+        m2st.tl.cluster(adata, 7, random_state=seed)
         codes.append(adata.obs["m2st_domain"].cat.codes.to_numpy())
-    table = np.zeros((5, 5))
+    table = np.zeros((7, 7))
     np.add.at(table, tuple(codes), 1)
     _, match = linear_sum_assignment(table, maximize=True)
     agrees = match[codes[0]] == codes[1]
@@ -115,5 +115,5 @@ def test_confidence_is_the_share_of_other_runs_that_agree() -> None:
     assert abs(sure.mean() - agrees.mean()) < 0.03
     assert agrees[sure >= 0.95].mean() > 0.98
     unsure = (sure >= 0.5) & (sure < 0.8)
-    assert unsure.sum() > 15
+    assert unsure.sum() > 30
     assert 0.45 < agrees[unsure].mean() < 0.9
