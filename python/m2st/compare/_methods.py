@@ -40,6 +40,7 @@ Method = Callable[[sparse.csr_matrix, NDArray[np.float64], int, int], Any]
 """Labels from counts, coordinates, the number of domains and a seed."""
 
 _LATTICE = (("array_row", "array_col"), ("row", "col"))
+_SPENT = ["seconds", "cpu_seconds", "peak_mb"]
 _MISSING_IN_R = np.iinfo(np.int32).min
 
 logger = logging.getLogger(__name__)
@@ -143,11 +144,13 @@ def compare_methods(
         counts, coordinates = _write(folder, adata, request, spatial_key=spatial_key, **keys)
         spent = _run_further(folder, further, counts, coordinates, n_domains, seeds)
         _run_r(program, folder)
-        table = pd.read_csv(folder / "table.csv", dtype={"note": "string"})
+        # R rounds: a column of whole seconds would be read as integers, and take no fractions.
+        kinds = {"note": "string", **dict.fromkeys(_SPENT, float)}
+        table = pd.read_csv(folder / "table.csv", dtype=kinds)
         domains = pd.read_csv(folder / "domains.csv", dtype="Int64").astype("category")
     for (name, seed), run in spent.items():
         rows = (table["method"] == name) & (table["seed"] == seed)
-        table.loc[rows, ["seconds", "cpu_seconds", "peak_mb"]] = [*run.seconds, np.nan]
+        table.loc[rows, _SPENT] = [*run.seconds, np.nan]
         if run.note:
             table.loc[rows, "note"] = run.note
     domains = domains.apply(lambda column: column.cat.rename_categories(str))
