@@ -137,7 +137,7 @@ def test_parts_lie_within_their_domain(result: ad.AnnData, tmp_path: Path) -> No
 
 def test_planted_parts_are_found() -> None:
     """Six layers, cut into three: a domain that holds two of them is split where they meet."""
-    adata = m2st.datasets.simulate_cortex(n_obs=600, n_genes=200, n_domains=6, difficulty=0.35)
+    adata = m2st.datasets.simulate_cortex(n_obs=600, n_genes=200, n_domains=6)
     quick = AutoencoderParams(n_members=2, n_epochs=60)
     m2st.run(adata, 6, autoencoder=quick, progress=False)
     m2st.tl.merge_domains(adata, 3, key_added="coarse")

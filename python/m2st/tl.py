@@ -576,6 +576,9 @@ def _tell(findings: list[Finding]) -> None:
             logger.info(finding.text)
 
 
+_PARTS = ClusteringParams(equal_sizes=None)
+
+
 def split_domains(
     adata: AnnData,
     parts: Mapping[str, int],
@@ -598,7 +601,8 @@ def split_domains(
     parts
         Number of parts, at least 2, by the name of the domain: ``{"3": 2}``.
     params
-        Settings of the clustering; None takes the defaults.
+        Settings of the clustering. None takes the defaults, but for ``equal_sizes=None``: parts of
+        a domain that may have any size are often a few observations and the rest.
     random_state
         Seed.
     n_jobs
@@ -646,7 +650,7 @@ def split_domains(
 
     check_adata(adata)
     random_state = check_seed(random_state)
-    params = ClusteringParams.of(params, name="params")
+    params = ClusteringParams.of(params or _PARTS, name="params")
     keys, source = nested_keys(adata, key_added, domain_key)
     domains = pd.Categorical(adata.obs[source.domain])
     names = [str(name) for name in domains.categories]
