@@ -318,7 +318,7 @@ def test_the_record_is_plain() -> None:
 
 
 OTHER_DOORS = (
-    "__init__", "_nested", "_readers", "_stores", "cli", "compare/_methods", "datasets", "interop",
+    "__init__", "_readers", "_stores", "cli", "compare/_methods", "datasets", "interop",
     "io", "metrics", "pl",
 )  # fmt: skip
 """Modules and rooms that R does not call."""
@@ -326,7 +326,7 @@ OTHER_DOORS = (
 NOT_CALLED = {"check_adata", "check_in_memory", "prepare", "__repr__"}
 """Functions that R does not call, in modules of others that it does."""
 
-NOT_GIVEN = {"callback", "domain_key", "n_neighbors", "parts", "radius"}
+NOT_GIVEN = {"callback", "domain_key", "n_neighbors", "radius"}
 """Arguments that no call from R has."""
 
 PYTHON = re.compile(
@@ -659,3 +659,47 @@ def test_tables_by_section_are_those_of_python() -> None:
         "Expected at least 2 sections of each condition, found 1 of 'section1'."
     )
     assert "m2st" not in error
+
+
+def test_domains_within_domains(adata: AnnData) -> None:
+    expected = run_in_python(adata)
+    expected.obs.iloc[0, expected.obs.columns.get_loc("m2st_domain")] = np.nan
+    merges = m2st.tl.domain_tree(expected)
+    m2st.tl.split_domains(
+        expected, {"2": 2}, m2st.ClusteringParams(n_init=2), random_state=7, key_added="parts"
+    )
+
+    def buffer(values: Any) -> dict[str, Any]:
+        values = np.asarray(values, dtype=np.float64)
+        return {"data": bytearray(values.tobytes(order="F")), "shape": list(values.shape)}
+
+    domains = expected.obs["m2st_domain"].cat
+    factor = {
+        "codes": bytearray(domains.codes.to_numpy().astype(np.int32).tobytes()),
+        "levels": list(domains.categories),
+    }
+    answer = bridge.tree({"labels": factor, "embedding": buffer(expected.obsm["X_m2st"])})
+    assert_plain(answer)
+    assert answer["pairs"] == merges[:, :2].astype(int).tolist()
+    assert answer["costs"] == merges[:, 2].tolist()
+
+    request = request_of(
+        adata,
+        scales=[buffer(expected.obsm[f"X_m2st_scale{number}"]) for number in (1, 2)],
+        averages=buffer(expected.obsm["X_m2st_averages"]),
+        n_members=2,
+        labels=factor,
+        confidence=buffer(expected.obs["m2st_confidence"])["data"],
+        parts={"2": 2.0},
+    )
+    answer = bridge.split(request)
+    assert_plain(answer)
+    parts = expected.obs["parts_domain"].cat
+    assert answer["domains"] == list(parts.categories) == ["1", "2.1", "2.2", "3"]
+    assert labels(answer) == (parts.codes + 1).tolist()
+    confidence = np.frombuffer(answer["confidence"], np.float64)
+    np.testing.assert_array_equal(confidence, expected.obs["parts_confidence"])
+    assert answer["record"]["cluster"]["n_parts"] == [2]
+    assert "embedding" not in answer
+    few = bridge.split(request | {"parts": {"2": 199}})["error"]
+    assert re.fullmatch(r"Expected no more parts of '2' than its \d+ observations, .*", few)

@@ -42,6 +42,8 @@ __all__ = [
     "register",
     "report",
     "run",
+    "split",
+    "tree",
 ]
 
 # R prints what concerns its user; without a handler logging would write to the terminal.
@@ -341,6 +343,72 @@ def cluster(request: Request, callback: Callback | None = None) -> Answer:
             n_jobs=_jobs(request),
         )
         return _results(adata, scales=False)
+
+    return answer_safely(compute, request)
+
+
+def tree(request: Request, callback: Callback | None = None) -> Answer:
+    """Arrange domains in a tree: `m2st.tl.domain_tree` on buffers.
+
+    Parameters
+    ----------
+    request
+        ``labels``: the domains, a factor as in `learn`. ``embedding``: their common representation,
+        ``data`` (float64, Fortran order) and ``shape``, NaN where missing.
+    callback
+        Not called.
+
+    Returns
+    -------
+    ``pairs``: the two that each merge joins, domains from 0; ``costs``: of each merge. And
+    ``warnings``. Or ``error``, or ``interrupted``.
+    """
+
+    def compute() -> Answer:
+        from m2st import tl
+
+        keys = _keys.Keys()
+        embedding = read_matrix(request["embedding"]["data"], request["embedding"]["shape"])
+        adata = AnnData(obs=_names(len(embedding)), obsm={keys.embedding: embedding})
+        adata.obs[keys.domain] = _labels(request["labels"])
+        merges = tl.domain_tree(adata)
+        return {"pairs": _plain(merges[:, :2].astype(int)), "costs": _plain(merges[:, 2])}
+
+    return answer_safely(compute, request)
+
+
+def split(request: Request, callback: Callback | None = None) -> Answer:
+    """Split domains, from embeddings that R has kept: `m2st.tl.split_domains` on buffers.
+
+    Parameters
+    ----------
+    request
+        As in `cluster`, with ``labels``, the domains, ``confidence``, float64 or None, and
+        ``parts``, numbers by domain, in place of ``n_domains``.
+    callback
+        Not called.
+
+    Returns
+    -------
+    As `cluster`, without the embedding.
+    """
+
+    def compute() -> Answer:
+        from m2st import tl
+
+        adata = _read_embedded(request)
+        keys, parts = _keys.Keys(), _keys.Keys("parts")
+        adata.obs[keys.domain] = _labels(request["labels"])
+        _add_confidence(adata, request, keys)
+        tl.split_domains(
+            adata,
+            {str(name): int(number) for name, number in request["parts"].items()},
+            ClusteringParams(**(request.get("clustering") or {})),
+            random_state=int(request["random_state"]),
+            n_jobs=_jobs(request),
+            key_added=parts.name,
+        )
+        return {"record": _plain(adata.uns[parts.record]), **_domains(adata, parts)}
 
     return answer_safely(compute, request)
 
@@ -923,12 +991,20 @@ def _results(adata: AnnData, *, scales: bool) -> Answer:
         if keys.averages in adata.obsm:
             answer["averages"] = _buffer(adata.obsm[keys.averages])
     if keys.domain in adata.obs:
-        codes = adata.obs[keys.domain].cat.codes.to_numpy()
-        answer["domains"] = list(adata.obs[keys.domain].cat.categories)
-        answer["labels"] = bytearray((codes.astype(np.int32) + 1).tobytes())
+        answer |= _domains(adata, keys)
         # Labels are found from components, without a network: R has these in the network's place.
         of_network = keys.embedding in adata.obsm
         answer["embedding"] = _buffer(adata.obsm[keys.embedding if of_network else keys.features])
+    return answer
+
+
+def _domains(adata: AnnData, keys: _keys.Keys) -> Answer:
+    """Domains of a result, and the confidence in them if there is one."""
+    codes = adata.obs[keys.domain].cat.codes.to_numpy()
+    answer: Answer = {
+        "domains": list(adata.obs[keys.domain].cat.categories),
+        "labels": bytearray((codes.astype(np.int32) + 1).tobytes()),
+    }
     if keys.confidence in adata.obs:
         confidence = adata.obs[keys.confidence].to_numpy(dtype=np.float64)
         answer["confidence"] = bytearray(confidence.tobytes())

@@ -84,6 +84,15 @@ checkParams <- function(params) {
     params
 }
 
+# Settings of m2ST's own method: the published one `lacks` something.
+checkOwn <- function(params, lacks) {
+    if (inherits(checkParams(params), "paperParams")) {
+        stopM2ST("Expected settings made by m2stParams(), found those of paperParams(). The ",
+            "published method ", lacks, ".")
+    }
+    params
+}
+
 # A folder for the fitted model, which knows genes by name.
 checkSave <- function(save, input) {
     if (is.null(save)) {

@@ -107,11 +107,7 @@ computeChoice <- function(input, k, params, seed, n.cores) {
         stopM2ST("Expected embeddings that this version of m2ST made, found those of another one, ",
             "or of Python. Call embedM2ST() again.")
     }
-    params <- checkParams(params)
-    if (inherits(params, "paperParams")) {
-        stopM2ST("Expected settings made by m2stParams(), found those of paperParams(). The ",
-            "published method has no choice of a number.")
-    }
+    params <- checkOwn(params, "has no choice of a number")
     input <- checkPlace(input)
     k <- checkCandidates(k, sum(input$valid & !is.na(input$scales[[1L]][, 1L])))
     seed <- checkSeed(seed)

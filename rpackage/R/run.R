@@ -256,7 +256,7 @@ readAnswer <- function(answer, valid) {
         labels[valid] <- labelsFromBuffer(answer$labels, sum(valid))
         names <- unlist(answer$domains)
         result$domain <- factor(labels, levels = seq_along(names), labels = names)
-        result$embedding <- spread(fromBuffer(answer$embedding))
+        result$embedding <- if (!is.null(answer$embedding)) spread(fromBuffer(answer$embedding))
         confidence <- readBin(answer$confidence, "double", sum(valid))
         confidence[is.nan(confidence)] <- NA_real_
         result$confidence <- spread(matrix(confidence))[, 1L]

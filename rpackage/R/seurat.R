@@ -385,7 +385,9 @@ writeClusterSeurat <- function(
         names(columns) <- domain
         columns[[confidence]] <- result$confidence
         object <- SeuratObject::AddMetaData(object, columns)
-        object <- setReduction(object, name, keyOf(name), result$embedding, assay)
+        if (!is.null(result$embedding)) {
+            object <- setReduction(object, name, keyOf(name), result$embedding, assay)
+        }
         if (set.ident) {
             SeuratObject::Idents(object) <- domain
         }

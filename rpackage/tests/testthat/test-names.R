@@ -19,7 +19,7 @@ test_that("every function calls a concept by the same name", {
         "burn.in", "methods", "options", "embedding_name", "further", "folder", "a", "b", "model",
         "save", "keep", "reference", "reference.args", "reference.assay", "labels", "names", "n_top_genes",
         "n.cores", "checkpoint", "to", "pixel_size", "condition", "min_obs",
-        "feature", "tissue", "n_new"
+        "feature", "tissue", "n_new", "parts", "domain_name"
     )
     settings <- c("m2stParams", "paperParams", "m2stSetup")
     own <- list(RunM2ST = c("object", names(seuratSpellings)))
