@@ -211,16 +211,14 @@ def test_an_empty_observation_has_code_zero_and_one_warning(adata: AnnData) -> N
     assert labels(answer)[4] == 0
     assert labels(answer).count(0) == 1
     assert np.isnan(matrix(answer["embedding"])[4]).all()
-    assert [text.split(":")[0] for text in answer["warnings"]] == [
-        "1 of 200 observations have no counts"
-    ]
+    assert [text.split(":")[0] for text in answer["warnings"]] == ["1 of 200 spots have no counts"]
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"autoencoder": {"mask_rate": 2.0}}, r"Expected `mask_rate` in \[0, 1\), found 2.0."),
-        ({"n_domains": 1000}, "Expected no more `k` than observations"),
+        ({"n_domains": 1000}, "Expected no more `k` than spots"),
         ({"autoencoder": {"depth": 3}}, "unexpected keyword argument 'depth'"),
         ({"coordinates": bytearray(3)}, "buffer size must be a multiple"),
     ],
@@ -456,19 +454,18 @@ def test_the_page_for_r_has_no_words_of_python() -> None:
         (
             "2 of 9 observations share their coordinates with another one of the same section. If "
             "several sections lie in one frame, tell them apart with `sample_key=`.",
-            "2 of 9 observations share their coordinates with another one of the same section. If "
-            "several sections lie in one frame, tell them apart with `sample_id`.",
+            "2 of 9 spots share their coordinates with another one of the same section. If several "
+            "sections lie in one frame, tell them apart with `sample_id`.",
         ),
         (
             "3 of 9 observations have no counts: their features are NaN and they will have no "
             "domain.",
-            "3 of 9 observations have no counts: their features are missing and they will have no "
-            "domain.",
+            "3 of 9 spots have no counts: their features are missing and they will have no domain.",
         ),
         (
             "Expected finite `adata.obsm['spatial']`, found NaN or infinity in 1 of 9 "
             "observations. Remove them first: `adata[np.isfinite(adata.obsm['spatial']).all(1)]`.",
-            "Expected finite coordinates, found missing or infinite values in 1 of 9 observations.",
+            "Expected finite coordinates, found missing or infinite values in 1 of 9 spots.",
         ),
         ("No spatial graph in `adata.obsp`.", "No spatial graph in the object."),
         (
@@ -485,10 +482,25 @@ def test_the_page_for_r_has_no_words_of_python() -> None:
             "Expected `n_jobs` to be a whole number, found True (bool). Run `m2st.run(adata)`.",
             "Expected `n.cores` to be a whole number, found TRUE.",
         ),
+        (
+            "Expected domains in `adata.obs['m2st_domain']`, found none.",
+            "Expected domains in column 'zone_domain', found none.",
+        ),
+        (
+            "Expected `adata.obsm['X_m2st_scale1']` to be finite, found NaN or infinity in 1 of 9 "
+            "observations.",
+            "Expected `x$scales$scale1` to be finite, found missing or infinite values in 1 of 9 "
+            "spots.",
+        ),
+        (
+            "Expected the batch of every observation in `adata.obs['batch']`, found 2 missing.",
+            "Expected the batch of every spot in `batch_id`, found 2 missing.",
+        ),
     ],
 )
 def test_a_message_in_words_of_r(python: str, r: str) -> None:
-    assert bridge._in_r(python, {"sample_key": "`sample_id`"}) == r
+    slots = {"m2st_domain": "column 'zone_domain'", "X_m2st_scale1": "`x$scales$scale1`"}
+    assert bridge._in_r(python, {"sample_key": "`sample_id`", "slots": slots}) == r
 
 
 def test_a_model_is_saved_and_applied(adata: AnnData, tmp_path: Path) -> None:
@@ -702,4 +714,4 @@ def test_domains_within_domains(adata: AnnData) -> None:
     assert answer["record"]["cluster"]["n_parts"] == [2]
     assert "embedding" not in answer
     few = bridge.split(request | {"parts": {"2": 199}})["error"]
-    assert re.fullmatch(r"Expected no more parts of '2' than its \d+ observations, .*", few)
+    assert re.fullmatch(r"Expected no more parts of '2' than its \d+ spots, .*", few)

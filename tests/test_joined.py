@@ -227,8 +227,11 @@ def test_batches_are_brought_to_one_mean_and_sections_told_apart() -> None:
 def test_unfit_batches_are_refused() -> None:
     adata = layered(1, 3)
     adata.obs["donor"] = [None, *["a"] * (adata.n_obs - 1)]
-    with pytest.raises(ValueError, match=r"observation in `adata.obs\['donor'\]`, found 1"):
+    with pytest.raises(ValueError, match=r"the batch of every observation in .*donor.*, found 1"):
         m2st.run(adata, 5, batch_key="donor", progress=False)
+    adata.obs["depth"] = np.arange(adata.n_obs) / 7
+    with pytest.raises(ValueError, match=rf"batches of several .*'depth'.*found {adata.n_obs} val"):
+        m2st.run(adata, 5, batch_key="depth", progress=False)
     with pytest.raises(KeyError, match=r"'slide' in `adata\.obs`"):
         m2st.run(adata, 5, batch_key="slide", progress=False)
     adata.obsm["X_pca"] = np.zeros((adata.n_obs, 3))

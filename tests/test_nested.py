@@ -200,5 +200,9 @@ def test_mistakes_are_named(result: ad.AnnData) -> None:
         tl.domain_tree(result)
     with pytest.raises(ValueError, match=r"at least two domains in .*, found 1"):
         tl.domain_tree(bare([0.0], [4]))
+    infinite = bare([0.0, 3.0], [4, 4])
+    infinite.obsm["X_m2st"][1] = np.inf
+    with pytest.raises(ValueError, match=r"obsm\['X_m2st'\]` to be finite, .* in 1 of 8"):
+        tl.domain_tree(infinite)
     with pytest.raises(KeyError, match="Expected 'X_m2st' in"):
         tl.domain_tree(ad.AnnData(obs=result.obs.copy()))

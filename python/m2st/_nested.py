@@ -10,7 +10,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from m2st import _keys
-from m2st._checks import check_adata, check_int, check_key, check_key_added, check_numbers
+from m2st._checks import (
+    check_adata,
+    check_features,
+    check_int,
+    check_key,
+    check_key_added,
+    check_numbers,
+)
 from m2st._naming import HINT
 
 if TYPE_CHECKING:
@@ -199,7 +206,10 @@ def _domains_of(
     check_key(keys.embedding, adata.obsm, where="adata.obsm", hint=hint)
     representation = check_numbers(adata.obsm[keys.embedding], name=keys.embedding)
     domains = pd.Categorical(adata.obs[keys.domain])
-    domains[np.isnan(representation).any(axis=1)] = None
+    missing = np.isnan(representation).any(axis=1)
+    if not missing.all():
+        check_features(representation[~missing], name=f"adata.obsm[{keys.embedding!r}]")
+    domains[missing] = None
     sizes = np.bincount(domains.codes[domains.codes >= 0], minlength=len(domains.categories))
     if len(sizes) < 2:
         msg = f"Expected at least two domains in `adata.obs[{keys.domain!r}]`, found {len(sizes)}."

@@ -67,6 +67,8 @@ _IN_R = (
     (r"`?adata\.obsm\[['\"]spatial['\"]\]`?", "coordinates"),
     (r"`?adata\.obs\[['\"]sample['\"]\]`?", "the sections"),
     (r"`?adata\.obs\[['\"]condition['\"]\]`?", "the conditions"),
+    (r"`?adata\.obs\[['\"]batch['\"]\]`?", "`batch_id`"),
+    (r"\bobservation(s?)\b", r"spot\1"),
     (r"`(adata\.)?obs\[('[^']*')\]`", r"column \2"),
     (r"`adata\.obs\[\[('[^']*'(, '[^']*')*)\]\]`", r"columns \1"),
     (r"`reference\.obs\[('[^']*')\]`", r"column \1 of `reference`"),
@@ -148,8 +150,8 @@ def run(request: Request, callback: Callback | None = None) -> Answer:
         out.
         ``every``: epochs of a member between two texts. ``save``: a folder for the fitted model,
         and ``genes``: names of the columns of the expression, one a line; both optional. ``words``:
-        what the user calls ``sample_key``, ``layer``, ``use_rep`` and ``X``, for messages; optional
-        in all functions.
+        what the user calls ``sample_key``, ``layer``, ``use_rep`` and ``X``, and in ``slots`` what
+        columns and embeddings, for messages; optional in all functions.
     callback
         Called with a text before each step and after some epochs; False or an exception stops the
         run.
@@ -384,7 +386,8 @@ def split(request: Request, callback: Callback | None = None) -> Answer:
     ----------
     request
         As in `cluster`, with ``labels``, the domains, ``confidence``, float64 or None, and
-        ``parts``, numbers by domain, in place of ``n_domains``.
+        ``parts``, numbers by domain, in place of ``n_domains``. Without ``clustering``, settings
+        are those of `m2st.tl.split_domains`.
     callback
         Not called.
 
@@ -397,13 +400,14 @@ def split(request: Request, callback: Callback | None = None) -> Answer:
         from m2st import tl
 
         adata = _read_embedded(request)
+        clustering = request.get("clustering")
         keys, parts = _keys.Keys(), _keys.Keys("parts")
         adata.obs[keys.domain] = _labels(request["labels"])
         _add_confidence(adata, request, keys)
         tl.split_domains(
             adata,
             {str(name): int(number) for name, number in request["parts"].items()},
-            ClusteringParams(**(request.get("clustering") or {})),
+            None if clustering is None else ClusteringParams(**(clustering or {})),
             random_state=int(request["random_state"]),
             n_jobs=_jobs(request),
             key_added=parts.name,
@@ -748,14 +752,18 @@ def answer_safely(compute: Callable[[], Answer], request: Request) -> Answer:
     return {**answer, "warnings": [_in_r(text, words) for text in dict.fromkeys(texts)]}
 
 
-def _in_r(text: str, words: Mapping[str, str]) -> str:
+def _in_r(text: str, words: Mapping[str, Any]) -> str:
     """Message in words of R, without advice that only users of Python can follow.
 
     The first sentence stays: it says what is wrong.
     """
+    arguments = {**_ARGUMENTS, **words}
+    for key, word in arguments.pop("slots", {}).items():
+        slot = rf"`?\b(adata|reference)\.obsm?\[['\"]{re.escape(key)}['\"]\]`?"
+        text = re.sub(slot, word.replace("\\", r"\\"), text)
     for pattern, word in _IN_R:
         text = re.sub(pattern, word, text)
-    for key, word in {**_ARGUMENTS, **words}.items():
+    for key, word in arguments.items():
         text = re.sub(rf"`(adata\.)?{key}=?`", word, text)
         text = re.sub(rf"`{key}='([^']*)'`", rf'{word[:-1]} = "\1"`', text)
     first, *others = re.split(r"(?<=[.!?])\s+", text)

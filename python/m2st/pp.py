@@ -147,9 +147,10 @@ def prepare(
     ValueError
         If there is no matrix; if fewer than two observations, or two varying genes, have counts; if
         values are negative, not finite or, unless `normalized`, on a log scale; if names are not
-        unique; if counts are too thin to choose genes.
+        unique; if counts are too thin to choose genes; if `batch_key` has more values than half of
+        the observations.
     KeyError
-        If the spatial graph, the layer or the sample column is missing.
+        If the spatial graph, the layer or a column is missing.
 
     Warns
     -----
@@ -222,7 +223,17 @@ def project_counts(
     filled, genes = valid & (totals > 0), of_genes.n_cells > 0
     check_filled(filled, genes, name)
     shifted = sample_key if batch_key is None else batch_key
-    batches = None if shifted is None else _sections(adata, shifted, valid)[0]
+    what = "section" if batch_key is None else "batch"
+    batches = None if shifted is None else _sections(adata, shifted, valid, what)[0]
+    if batch_key is not None and batches is not None:
+        n_batches = len(np.unique(batches[valid]))
+        if 2 * n_batches > valid.sum():
+            msg = (
+                f"Expected batches of several observations in `adata.obs[{batch_key!r}]`, found "
+                f"{n_batches} values among {valid.sum()} observations. Name a column such as the "
+                "donor or the slide."
+            )
+            raise ValueError(msg)
     found = from_counts(
         matrix,
         totals,
@@ -1058,7 +1069,7 @@ def _record(adata: AnnData, name: str, step: str, entry: dict[str, Any]) -> None
 
 
 def _sections(
-    adata: AnnData, sample_key: str | None, valid: NDArray[np.bool_]
+    adata: AnnData, sample_key: str | None, valid: NDArray[np.bool_], what: str = "section"
 ) -> tuple[NDArray[np.intp], list[str] | None]:
     """Section number of each observation, and the names of the sections if there is a column.
 
@@ -1077,7 +1088,7 @@ def _sections(
     missing = int((codes[valid] < 0).sum())
     if missing:
         msg = (
-            f"Expected the section of every observation in `adata.obs[{sample_key!r}]`, found "
+            f"Expected the {what} of every observation in `adata.obs[{sample_key!r}]`, found "
             f"{missing} missing. Fill them in or remove these observations."
         )
         raise ValueError(msg)

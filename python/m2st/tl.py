@@ -988,9 +988,13 @@ def _members(
         )
         raise ValueError(msg)
     valid = _valid_rows(scales[0])
+    for number, scale in enumerate(scales, start=1):
+        check_features(_rows(scale, valid), name=f"adata.obsm[{keys.scale(number)!r}]")
     parts = [np.split(_rows(scale, valid), n_members, axis=1) for scale in scales]
     if keys.averages in adata.obsm:
-        view = check_numbers(adata.obsm[keys.averages], name=f"adata.obsm[{keys.averages!r}]")
+        name = f"adata.obsm[{keys.averages!r}]"
+        view = check_numbers(adata.obsm[keys.averages], name=name)
+        check_features(_rows(view, valid), name=name)
         parts.append([_rows(view, valid)] * n_members)
     return (
         [list(member) for member in zip(*parts, strict=True)],

@@ -130,7 +130,8 @@ learnLabels.default <- function(reference, labels, ...) {
 learnLabels.matrix <- function(
     reference, labels, others, save, normalized, coords, sample_id = NULL
 ) {
-    learnModel(inputMatrix(reference, coords, sample_id), labels, others, save, normalized)
+    input <- c(inputMatrix(reference, coords, sample_id), list(slots = list(labels = "`labels`")))
+    learnModel(input, labels, others, save, normalized)
 }
 
 learnLabels.Matrix <- learnLabels.matrix
@@ -147,7 +148,8 @@ learnLabels.SummarizedExperiment <- function(
         as.list(SummarizedExperiment::colData(reference)), labels, "colData(reference)"
     )
     input <- c(
-        expressionSE(reference, assay.type, NULL, NULL), placeSE(reference, coords, sample_id)
+        expressionSE(reference, assay.type, NULL, NULL), placeSE(reference, coords, sample_id),
+        list(slots = list(labels = columnWord(labels)))
     )
     learnModel(input, values, others, save, normalized)
 }
@@ -167,7 +169,8 @@ learnLabels.Seurat <- function(
     values <- chosenColumn(as.list(reference[[]]), labels, "reference[[]]")
     input <- c(
         expressionSeurat(reference, resolveAssay(reference, assay), layer, NULL, NULL),
-        placeSeurat(reference, image, coords, sample_id)
+        placeSeurat(reference, image, coords, sample_id),
+        list(slots = list(labels = columnWord(labels)))
     )
     learnModel(input, values, others, save, normalized)
 }

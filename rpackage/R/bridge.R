@@ -160,8 +160,13 @@ scalesRequest <- function(scales, n_members) {
 
 # What the user calls what Python's messages speak of.
 wordsRequest <- function(input) {
-    c(input$words, if (!is.null(input$what)) list(X = input$what, features = input$what))
+    c(
+        input$words, if (!is.null(input$what)) list(X = input$what, features = input$what),
+        if (length(input$slots)) list(slots = input$slots)
+    )
 }
+
+columnWord <- function(name) paste0("column '", name, "'")
 
 wordsOf <- list(
     matrix = list(sample_key = "`sample_id`"),

@@ -306,17 +306,17 @@ matchRows <- function(coords, names) {
 }
 
 # Sections as a factor in order of appearance; those of spots that take no part do not matter.
-checkSample <- function(sample, valid, what = "section") {
+checkSample <- function(sample, valid, what = "section", argument = "sample_id") {
     if (is.null(sample)) {
         return(NULL)
     }
     if (length(sample) != length(valid)) {
-        stopM2ST("Expected the ", what, " of each of ", length(valid), " spots, found ",
-            length(sample), ".")
+        stopM2ST("Expected `", argument, "` to give the ", what, " of each of ", length(valid),
+            " spots, found ", length(sample), ".")
     }
     missing <- sum(is.na(sample[valid]))
     if (missing) {
-        stopM2ST("Expected the ", what, " of every spot, found ", missing,
+        stopM2ST("Expected `", argument, "` to give the ", what, " of every spot, found ", missing,
             " missing. Fill them in or remove these spots.")
     }
     factor(as.character(sample), levels = unique(as.character(sample[valid])))

@@ -91,6 +91,8 @@ compareComposition <- function(
 ) {
     found <- readDomains(x, name, sample_id, ...)
     values <- conditionOf(condition, found)
+    named <- is.null(names(condition))
+    found$slots$condition <- if (named) columnWord(condition) else "`condition`"
     if (!is.null(reference) && !isTRUE(as.character(reference) %in% levels(values))) {
         stopM2ST("Expected `reference` to be a condition, found ", shorten(reference),
             ". Conditions: ", quoted(levels(values)), ".")
@@ -143,8 +145,8 @@ pseudobulkDomains <- function(x, min_obs = 10L, name = "m2st", sample_id = NULL,
     sections <- factor(found$sample, unique(found$sample[!is.na(found$domain)]))
     lost <- sum(is.na(sections) & !is.na(found$domain))
     if (lost) {
-        stopM2ST("Expected the section of every spot, found ", lost, " missing. Fill them in or ",
-            "remove these spots.")
+        stopM2ST("Expected `sample_id` to give the section of every spot, found ", lost,
+            " missing. Fill them in or remove these spots.")
     }
     # By section first.
     n <- nlevels(found$domain)
@@ -207,12 +209,13 @@ readDomains.m2st <- function(x, name, sample_id, counts = NULL, expression = FAL
     column <- resolveColumn(name, names(columns))
     found <- list(
         domain = storedLabels(columns, column, "the result"), coords = x$coords,
-        sample = if (is.null(sample_id)) x$sample_id else sample_id, words = wordsOf$matrix
+        sample = if (is.null(sample_id)) x$sample_id else sample_id, words = wordsOf$matrix,
+        slots = list(m2st_domain = columnWord(column), sample = "`sample_id`")
     )
     found$domain <- unname(found$domain)
     if (length(found$sample) && length(found$sample) != length(found$domain)) {
-        stopM2ST("Expected the section of each of ", length(found$domain), " spots, found ",
-            length(found$sample), ".")
+        stopM2ST("Expected `sample_id` to give the section of each of ", length(found$domain),
+            " spots, found ", length(found$sample), ".")
     }
     if (expression) {
         if (is.null(counts)) {
@@ -233,16 +236,19 @@ readDomains.SummarizedExperiment <- function(
 ) {
     checkNoMore(...)
     columns <- as.list(SummarizedExperiment::colData(x))
+    column <- resolveColumn(name, names(columns))
+    sections <- if (is.null(sample_id)) "sample_id" else sample_id
     found <- list(
-        domain = storedLabels(columns, resolveColumn(name, names(columns)), "colData(x)"),
-        columns = columns, sample = sampleSE(x, sample_id), words = wordsOf$SummarizedExperiment
+        domain = storedLabels(columns, column, "colData(x)"), columns = columns,
+        sample = sampleSE(x, sample_id), words = wordsOf$SummarizedExperiment,
+        slots = list(m2st_domain = columnWord(column), sample = columnWord(sections))
     )
     found <- c(found, if (expression) {
         expressionSE(x, assay.type, NULL, NULL)
     } else {
         list(coords = checkCoords(coordsSE(x, coords), colnames(x), ncol(x)))
     })
-    nameSections(found, columns[[if (is.null(sample_id)) "sample_id" else sample_id]])
+    nameSections(found, columns[[sections]])
 }
 
 readDomains.SpatialExperiment <- function(
@@ -261,10 +267,12 @@ readDomains.Seurat <- function(
     checkNoMore(...)
     loadClasses(x)
     columns <- as.list(x[[]])
+    column <- resolveColumn(name, names(columns))
     found <- list(
-        domain = storedLabels(columns, resolveColumn(name, names(columns)), "meta.data"),
-        columns = columns, words = wordsOf$Seurat
+        domain = storedLabels(columns, column, "meta.data"), columns = columns,
+        words = wordsOf$Seurat, slots = list(m2st_domain = columnWord(column))
     )
+    found$slots$sample <- if (!is.null(sample_id)) columnWord(sample_id)
     known <- SeuratObject::Images(x)
     if (expression && !is.null(sample_id)) {
         found$sample <- sampleColumn(x[[]], sample_id, "meta.data")
@@ -305,7 +313,7 @@ readDomains.list <- function(x, name, sample_id, coords = NULL, ..., expression 
     shared <- Reduce(intersect, lapply(found, function(one) names(one$columns)))
     joined <- list(
         domain = factor(together(function(one) as.character(one$domain)), levels),
-        sample = sample, words = found[[1L]]$words,
+        sample = sample, words = found[[1L]]$words, slots = found[[1L]]$slots["m2st_domain"],
         columns = stats::setNames(lapply(shared, function(name) {
             together(function(one) {
                 values <- one$columns[[name]]
@@ -342,7 +350,7 @@ conditionOf <- function(condition, found) {
     }
     single <- is.character(condition) && length(condition) == 1L && is.null(names(condition))
     if (single && condition %in% names(found$columns)) {
-        values <- found$columns[[condition]]
+        values <- chosenColumn(found$columns, condition, "the spots")
         return(if (is.factor(values)) values else factor(values))
     }
     conditionOfSections(condition, found)
@@ -368,7 +376,9 @@ compositionRequest <- function(found) {
     found$sample <- factor(found$sample, unique(found$sample))
     c(
         placeRequest(list(coords = found$coords, sample = codesOfMissing(found$sample))),
-        list(domains = labelsRequest(found$domain), words = found$words)
+        list(
+            domains = labelsRequest(found$domain), words = wordsRequest(found[c("words", "slots")])
+        )
     )
 }
 

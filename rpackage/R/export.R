@@ -108,7 +108,8 @@ writeExport <- function(found, path, to, pixel_size, overwrite) {
     n <- length(found$columns[[1L]])
     sample <- if (!is.null(found$sample)) factor(found$sample, unique(found$sample))
     request <- list(
-        path = path, to = to, pixel_size = pixel_size, words = wordsOf$matrix,
+        path = path, to = to, pixel_size = pixel_size,
+        words = wordsRequest(list(words = wordsOf$matrix, slots = found$slots)),
         name = if (is.null(found$owner)) names(found$columns) else found$owner,
         names = as.list(if (is.null(found$names)) as.character(seq_len(n)) else found$names),
         domains = labelsRequest(found$columns[[1L]]),

@@ -69,7 +69,7 @@ openEmbedded <- function(x, k, coords, sample_id, ...) {
             "Run the list together: embedM2ST(list(...)).")
     }
     input$scales <- do.call(Map, c(list(f = rbind), unname(scales)))
-    input$record <- opened[[1L]]$input$record
+    input[c("record", "slots")] <- opened[[1L]]$input[c("record", "slots")]
     list(input = input, each = opened)
 }
 

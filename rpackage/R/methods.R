@@ -353,13 +353,22 @@ clusterM2ST.m2st <- function(
 embeddedM2ST <- function(x) {
     checkScales(x$scales, x$record, "the result")
     c(x[c("scales", "coords", "record")], list(
-        sample = x$sample_id, inside = rep(TRUE, nrow(x$coords)), words = wordsOf$matrix
+        sample = x$sample_id, inside = rep(TRUE, nrow(x$coords)), words = wordsOf$matrix,
+        slots = scaleSlots(x$scales, function(scale) paste0("`x$scales$", scale, "`"))
     ))
+}
+
+# What the user calls the embeddings of the scales.
+scaleSlots <- function(scales, word) {
+    stats::setNames(lapply(names(scales), word), paste0("X_m2st_", names(scales)))
 }
 
 embeddedSE <- function(x, name, coords, sample_id) {
     embedded <- list(scales = scalesSE(x, name), record = S4Vectors::metadata(x)[[name]])
     checkScales(embedded$scales, embedded$record, reducedName(name, "_scale1"))
+    embedded$slots <- scaleSlots(embedded$scales, function(scale) {
+        paste0("reducedDim '", reducedName(name, paste0("_", scale)), "'")
+    })
     c(embedded, placeSE(x, coords, sample_id))
 }
 
@@ -369,6 +378,9 @@ embeddedSeurat <- function(x, name, image, coords, sample_id) {
     )
     checkScales(embedded$scales, embedded$record, paste0(name, ".scale1"))
     embedded$measured <- measuredSeurat(x, name)
+    embedded$slots <- scaleSlots(embedded$scales, function(scale) {
+        paste0("reduction '", name, ".", scale, "'")
+    })
     c(embedded, placeSeurat(x, image, coords, sample_id))
 }
 

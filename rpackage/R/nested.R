@@ -24,6 +24,8 @@
 #' @param parts Number of parts, at least 2, by the name of the domain: `c("3" = 2)`.
 #' @param name Name of the new result; for `domainTree()` of the one with the domains.
 #' @param domain_name Name of the result whose domains are joined or split.
+#' @param params Settings made by [m2stParams()]. `NULL` takes the defaults, but for
+#'   `equal_sizes = NA`: parts of any size are often a few spots and the rest.
 #' @inheritParams clusterM2ST
 #' @param coords,sample_id,image As for [clusterM2ST()]: what you gave [runM2ST()].
 #' @return `domainTree()` returns an object of class `hclust`, with the domains as leaves. `plot()`,
@@ -114,7 +116,7 @@ splitDomains.default <- function(x, parts, ...) {
 #' @rdname domainTree
 #' @export
 splitDomains.m2st <- function(
-    x, parts, name = paste0(domain_name, "_parts"), domain_name = "m2st", params = m2stParams(),
+    x, parts, name = paste0(domain_name, "_parts"), domain_name = "m2st", params = NULL,
     seed = 0L, n.cores = 1L, verbose = NULL, ...
 ) {
     checkNoMore(...)
@@ -129,7 +131,7 @@ splitDomains.m2st <- function(
 #' @export
 splitDomains.SingleCellExperiment <- function(
     x, parts, coords = NULL, sample_id = NULL, name = paste0(domain_name, "_parts"),
-    domain_name = "m2st", params = m2stParams(), seed = 0L, n.cores = 1L, verbose = NULL, ...
+    domain_name = "m2st", params = NULL, seed = 0L, n.cores = 1L, verbose = NULL, ...
 ) {
     checkNoMore(...)
     opened <- openDomains(x, domain_name, name)
@@ -153,7 +155,7 @@ splitDomains.SpatialExperiment <- function(x, parts, coords = NULL, ...) {
 splitDomains.Seurat <- function(
     x, parts, coords = NULL, sample_id = NULL, image = NULL,
     name = paste0(domain_name, "_parts"), domain_name = "m2st", set.ident = TRUE,
-    params = m2stParams(), seed = 0L, n.cores = 1L, verbose = NULL, ...
+    params = NULL, seed = 0L, n.cores = 1L, verbose = NULL, ...
 ) {
     checkNoMore(...)
     opened <- openDomains(x, domain_name, name, set.ident)
@@ -167,7 +169,7 @@ splitDomains.Seurat <- function(
 #' @export
 splitDomains.list <- function(
     x, parts, coords = NULL, sample_id = NULL, name = paste0(domain_name, "_parts"),
-    domain_name = "m2st", ..., params = m2stParams(), seed = 0L, n.cores = 1L, verbose = NULL
+    domain_name = "m2st", ..., params = NULL, seed = 0L, n.cores = 1L, verbose = NULL
 ) {
     opened <- openDomains(x, domain_name, name, ...)
     hushed(verbose, {
@@ -322,7 +324,9 @@ treeOf <- function(opened, from) {
     values <- opened$embedding
     values[is.na(values)] <- NaN
     embedding <- list(data = toBuffer(as.double(values), 8L), shape = dim(values))
-    answer <- askPython("tree", list(labels = labelsRequest(domain), embedding = embedding), FALSE)
+    words <- list(slots = list(X_m2st = paste0("the representation of '", from, "'")))
+    request <- list(labels = labelsRequest(domain), embedding = embedding, words = words)
+    answer <- askPython("tree", request, FALSE)
     asHclust(answer$pairs, unlist(answer$costs), levels(domain))
 }
 
@@ -366,7 +370,9 @@ cutDomains <- function(opened, parts, name, from, params, seed, n.cores) {
     placed <- input$valid & !is.na(input$scales[[1L]][, 1L])
     parts <- checkParts(parts, opened$domain, placed, from)
     seed <- checkSeed(seed)
-    params <- checkOwn(params, "splits no domains")
+    if (!is.null(params)) {
+        checkOwn(params, "splits no domains")
+    }
     n.cores <- checkCores(n.cores)
     kept <- keepValid(input)
     confidence <- opened$confidence[input$valid]

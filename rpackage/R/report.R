@@ -113,6 +113,7 @@ reportM2ST.Seurat <- function(
     shown <- shownColumns(held, name, columns, "meta.data")
     shown$names <- colnames(x)
     shown$coords <- place$coords
+    shown$slots$sample <- if (!is.null(sample_id)) columnWord(sample_id)
     shown$sample <- if (is.null(sample_id)) {
         place$sample
     } else {
@@ -136,6 +137,7 @@ shownSE <- function(x, name, columns, coords, sample_id, assay.type) {
     shown$names <- colnames(x)
     shown$coords <- orientColumns(checkCoords(coordsSE(x, coords), colnames(x), ncol(x)))
     shown$sample <- sampleSE(x, sample_id)
+    shown$slots$sample <- columnWord(if (is.null(sample_id)) "sample_id" else sample_id)
     shown$record <- if (!is.null(shown$owner)) S4Vectors::metadata(x)[[shown$owner]]
     if (isTRUE(assay.type %in% SummarizedExperiment::assayNames(x))) {
         found <- expressionSE(x, assay.type, NULL, NULL)
@@ -155,7 +157,12 @@ shownColumns <- function(held, name, columns, where) {
     shown <- c(list(m2st_domain = drawnColumn(held, domain, where)), shown)
     owner <- ownerOf(domain)
     confidence <- if (!is.null(owner)) held[[confidenceName(owner)]]
-    list(columns = shown, confidence = if (is.numeric(confidence)) confidence, owner = owner)
+    slots <- list(m2st_domain = columnWord(domain))
+    slots$m2st_confidence <- if (!is.null(owner)) columnWord(confidenceName(owner))
+    list(
+        columns = shown, confidence = if (is.numeric(confidence)) confidence, owner = owner,
+        slots = slots
+    )
 }
 
 # Tissue image of a Seurat image that has one: pixels (height x width x 3, from 0 to 1), and how
@@ -213,7 +220,8 @@ reportRequest <- function(shown, path, markers, title) {
     n <- nrow(shown$coords)
     sample <- if (!is.null(shown$sample)) factor(shown$sample, unique(shown$sample))
     list(
-        path = path, title = title, words = wordsOf$matrix, n_markers = as.integer(markers),
+        path = path, title = title, n_markers = as.integer(markers),
+        words = wordsRequest(list(words = wordsOf$matrix, slots = shown$slots)),
         names = as.list(if (is.null(shown$names)) as.character(seq_len(n)) else shown$names),
         columns = unname(Map(function(name, values) {
             c(list(name = name), labelsRequest(values))

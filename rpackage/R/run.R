@@ -207,7 +207,7 @@ checkPlace <- function(input) {
         input$valid <- input$valid & input$measured
     }
     input$sample <- checkSample(input$sample, input$valid)
-    input$batch <- checkSample(input$batch, input$valid, "batch")
+    input$batch <- checkSample(input$batch, input$valid, "batch", "batch_id")
     input
 }
 

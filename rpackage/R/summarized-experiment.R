@@ -259,7 +259,7 @@ namedColumn <- function(columns, name, where, argument) {
         stopM2ST("Expected `", argument, "` to name a column of ", where, ", found ",
             shorten(name), ". Columns: ", quoted(names(columns)), ".")
     }
-    as.character(columns[[name]])
+    as.character(chosenColumn(columns, name, where))
 }
 
 # A single section needs no name.

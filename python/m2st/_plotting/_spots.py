@@ -104,7 +104,7 @@ def find_samples(
     n_missing = int((values.codes[drawn] < 0).sum())
     if n_missing:
         msg = (
-            f"Expected a sample for each observation in `adata.obs[{sample_key!r}]`, found none "
+            f"Expected a section for each observation in `adata.obs[{sample_key!r}]`, found none "
             f"for {n_missing} of {adata.n_obs}. Fill them in or leave these observations out."
         )
         raise ValueError(msg)

@@ -154,7 +154,7 @@ test_that("what Python objects to or warns of arrives once", {
         result <- runM2ST(counts, toyCoords(), k = 2, params = quickParams(), device = "cpu")
     )
     expect_length(warnings, 1L)
-    expect_match(warnings, "^1 of 120 observations have no counts")
+    expect_match(warnings, "^1 of 120 spots have no counts")
     expect_identical(unname(which(is.na(result$domain))), 7L)
     expect_true(all(is.na(result$embedding[7, ])))
 })

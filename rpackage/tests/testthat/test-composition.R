@@ -106,10 +106,10 @@ test_that("what cannot be compared is told in words of R", {
     expect_no_match(conditionMessage(error), "m2st|adata")
     x$group[1] <- "treated"
     error <- expect_error(compare(x, "group"), "found 2 in 's1': 'control', 'treated'")
-    expect_match(conditionMessage(error), "Check the conditions and the sections.", fixed = TRUE)
+    expect_match(conditionMessage(error), "Check column 'group' and column 'section'.", fixed = TRUE)
     x$section[1] <- NA
     expect_error(suppressMessages(domainComposition(x, sample_id = "section")),
-        "Expected a section for each .* the sections, found none for 1 of 600")
+        "Expected a section for each spot in column 'section', found none for 1 of 600")
     expect_error(domainComposition(1), "Expected an object that runM2ST\\(\\) returned, or a list")
     expect_error(domainComposition(x, smple = 1), "not known here: 'smple'")
     expect_error(domainComposition(x, "none"), "Expected the name of a column")
@@ -167,5 +167,5 @@ test_that("sums that cannot be made are refused", {
     expect_error(sums(x), "Expected raw counts \\(whole numbers\\) .* found values such as 0.5")
     x <- spotsSCE()
     x$section[1:2] <- NA
-    expect_error(sums(x), "Expected the section of every spot, found 2 missing")
+    expect_error(sums(x), "`sample_id` to give the section of every spot, found 2 missing")
 })

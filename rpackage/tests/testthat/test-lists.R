@@ -135,7 +135,7 @@ test_that("batches of a list are a column of each object", {
         x$b$donor[3] <- NA
         expect_error(
             withFake(suppressMessages(runM2ST(x, k = 2, batch_id = "donor"))),
-            "Expected the batch of every spot, found 1 missing"
+            "Expected `batch_id` to give the batch of every spot, found 1 missing"
         )
         x$b$donor <- NULL
         expect_error(

@@ -91,6 +91,9 @@ test_that("groups and parts are results of their own", {
     expect_identical(as.character(parts$domains$m2st_parts_domain), theirs$names)
     expect_identical(levels(parts$domains$m2st_parts_domain), c("1", "2.1", "2.2", "3", "4"))
     expect_identical(parts$domains$m2st_parts_confidence, as.numeric(theirs$values))
+    # Without settings, parts are taken as equally large.
+    params <- m2stParams(equal_sizes = NA)
+    expect_identical(splitDomains(x, c("2" = 2)), splitDomains(x, c("2" = 2), params = params))
     finer <- splitDomains(
         parts, list("2.1" = 2), name = "finer", domain_name = "m2st_parts", params = quickParams()
     )

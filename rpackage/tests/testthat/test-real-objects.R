@@ -56,7 +56,7 @@ test_that("Seurat 3 with VisiumV1: SFE_seu_anterior1_visium.rds", {
     skip_if_no_m2st()
     expect_warning(
         result <- runM2ST(object, k = 8, params = quick(), device = "cpu", verbose = FALSE),
-        "18 of 2696 observations have no counts"
+        "18 of 2696 spots have no counts"
     )
     expectSeurat(result, 8)
     expect_identical(sum(is.na(result$m2st_domain)), 18L)
@@ -118,7 +118,7 @@ test_that("empty coordinates: DESpace_LIBD_subset_SPE.RData", {
             x, k = 7, coords = c("array_row", "array_col"), params = quick(), device = "cpu",
             verbose = FALSE
         ),
-        "1 of 3639 observations have no neighbour"
+        "1 of 3639 spots have no neighbour"
     )
     expectSCE(result, 7)
 })

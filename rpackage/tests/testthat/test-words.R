@@ -115,3 +115,84 @@ test_that("the help of the settings has Python's defaults", {
         grepl, logical(1L), x = text, fixed = TRUE)
     expect_identical(names(defaults)[!shown], character())
 })
+
+test_that("columns and embeddings have the names that the user wrote", {
+    skip_if_no_m2st()
+    skip_if_not_installed("SingleCellExperiment")
+    x <- toySCE()
+    x$slide <- rep(c("a", "b"), each = 60)
+    x$layer <- ifelse(toyCoords()[, "col"] > 6, "upper", "lower")
+    x <- suppressWarnings(suppressMessages(runM2ST(
+        x, k = 2, params = quickParams(), device = "cpu", keep = "scales", name = "zone",
+        sample_id = "slide", batch_id = "slide"
+    )))
+    said <- function(code) conditionMessage(expect_error(suppressMessages(code)))
+    with <- function(x, column, values) {
+        x[[column]] <- values
+        x
+    }
+    rare <- c("odd", x$layer[-1])
+    expect_match(said(annotateM2ST(toyCounts() + 1, with(x, "layer", rare), "layer",
+        coords = toyCoords())), "2 spots with each label in column 'layer', found one of odd")
+    where <- list(coords = toyCoords())
+    expect_match(said(annotateM2ST(toyCounts() + 1, toyCounts(), rare, coords = toyCoords(),
+        reference.args = where)), "2 spots with each label in `labels`, found one of odd")
+
+    missing <- with(x, "slide", c(NA, x$slide[-1]))
+    composition <- function(x) {
+        domainComposition(x, name = "zone", sample_id = "slide", coords = c("row", "col"))
+    }
+    expect_match(said(composition(missing)), "section for each spot in column 'slide', found none")
+    none <- with(x, "zone_domain", factor(rep(NA, 120), 1:2))
+    expect_match(said(composition(none)), "Expected domains in column 'zone_domain', found none")
+    x$dose <- "high"
+    expect_match(said(compareComposition(x, "dose", name = "zone", sample_id = "slide")),
+        "at least 2 conditions in column 'dose', found 1")
+    expect_match(said(compareComposition(with(x, "dose", I(as.list(1:120))), "dose", name = "zone",
+        sample_id = "slide")), "Expected labels in the column 'dose' of the spots, found AsIs")
+    page <- tempfile(fileext = ".html")
+    report <- function(x) reportM2ST(x, page, "zone", sample_id = "slide")
+    expect_match(said(report(with(x, "zone_confidence", 5))), "column 'zone_confidence' in [0, 1]",
+        fixed = TRUE)
+    expect_match(said(report(missing)), "section for each spot in column 'slide'")
+
+    infinite <- function(name) {
+        values <- SingleCellExperiment::reducedDim(x, name)
+        values[3L, 1L] <- Inf
+        SingleCellExperiment::reducedDim(x, name) <- values
+        x
+    }
+    expect_match(said(clusterM2ST(infinite("ZONE_scale2"), 2, name = "zone", sample_id = "slide")),
+        "reducedDim 'ZONE_scale2' to be finite, .* in 1 of 120 spots")
+    expect_match(said(domainTree(infinite("ZONE"), "zone")), "the representation of 'zone' to be")
+    matrix <- suppressMessages(embedM2ST(
+        toyCounts(), coords = toyCoords(), params = quickParams(), device = "cpu"
+    ))
+    matrix$scales$scale1[2L, 2L] <- NA
+    expect_match(said(clusterM2ST(matrix, 2)), "Expected `x$scales$scale1` to be finite",
+        fixed = TRUE)
+    object <- suppressMessages(embedM2ST(
+        toySeurat(), params = quickParams(), device = "cpu", name = "zone"
+    ))
+    values <- SeuratObject::Embeddings(object, "zone.scale1")
+    values[2L, 2L] <- Inf
+    object[["zone.scale1"]] <- SeuratObject::CreateDimReducObject(
+        values, key = "ZONEscale1_", assay = "RNA"
+    )
+    expect_match(said(chooseDomains(object, 2:3, name = "zone")), "reduction 'zone.scale1' to be")
+})
+
+test_that("a batch is a group of spots, and its argument is named", {
+    skip_if_no_m2st()
+    run <- function(...) {
+        suppressMessages(runM2ST(toyCounts(), toyCoords(), k = 2, params = quickParams(), ...))
+    }
+    expect_error(run(batch_id = 1:120), "several spots in `batch_id`, found 120 values among 120")
+    expect_error(run(batch_id = c(NA, rep("a", 119))), "`batch_id` to give the batch of every spot")
+    expect_error(run(batch_id = "a"), "`batch_id` to give the batch of each of 120 spots, found 1")
+    expect_error(run(sample_id = c(NA, rep("a", 119))), "`sample_id` to give the section of every")
+    skip_if_not_installed("SingleCellExperiment")
+    x <- toySCE()
+    x$bad <- I(as.list(1:120))
+    expect_error(runM2ST(x, 2, batch_id = "bad"), "labels in the column 'bad' of colData\\(x\\)")
+})
