@@ -88,7 +88,7 @@ def test_what_is_written_says_that_it_was_applied(model: Model, tmp_path: Path) 
     other = bands(1)
     fit(other)
     model.apply(other)
-    assert set(other.uns["m2st"]) == {"n_members", "graph", "prepare", "apply"}
+    assert set(other.uns["m2st"]) == {"n_members", "graph", "spots", "prepare", "apply"}
     assert (
         other.uns["m2st"]["apply"]["model"] == m2st.load(save(model, tmp_path))._origin()["model"]
     )

@@ -64,6 +64,7 @@ MAY_IMPORT = {
     **{name: BASE | CORE for name in SHELL},
     "tl": BASE | CORE | {"_by_section", "_naming", "_nested"},
     "pl": BASE | CORE | {"_by_section", "_plotting"},
+    "pp": BASE | CORE | {"_plotting"},
     "_stores": BASE,
     "_outlines": BASE | {"_graph"},
     "_export": BASE | {"_outlines", "_plotting"},

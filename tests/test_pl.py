@@ -19,7 +19,8 @@ from matplotlib.colors import is_color_like, to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from m2st import pl
+import m2st
+from m2st import pl, pp
 from m2st._plotting import as_seen, palette
 from m2st._plotting._spots import find_section
 
@@ -133,6 +134,71 @@ def test_recorded_diameter_is_used_for_its_sample() -> None:
     np.testing.assert_allclose(diameters(spots(figure, 1)), 55.0)
     del adata.uns["spatial"]["c"]  # one entry left: it holds for all
     np.testing.assert_allclose(diameters(spots(pl.domains(adata))), 70.0)
+
+
+def outline(adata: AnnData, panel: int = 0) -> tuple[type, float]:
+    """Kind and width of the spots in a picture."""
+    drawn = spots(pl.domains(adata), panel)
+    if isinstance(drawn, EllipseCollection):
+        return EllipseCollection, float(np.unique(diameters(drawn)).item())
+    sides = np.diff(drawn.get_paths()[0].vertices[:2], axis=0)
+    return type(drawn), round(float(np.linalg.norm(sides)), 6)
+
+
+@pytest.mark.parametrize("kind", ["hexagonal", "square", "indices", "cells"])
+def test_a_part_has_the_spots_of_the_whole(
+    kind: str, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    points = {
+        "hexagonal": hexagonal(20),
+        "square": square(20, angle=0.3),
+        "indices": np.array(
+            [[2 * c + r % 2, r] for r in range(20) for c in range(20)], dtype=float
+        ),
+        "cells": rng.random((400, 2)) * 1000,
+    }[kind]
+    adata = data(points)
+    pp.spatial_graph(adata)
+    whole = outline(adata)
+    chosen = rng.permutation(400)
+    for n in (100, 12, 2, 1):
+        part = adata[np.sort(chosen[:n])]
+        assert outline(part) == whole
+    part.write_h5ad(tmp_path / "part.h5ad")
+    assert outline(ad.read_h5ad(tmp_path / "part.h5ad")) == whole
+    # Without the record, with that of another hand or of other data, the spots fill their places.
+    part = adata[chosen[:100]].copy()
+    bare = part.copy()
+    del bare.uns["m2st"]
+    assert outline(bare) != whole
+    for broken in ({"section": ["a"]}, {**part.uns["m2st"]["spots"], "size": "wide"}, 3):
+        part.uns["m2st"]["spots"] = broken
+        assert outline(part) == outline(bare)
+    far = adata[chosen[:100]].copy()
+    far.obsm["spatial"] *= 3
+    assert outline(far) != whole
+
+
+def test_each_section_has_its_own_spots() -> None:
+    places = np.vstack([hexagonal(12), hexagonal(12, pitch=40.0)])
+    adata = data(places, sample=["a"] * 144 + ["b"] * 144)
+    adata.obs["in_tissue"] = np.arange(288) > 0
+    pp.spatial_graph(adata, sample_key="sample")
+    part = adata[np.arange(288) % 7 == 3].copy()
+    assert outline(part, 0) == (EllipseCollection, pytest.approx(55.0))
+    assert outline(part, 1) == (EllipseCollection, pytest.approx(22.0))
+    assert outline(part[part.obs["sample"] == "b"]) == (EllipseCollection, pytest.approx(22.0))
+
+
+def test_a_part_of_a_given_graph_has_the_spots_of_the_whole() -> None:
+    adata = m2st.datasets.simulate_cortex(n_obs=200, n_genes=70)
+    pp.spatial_graph(adata)
+    for key in ("m2st", "spatial", "spatial_neighbors"):
+        del adata.uns[key]
+    params = m2st.AutoencoderParams(n_members=1, n_epochs=2)
+    m2st.run(adata, 3, autoencoder=params, progress=False)
+    assert adata.uns["m2st"]["graph"]["method"] == "given"
+    assert outline(adata[::9]) == outline(adata)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
@@ -474,7 +540,7 @@ def test_domains_refuses() -> None:
         pl.domains(many, key="number")
     with pytest.raises(TypeError, match=r"labels in `adata\.obs\['number'\]`, found values such"):
         pl.domains(adata, key="number")
-    with pytest.raises(ValueError, match=r"a sample for each .* found none for 72 of 144"):
+    with pytest.raises(ValueError, match=r"a section for each .* found none for 72 of 144"):
         pl.domains(adata, sample_key="sample")
     with pytest.raises(ValueError, match=r"at least one observation"):
         pl.domains(adata[:0])
@@ -527,7 +593,8 @@ def test_missing_records_name_the_call_to_make() -> None:
 def test_no_global_state_is_touched() -> None:
     code = """
 import sys, io
-from m2st import pl
+import m2st
+from m2st import pl, pp
 from m2st._plotting import as_seen, palette
 assert "matplotlib" not in sys.modules, "imported with the module"
 import numpy as np, pandas as pd

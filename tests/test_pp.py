@@ -566,7 +566,7 @@ def test_writes_a_graph_in_squidpys_layout(method: str, tmp_path: Path) -> None:
     assert unchanged(adata, before)
     assert set(adata.obsp) == {"spatial_connectivities", "spatial_distances"}
     assert set(adata.uns) == {"m2st", "spatial_neighbors"}
-    assert set(adata.uns["m2st"]) == {"prepare", "graph"}
+    assert set(adata.uns["m2st"]) == {"prepare", "graph", "spots"}
     note = adata.uns["spatial_neighbors"]
     assert note["connectivities_key"] == "spatial_connectivities"
     assert note["distances_key"] == "spatial_distances"
@@ -581,6 +581,8 @@ def test_writes_a_graph_in_squidpys_layout(method: str, tmp_path: Path) -> None:
     for key in adata.obsp:
         assert (back.obsp[key] != adata.obsp[key]).nnz == 0
     assert back.uns["m2st"]["graph"] == record
+    for entry, values in adata.uns["m2st"]["spots"].items():
+        np.testing.assert_array_equal(back.uns["m2st"]["spots"][entry], values)
     assert back.uns["spatial_neighbors"] == note
 
 

@@ -79,7 +79,7 @@ def test_what_is_wrong_is_said_alike_at_every_door(
     first = re.split(r"(?<=[.])\s", python)[0]
     command = on_the_command_line(change(section()), n_domains, device, tmp_path)
     assert command.startswith(first)
-    in_words_of_r = first.replace("n_domains", "k")
+    in_words_of_r = first.replace("n_domains", "k").replace("observations", "spots")
     assert in_r(change(section()), n_domains, device).startswith(in_words_of_r)
 
 

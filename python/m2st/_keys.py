@@ -10,6 +10,9 @@ DEFAULT = "m2st"
 GRAPH_RECORD = DEFAULT
 """``uns``: the record with the report on the spatial graph, which all results share."""
 
+SPOTS = "spots"
+"""Entry of that record: size of the spots in each section, for parts that are drawn later."""
+
 COORDINATES = "spatial"
 """``obsm``: coordinates of the observations."""
 

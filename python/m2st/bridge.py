@@ -992,7 +992,9 @@ def _read_params(request: Request) -> tuple[AutoencoderParams, ClusteringParams 
 def _results(adata: AnnData, *, scales: bool) -> Answer:
     """Results of an object as plain values and buffers; without domains, always with `scales`."""
     keys = _keys.Keys()
-    answer: Answer = {"record": _plain(adata.uns[keys.record]), "scales": []}
+    # R has spots of its own in the record, as it draws them.
+    record = {name: entry for name, entry in adata.uns[keys.record].items() if name != _keys.SPOTS}
+    answer: Answer = {"record": _plain(record), "scales": []}
     if scales or keys.domain not in adata.obs:
         while (key := keys.scale(len(answer["scales"]) + 1)) in adata.obsm:
             answer["scales"].append(_buffer(adata.obsm[key]))

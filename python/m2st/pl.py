@@ -119,7 +119,8 @@ def domains(
     Notes
     -----
     Circles have the diameter that ``uns["spatial"]`` holds in full-resolution pixels, in the entry
-    of the sample or the only entry. If there is no valid one, the size depends on the coordinates:
+    of the sample or the only entry. If there is no valid one, a part of a section has the spots of
+    the whole, from the record of its graph. Else the size depends on the coordinates:
 
     * on a lattice, circles of 0.55 of its pitch, the proportion of Visium
     * on an exactly square lattice, squares that fill it

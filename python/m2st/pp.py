@@ -56,8 +56,10 @@ from m2st._keys import (
     DISTANCES,
     GRAPH_RECORD,
     NEIGHBORS,
+    SPOTS,
     Keys,
 )
+from m2st._plotting import describe_spots
 from m2st._sections import find_overlay, overlay_in_words
 
 __all__ = [
@@ -404,6 +406,8 @@ def spatial_graph(
         Keys and parameters of the graph, in squidpy's layout.
     ``uns["m2st"]["graph"]``
         ``method``, ``reason``, parameters, numbers of edges, isolated observations, components.
+    ``uns["m2st"]["spots"]``
+        Sections, and the size of the spots in each. Pictures of a part of a section have them.
 
     Raises
     ------
@@ -848,6 +852,7 @@ def ensure_graph(adata: AnnData, spatial_key: str, sample_key: str | None) -> No
         known = {name: key for name, key in keys.items() if key is not None}
         report = _graph.graph_report(check_graph(adata))
         _record(adata, GRAPH_RECORD, "graph", {"method": "given", **known, **report})
+        _record_spots(adata, spatial_key, sample_key, valid_observations(adata, spatial_key))
         return
     same_keys = params["spatial_key"] == spatial_key and params.get("sample_key") == sample_key
     known = adata.uns.get(GRAPH_RECORD, {}).get("graph", {}).get("fingerprint")
@@ -1168,6 +1173,7 @@ def _write_graph(
     else:
         _warn_of_shared_places(adata, spatial_key, sample_key, valid)
     _record(adata, GRAPH_RECORD, "graph", entry)
+    _record_spots(adata, spatial_key, sample_key, valid)
     logger.info(
         "%d edge entries, mean degree %.2f, %d components.",
         report["n_edges"],
@@ -1181,6 +1187,20 @@ def _write_graph(
             "spatial graph. What is found for them comes from their own expression alone."
         )
         warn(msg)
+
+
+def _record_spots(
+    adata: AnnData, spatial_key: str, sample_key: str | None, valid: NDArray[np.bool_]
+) -> None:
+    """Record how large the spots are, which a part of a section does not show."""
+    coordinates = numbers_at(adata, spatial_key)
+    if coordinates is None or coordinates.shape[1] < 2 or not valid.any():  # of a given graph
+        return
+    codes, names = _sections(adata, sample_key, valid)
+    kept, sections = np.unique(codes[valid], return_inverse=True)
+    present = [""] if names is None else [names[code] for code in kept]
+    spots = describe_spots(coordinates[valid, :2], sections, present)
+    _record(adata, GRAPH_RECORD, SPOTS, spots)
 
 
 def _warn_of_shared_places(

@@ -13,6 +13,7 @@ from m2st._plotting._palette import (
 )
 from m2st._plotting._spots import (
     Section,
+    describe_spots,
     find_libraries,
     find_library,
     find_samples,
@@ -31,6 +32,7 @@ __all__ = [
     "Section",
     "as_seen",
     "channels_last",
+    "describe_spots",
     "find_libraries",
     "find_library",
     "find_samples",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,7 @@ from scipy.spatial import cKDTree
 
 from m2st._checks import check_coordinates, check_key, check_numbers
 from m2st._graph import restore_visium
+from m2st._keys import GRAPH_RECORD, SPOTS
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -120,7 +121,8 @@ def find_section(
 ) -> Section:
     """Find the size and the shape of the spots of a sample.
 
-    Array indices of Visium are brought to places: as they are, spots would look like diamonds.
+    Array indices of Visium are brought to places: as they are, spots would look like diamonds. A
+    part of a section is drawn with the spots of the whole, which the record knows.
     """
     restored = restore_visium(points, column=0)
     points = points if restored is None else restored
@@ -128,7 +130,8 @@ def find_section(
     diameter, micrometres = (
         positive(factors.get(entry)) for entry in ("spot_diameter_fullres", "microns_per_pixel")
     )
-    size, square, angle = spot_shape(points)
+    near = _Places.at(points)
+    size, square, angle = _recorded_shape(adata, name, near) or near.shape
     size = size if diameter is None or restored is not None else diameter
     return Section(name, rows, points, size, square, angle, micrometres)
 
@@ -160,22 +163,99 @@ def positive(value: object) -> float | None:
     return number if 0 < number < np.inf else None
 
 
+def describe_spots(
+    points: NDArray[np.float64], sections: NDArray[np.intp], names: list[str]
+) -> dict[str, Any]:
+    """Describe the spots of each section, for parts of it that are drawn later.
+
+    Parameters
+    ----------
+    points
+        Places, shape (n_obs, 2), finite.
+    sections
+        Section of each, shape (n_obs,).
+    names
+        Names of the sections, which have at least one observation each.
+
+    Returns
+    -------
+    ``section``: the names. A number for each of them: ``size`` of a spot, ``square`` and ``angle``,
+    as `spot_shape` has them; ``n_places``; ``step``, the median distance to the nearest other
+    place; ``shorter`` and ``longer``, how far the places reach.
+    """
+    found = []
+    for number in range(len(names)):
+        places = points[sections == number]
+        restored = restore_visium(places, column=0)
+        places = places if restored is None else restored
+        near = _Places.at(places)
+        found.append((*near.shape, *near.sizes))
+    columns = zip(_DESCRIBED, np.array(found, dtype=np.float64).T, strict=True)
+    return {"section": names, **dict(columns)}
+
+
+_DESCRIBED = ("size", "square", "angle", "n_places", "step", "shorter", "longer")
+
+
+class _Places(NamedTuple):
+    """Different places, and the distances and numbers of the nearest of them, each itself first."""
+
+    places: NDArray[np.float64]
+    distances: NDArray[np.float64]
+    near: NDArray[np.intp]
+
+    @classmethod
+    def at(cls, points: NDArray[np.float64]) -> _Places:
+        places = np.unique(points, axis=0)
+        return cls(places, *cKDTree(places).query(places, k=range(1, min(8, len(places)) + 1)))
+
+    @property
+    def sizes(self) -> tuple[int, float, float, float]:
+        """Number of places, median distance to the nearest other, and reach in both directions."""
+        shorter, longer = sorted(np.ptp(self.places, axis=0).tolist())
+        step = float(np.median(self.distances[:, 1])) if len(self.places) > 1 else 0.0
+        return len(self.places), step, shorter, longer
+
+    @property
+    def shape(self) -> tuple[float, bool, float]:
+        """Size, whether square, and rotation of spots that look right."""
+        if len(self.places) < 2:
+            return 1.0, False, 0.0
+        to_nth = np.median(self.distances, axis=0)  # the 0th is the place itself
+        for n_ring in (6, 4):
+            if len(to_nth) > n_ring + 1:
+                ring, next_ring = to_nth[n_ring], to_nth[n_ring + 1]
+                if ring < 1.25 * to_nth[1] and next_ring > 1.15 * ring:
+                    break
+        else:
+            return float(to_nth[min(2, len(to_nth) - 1)]), False, 0.0
+        if n_ring == 4 and ring < 1.02 * to_nth[1]:
+            steps = self.places[self.near[:, 1]] - self.places
+            quarter = np.exp(4j * np.arctan2(steps[:, 1], steps[:, 0])).mean()
+            return float(to_nth[1]), True, float(np.angle(quarter) / 4)
+        return float(0.55 * np.median(self.distances[:, 1 : n_ring + 1])), False, 0.0
+
+
+def _recorded_shape(adata: AnnData, name: str, near: _Places) -> tuple[float, bool, float] | None:
+    """Shape of the spots of a section that these places are a part of, if the record knows one."""
+    known = mapping_in(mapping_in(adata.uns, GRAPH_RECORD), SPOTS)
+    try:
+        sections = [str(section) for section in known["section"]]
+        table = np.array([known[entry] for entry in _DESCRIBED], dtype=np.float64).T
+    except (KeyError, TypeError, ValueError):  # none, or of another hand
+        return None
+    if table.shape != (len(sections), len(_DESCRIBED)):
+        return None
+    if name in sections:
+        table = table[[sections.index(name)]]
+    n_places, step, shorter, longer = near.sizes
+    for size, square, angle, *whole in table.tolist():
+        is_part = n_places < whole[0] and (n_places < 2 or 2 * step > whole[1])
+        if is_part and shorter <= 1.001 * whole[2] and longer <= 1.001 * whole[3]:
+            return size, bool(square), angle
+    return None
+
+
 def spot_shape(points: NDArray[np.float64]) -> tuple[float, bool, float]:
     """Return size, whether square, and rotation of spots that look right at these places."""
-    places = np.unique(points, axis=0)
-    if len(places) < 2:
-        return 1.0, False, 0.0
-    distances, near = cKDTree(places).query(places, k=min(8, len(places)))
-    to_nth = np.median(distances, axis=0)  # the 0th is the place itself
-    for n_ring in (6, 4):
-        if len(to_nth) > n_ring + 1:
-            ring, next_ring = to_nth[n_ring], to_nth[n_ring + 1]
-            if ring < 1.25 * to_nth[1] and next_ring > 1.15 * ring:
-                break
-    else:
-        return float(to_nth[min(2, len(to_nth) - 1)]), False, 0.0
-    if n_ring == 4 and ring < 1.02 * to_nth[1]:
-        steps = places[near[:, 1]] - places
-        quarter = np.exp(4j * np.arctan2(steps[:, 1], steps[:, 0])).mean()
-        return float(to_nth[1]), True, float(np.angle(quarter) / 4)
-    return float(0.55 * np.median(distances[:, 1 : n_ring + 1])), False, 0.0
+    return _Places.at(points).shape
