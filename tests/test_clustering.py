@@ -27,6 +27,7 @@ from m2st._clustering._mixture import (
     propagate,
     row_sums,
     softmax,
+    squared_distances,
 )
 from m2st._clustering._representation import (
     check_embeddings,
@@ -294,6 +295,17 @@ def test_streamed_and_whole_embeddings_give_the_same(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("m2st._clustering._representation._CHUNK", 7)
     for one, other in zip(whole, factorise(scales, QUICK).project(scales), strict=True):
         np.testing.assert_allclose(one @ one.T, other @ other.T, atol=1e-10)
+
+
+def test_distances_in_pieces_are_those_of_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    block, centers = rng.normal(size=(50, 4)), rng.normal(size=(3, 4))
+    spread = np.cov(rng.normal(size=(30, 4)), rowvar=False)
+    away = block[:, None] - centers
+    expected = np.einsum("ikd,de,ike->ik", away, np.linalg.inv(spread), away)
+    for n_rows in (1000, 7):
+        monkeypatch.setattr("m2st._clustering._mixture._CHUNK", n_rows)
+        np.testing.assert_allclose(squared_distances(block, centers, spread), expected)
 
 
 def test_starts_on_a_sample_lead_to_the_same_domains(monkeypatch: pytest.MonkeyPatch) -> None:

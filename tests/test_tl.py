@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy import sparse
+from sklearn.exceptions import NotFittedError
 
 import m2st
 from m2st import AutoencoderParams, ClusteringParams
@@ -564,6 +565,19 @@ def test_members_stand_side_by_side_and_do_not_depend_on_their_number(
     first, second, third = np.split(three.obsm["X_m2st_scale1"], 3, axis=1)
     assert not np.array_equal(first, second)
     assert not np.array_equal(second, third)
+
+
+@pytest.mark.parametrize("equal_sizes", [None, 0.1])
+def test_clusterings_of_members_hold_no_representations(
+    embedded: anndata.AnnData, equal_sizes: float | None
+) -> None:
+    """They would take as much memory as embeddings do; a second start says that they are gone."""
+    for fit in m2st.tl.cluster(embedded, 4, replace(ONCE, equal_sizes=equal_sizes)):
+        assert not hasattr(fit, "common_")
+        assert not hasattr(fit, "specific_")
+        assert fit.labels_.shape == (embedded.n_obs,)
+        with pytest.raises(NotFittedError, match="found that they were given up"):
+            fit.refit([fit.labels_], connectivities=embedded.obsp["spatial_connectivities"])
 
 
 def test_same_bits_with_one_or_two_jobs(prepared: anndata.AnnData) -> None:

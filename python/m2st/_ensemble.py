@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -204,7 +204,11 @@ def cluster_members(
     random_state: int,
     n_jobs: int | None,
 ) -> list[Estimator]:
-    """Cluster each member by itself; the class of the settings decides how."""
+    """Cluster each member by itself; the class of the settings decides how.
+
+    Where members do not start again (`start_again`), their representations are not kept. With many
+    observations these would take more memory than the embeddings of a scale.
+    """
     from joblib import Parallel
 
     from m2st._clustering import METHODS
@@ -212,12 +216,31 @@ def cluster_members(
     estimator = METHODS[params.method].estimator
     seeds = member_seeds(random_state, len(members))
     fits: list[Estimator] = Parallel(n_jobs=processes(n_jobs), prefer="processes")(
-        _delayed(estimator.from_params(n_domains, params, random_state=seed).fit)(
-            scales, connectivities=adjacency
+        _delayed(_fit_member)(
+            estimator.from_params(n_domains, params, random_state=seed),
+            scales,
+            adjacency,
+            whole=not isinstance(params, ClusteringParams) or start_again(params),
         )
         for seed, scales in zip(seeds, members, strict=True)
     )
     return fits
+
+
+def _fit_member(
+    estimator: Any, scales: list[NDArray[np.float32]], adjacency: sparse.csr_matrix, *, whole: bool
+) -> Estimator:
+    """Cluster one member, and keep its representations only if all of it is asked for."""
+    fit: Estimator = estimator.fit(scales, connectivities=adjacency)
+    return fit if whole else cast("MultiScaleClustering", fit).give_up_representations()
+
+
+def start_again(params: ClusteringParams | DualParams) -> bool:
+    """Whether members start from each other's domains, too: those of equally large domains.
+
+    Where sizes are found, members that do so agree more than runs do.
+    """
+    return isinstance(params, ClusteringParams) and params.equal_sizes is None
 
 
 def refit_members(
@@ -226,7 +249,7 @@ def refit_members(
     """Let each member start from what the others found, too, until none gains by it.
 
     The list is changed in place: a member that gained gives its room to the new one at once, and
-    one that did not is not sent back from its process.
+    one that did not is not sent back from its process. At the end they give up representations.
     """
     from joblib import Parallel
 
@@ -244,7 +267,7 @@ def refit_members(
             if fit is not None:
                 fits[member] = fit
                 improved.append(fit)
-    return fits
+    return [fit.give_up_representations() for fit in fits]
 
 
 def _refit_member(

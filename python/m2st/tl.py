@@ -45,6 +45,7 @@ from m2st._ensemble import (
     needed_memory,
     padded,
     refit_members,
+    start_again,
     train_members,
 )
 from m2st._naming import register, rename_domains, score_markers
@@ -360,6 +361,7 @@ def cluster(
     Returns
     -------
     The clustering of each member, for `transform`. Its domains have the numbers of the consensus.
+    A `m2st.MultiScaleClustering` has given up `common_` and `specific_`, which take much memory.
 
     Writes
     ------
@@ -525,8 +527,7 @@ def _agree(
     from m2st._clustering import consensus
 
     fits = cluster_members(members, adjacency, n_domains, params, random_state, n_jobs)
-    # Where sizes are found, members that start from each other's domains agree more than runs do.
-    if isinstance(params, ClusteringParams) and params.equal_sizes is None:
+    if start_again(params):
         fits = refit_members(fits, adjacency, n_jobs)
     return fits, consensus([fit.responsibilities_ for fit in fits])
 
@@ -861,20 +862,14 @@ def choose(
     # Objectives are compared: one width for all, and no smoothness, which falls as domains shrink.
     params = replace(params.for_domains(1), smoothness=0.0)
     record = adata.uns.setdefault(keys.record, {})
-    fits = {
-        number: cluster_members(
+    labels, objectives = {}, {}
+    for number in sorted({k + step for k in numbers for step in (-1, 0, 1)}):
+        fits = cluster_members(
             members[:_N_COMPARED], adjacency, number, params, random_state, n_jobs
         )
-        for number in sorted({k + step for k in numbers for step in (-1, 0, 1)})
-    }
-    found = number_of_domains(
-        numbers,
-        {number: [fit.labels_ for fit in fits[number]] for number in numbers},
-        {
-            number: float(np.mean([fit.objective_[-1] for fit in members_fits]))
-            for number, members_fits in fits.items()
-        },
-    )
+        labels[number] = [fit.labels_ for fit in fits]
+        objectives[number] = float(np.mean([fit.objective_[-1] for fit in fits]))
+    found = number_of_domains(numbers, labels, objectives)
     structured = p_value <= _STRUCTURE_LEVEL
     if not structured:
         msg = (

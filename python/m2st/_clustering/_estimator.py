@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.utils.validation import check_is_fitted, validate_data
 from threadpoolctl import threadpool_limits
 
@@ -229,18 +229,15 @@ class MultiScaleClustering(MemberEstimator[ClusteringParams]):
             rows = self._sample(n_obs)
             sample = [block[rows] for block in blocks]
             one_hot = np.eye(self.n_domains)
-            starts = [
+            starts = (
                 one_hot[initial_labels(sample[-1], self.n_domains, start, seed)]
                 for start, seed in enumerate(seeds)
-            ]
-            # Nearly all weight is on the common representation in the end.
-            tried, objectives = descents(sample[-1:], starts, params, n_iter=params.short_iter)
-            start_objectives = [history[-1] for history in objectives]
-            best = tried[_lowest(tried, start_objectives)].responsibilities
-            states, histories = descents(sample, [best], params, n_iter=params.max_iter)
-            state, objective, converged = self._finish(
-                blocks, sample, states[0], histories[0], adjacency
             )
+            # Nearly all weight is on the common representation in the end.
+            tried = descents(sample[-1:], starts, params, n_iter=params.short_iter)
+            best, start_objectives = _lowest(tried)
+            [(state, objective)] = descents(sample, [best], params, n_iter=params.max_iter)
+            state, objective, converged = self._finish(blocks, sample, state, objective, adjacency)
         self.start_objectives_ = np.array(start_objectives)
         self._keep(blocks, state, objective, converged=converged)
         if not self.converged_:
@@ -274,9 +271,15 @@ class MultiScaleClustering(MemberEstimator[ClusteringParams]):
         Raises
         ------
         NotFittedError
-            If `fit` has not run.
+            If `fit` has not run, or its representations were given up.
         """
         check_is_fitted(self)
+        if not hasattr(self, "common_"):
+            msg = (
+                "Expected `common_` and `specific_` to start from, found that they were given up, "
+                "as `m2st.tl.cluster` does. Call `fit` first."
+            )
+            raise NotFittedError(msg)
         params = self._params()
         blocks = [*self.specific_, self.common_]
         n_obs = len(self.labels_)
@@ -285,17 +288,11 @@ class MultiScaleClustering(MemberEstimator[ClusteringParams]):
         with threadpool_limits(1):
             sample = [block[rows] for block in blocks]
             one_hot = np.eye(self.n_domains)
-            states, histories = descents(
-                sample,
-                [one_hot[labels[rows]] for labels in (self.labels_, *init_labels)],
-                params,
-                n_iter=params.max_iter,
-            )
-            best = int(np.argmin([history[-1] for history in histories]))
-            if histories[0][-1] - histories[best][-1] > params.tol:
-                state, objective, converged = self._finish(
-                    blocks, sample, states[best], histories[best], adjacency
-                )
+            starts = [one_hot[labels[rows]] for labels in (self.labels_, *init_labels)]
+            tried = list(descents(sample, starts, params, n_iter=params.max_iter))
+            best = int(np.argmin([history[-1] for _, history in tried]))
+            if tried[0][1][-1] - tried[best][1][-1] > params.tol:
+                state, objective, converged = self._finish(blocks, sample, *tried[best], adjacency)
                 if objective[-1] < self.objective_[-1]:
                     self._keep(blocks, state, objective, converged=converged)
         return self
@@ -359,6 +356,16 @@ class MultiScaleClustering(MemberEstimator[ClusteringParams]):
         """Number the domains anew, in place; as `MemberEstimator.reorder`."""
         super().reorder(order)
         self.sizes_ = self.sizes_[order]
+        return self
+
+    def give_up_representations(self) -> Self:
+        """Remove `common_` and `specific_`, in place, which are large. Only `refit` needs them.
+
+        Returns
+        -------
+        The estimator itself.
+        """
+        del self.common_, self.specific_
         return self
 
     def to_domains(self) -> MixtureDomains:
@@ -440,12 +447,18 @@ class MultiScaleClustering(MemberEstimator[ClusteringParams]):
         self._number_by_size()
 
 
-def _lowest(states: list[State], objectives: list[float]) -> int:
-    """Which start has the lowest objective; of those without tiny domains, if there are any.
+def _lowest(tried: Iterable[tuple[State, list[float]]]) -> tuple[Array, list[float]]:
+    """Responsibilities of the lowest objective, and the objectives of all starts.
+
+    Starts without tiny domains come first, if there are any.
 
     A few observations apart from the tissue, which no neighbours average out, gain most by a
     domain of their own.
     """
-    smallest = np.array([state.responsibilities.sum(axis=0).min() for state in states])
-    tiny = (smallest < _LEAST) & (smallest.max() >= _LEAST)
-    return int(np.argmin(np.where(tiny, np.inf, objectives)))
+    best, lowest, objectives = np.empty(0), (True, np.inf), []
+    for state, history in tried:
+        objectives.append(history[-1])
+        rank = (bool(state.responsibilities.sum(axis=0).min() < _LEAST), history[-1])
+        if not best.size or rank < lowest:
+            best, lowest = state.responsibilities, rank
+    return best, objectives

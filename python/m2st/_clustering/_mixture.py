@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -27,6 +27,8 @@ _HOPS = 4
 _SAMPLE = 800
 # Rows to work on by columns at a time, and the most columns for that.
 _CACHED, _LONG_ROW = 8192, 16
+# Rows to bring to units of the covariance at a time.
+_CHUNK = 65_536
 
 
 @dataclass
@@ -39,12 +41,13 @@ class Mixture:
     null: float
 
     def m_step(
-        self, block: Array, responsibilities: Array, distances: Array, freedom: float | None
+        self, block: Array, responsibilities: Array, distances: Array | None, freedom: float | None
     ) -> None:
         """Move to the minimum: a weighted mean, of t distributions that of a majorant."""
         n_obs, width = block.shape
         pull = responsibilities
-        if freedom is not None:  # the logarithm is majorised at the current distances
+        # The logarithm is majorised at the current distances.
+        if freedom is not None and distances is not None:
             pull = responsibilities * (freedom + width) / (freedom + distances)
         mass = pull.sum(axis=0)
         # A domain without any mass keeps its centre.
@@ -72,7 +75,7 @@ class State:
     mixtures: list[Mixture]  # V, Σ of the specific representations and, last, the common
     weights: Array  # α
     shares: Array  # π of the domains, times their number: 1 each where they are equal
-    distances: list[Array] = field(init=False)
+    distances: list[Array | None] = field(init=False)  # of t distributions only
     costs: list[Array] = field(init=False)
     terms: Array = field(init=False)  # cost of each scale above that of a single domain
     adjacency: sparse.csr_matrix | None = None
@@ -139,14 +142,12 @@ class State:
 
     def update_costs(self, blocks: list[Array], params: ClusteringParams) -> None:
         """Distances and costs at the current centres and covariances."""
-        self.distances = [
-            squared_distances(block, mixture.centers, mixture.covariance)
-            for block, mixture in zip(blocks, self.mixtures, strict=True)
-        ]
-        self.costs = [
-            robust_cost(distances, mixture.covariance, params)
-            for distances, mixture in zip(self.distances, self.mixtures, strict=True)
-        ]
+        # The present ones make room first: with many observations they are the largest arrays.
+        self.distances, self.costs = [], []
+        for block, mixture in zip(blocks, self.mixtures, strict=True):
+            distances = squared_distances(block, mixture.centers, mixture.covariance)
+            self.costs.append(robust_cost(distances, mixture.covariance, params))
+            self.distances.append(None if params.degrees_of_freedom is None else distances)
 
     def update_terms(self) -> None:
         """Terms of the current responsibilities and costs."""
@@ -180,18 +181,18 @@ class State:
 
 def descents(
     blocks: list[Array],
-    starts: Sequence[Array],
+    starts: Iterable[Array],
     params: ClusteringParams,
     *,
     n_iter: int,
-) -> tuple[list[State], list[list[float]]]:
-    """Descend from each of some responsibilities, without smoothness; states, and objectives."""
+) -> Iterator[tuple[State, list[float]]]:
+    """Descend from each of some responsibilities, without smoothness; state, and objectives."""
     nulls = [null_cost(block, params) for block in blocks]
-    states = [State.start(blocks, nulls, start, params) for start in starts]
-    histories = [[state.objective(params)] for state in states]
-    for state, history in zip(states, histories, strict=True):
+    for start in starts:
+        state = State.start(blocks, nulls, start, params)
+        history = [state.objective(params)]
         descend(blocks, state, history, params, n_iter=n_iter)
-    return states, histories
+        yield state, history
 
 
 def descend(
@@ -223,12 +224,16 @@ def descend(
 def squared_distances(block: Array, centers: Array, covariance: Array) -> Array:
     """Squared distance of each observation to each centre, in units of the covariance."""
     root = linalg.cholesky(covariance, lower=True)
-    whitened = linalg.solve_triangular(root, np.concatenate([block, centers]).T, lower=True).T
-    points, means = whitened[: len(block)], whitened[len(block) :]
-    distances: Array = points @ (-2 * means).T
-    distances += row_sums(points**2)[:, None]
-    distances += np.sum(means**2, axis=1)
-    np.maximum(distances, 0, out=distances)
+    distances = np.empty((len(block), len(centers)))
+    for start in range(0, len(block), _CHUNK):
+        rows = block[start : start + _CHUNK]
+        whitened = linalg.solve_triangular(root, np.concatenate([rows, centers]).T, lower=True).T
+        points, means = whitened[: len(rows)], whitened[len(rows) :]
+        part = distances[start : start + _CHUNK]
+        np.matmul(points, (-2 * means).T, out=part)
+        part += row_sums(points**2)[:, None]
+        part += np.sum(means**2, axis=1)
+        np.maximum(part, 0, out=part)
     return distances
 
 
@@ -283,7 +288,8 @@ def robust_cost(distances: Array, covariance: Array, params: ClusteringParams) -
         tails = 0.5 * distances
     else:
         tails = 0.5 * (freedom + width) * np.log1p(distances / freedom)
-    cost: Array = tails + 0.5 * np.linalg.slogdet(covariance)[1]
+    tails += 0.5 * np.linalg.slogdet(covariance)[1]
+    cost: Array = tails
     return cost
 
 

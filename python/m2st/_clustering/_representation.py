@@ -17,7 +17,7 @@ from m2st._params import ClusteringParams
 Array = NDArray[np.float64]
 
 # Rows of embeddings in double precision at a time.
-_CHUNK = 65_536
+_CHUNK = 16_384
 
 
 @dataclass
