@@ -220,6 +220,7 @@ def test_docstrings_match_signatures(name: str, function: object) -> None:
         *(m.__name__[5:] for m in PUBLIC),
     ],
 )
+@pytest.mark.filterwarnings("ignore:Two solutions:UserWarning")  # as may be, on few observations
 def test_examples_run(name: str) -> None:
     module: ModuleType = importlib.import_module(f"m2st.{name}")
     failed, _ = doctest.testmod(module, optionflags=doctest.ELLIPSIS)

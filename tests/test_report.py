@@ -310,6 +310,44 @@ def test_pointer_reads_the_observation_below_it(
     assert "Domain: " in tip.text
 
 
+def test_two_solutions_are_drawn_beside_each_other(
+    results: dict[str, AnnData], look: Callable[[Path], webdriver.Chrome], tmp_path: Path
+) -> None:
+    adata = results["sections"].copy()
+    domains = adata.obs["m2st_domain"].cat
+    other = np.where(domains.codes == 0, 1, domains.codes)
+    names = [*domains.categories, "new"]
+    adata.obs["m2st_second_domain"] = pd.Categorical.from_codes(other, names)
+    adata.uns["m2st"]["cluster"]["solutions"] = {"camps": np.array([1, 1, 1, 2, 2]), "between": 0.5}
+    m2st.report(adata, tmp_path / "two.html", columns=["m2st_second_domain"])
+    driver = look(tmp_path / "two.html")
+    assert "Two solutions, 60 : 40." in driver.find_element(By.ID, "notes").text
+    drawn = """return [...document.querySelectorAll("#solutions figure")]
+      .filter((figure) => !figure.hidden)
+      .map((figure) => [figure.innerText.trim(), figure.querySelector("canvas").toDataURL()])"""
+    n_sections = adata.obs["sample"].nunique()
+    before = driver.execute_script(drawn)
+    assert len(before) == 2 * n_sections
+    assert "First solution 3 of 5 members" in " ".join(before[0][0].split())
+    assert "Second solution 2 of 5 members" in " ".join(before[1][0].split())
+    seen = {pixels for _, pixels in before}
+    assert len(seen) == len(before)
+    # The layers of the map are its own; domains that are chosen are highlighted in both.
+    confidence = driver.find_element(By.CSS_SELECTOR, "input[name=layer][value='1']")
+    driver.execute_script("arguments[0].click()", confidence)
+    assert driver.execute_script(drawn) == before
+    domain = driver.find_element(By.CSS_SELECTOR, "#domain-table button")
+    driver.execute_script("arguments[0].click()", domain)
+    WebDriverWait(driver, 10).until(
+        lambda driver: all(
+            now[1] != then[1]
+            for now, then in zip(driver.execute_script(drawn), before, strict=True)
+        )
+    )
+    Select(driver.find_element(By.ID, "section")).select_by_index(1)
+    assert len(driver.execute_script(drawn)) == 2
+
+
 def test_sections_have_panels_and_a_table(
     results: dict[str, AnnData],
     pages: dict[str, Path],
@@ -351,7 +389,8 @@ def test_layers_and_highlights_change_the_map(
     chosen = colors_of(driver)
     assert chosen["#0072b2"] == pytest.approx(domains["#0072b2"], rel=0.05)
     assert chosen.get("#e69f00", 0) == 0
-    driver.find_element(By.CSS_SELECTOR, "input[name=layer][value='1']").click()
+    confidence = driver.find_element(By.CSS_SELECTOR, "input[name=layer][value='1']")
+    driver.execute_script("arguments[0].click()", confidence)
     confidence = colors_of(driver)
     assert confidence.get("#0072b2", 0) == 0
     assert not first.is_displayed()

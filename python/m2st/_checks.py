@@ -38,7 +38,7 @@ _NAME = re.compile(r"[^\W_][\w.-]*")
 # Of others' keys in ``uns``, and of what m2ST writes beside the record of another result.
 _NO_NAME = re.compile(
     r"spatial|spatial_neighbors|spatialdata_attrs|m2st_(r|python)"
-    r"|.*_(pca|pca_no_neighbors|averages|scale\d*|domain|confidence|colors)"
+    r"|.*_(pca|pca_no_neighbors|averages|scale\d*|domain|confidence|second|colors)"
 )
 # scikit-learn and NumPy's older generators take no larger seed.
 _LAST_SEED = 2**32 - 1
@@ -159,7 +159,8 @@ def check_key_added(adata: Any, name: object) -> Keys:
     if not isinstance(record, Mapping) or (known and not known & {*_ENTRIES, "n_members"}):
         found.append(f"adata.uns[{name!r}]")
     if not known & {"n_members", "apply"}:
-        found += [f"adata.obs[{k!r}]" for k in (keys.domain, keys.confidence) if k in adata.obs]
+        columns = (keys.domain, keys.confidence, keys.second)
+        found += [f"adata.obs[{key!r}]" for key in columns if key in adata.obs]
         own = [keys.embedding, keys.averages, *scales_of(adata, keys)]
         found += [f"adata.obsm[{key!r}]" for key in own if key in adata.obsm]
     if "prepare" not in known:

@@ -46,6 +46,11 @@ class Keys:
         return f"{self.name}_confidence"
 
     @property
+    def second(self) -> str:
+        """``obs``: domains of the second solution, if members of the ensemble fall into camps."""
+        return Keys(f"{self.name}_second").domain
+
+    @property
     def embedding(self) -> str:
         """``obsm``: the representation common to all scales and members."""
         return f"X_{self.name}"

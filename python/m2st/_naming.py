@@ -258,6 +258,8 @@ def rename_domains(
     ------
     ``obs["m2st_domain"]``
         The same domains, in the same order, under the new names.
+    ``obs["m2st_second_domain"]``
+        Likewise, if there is a second solution, unless two domains of it would have one name.
     ``uns["m2st"]["register"]``
         The new names, if there is a table of `register`.
 
@@ -326,6 +328,11 @@ def rename_domains(
         )
         raise ValueError(msg)
     adata.obs[keys.domain] = domains.rename_categories(new)
+    if keys.second in adata.obs:
+        second = pd.Categorical(adata.obs[keys.second])
+        renamed = [given.get(str(name), str(name)) for name in second.categories]
+        if len(set(renamed)) == len(renamed):
+            adata.obs[keys.second] = second.rename_categories(renamed)
     table = adata.uns.get(keys.record, {}).get("register", {})
     if "domains" in table:
         present = dict(zip(old, new, strict=True))

@@ -192,6 +192,8 @@ def write_nested(
     record["cluster"] = {**kept, **entry}
     adata.obs[keys.domain] = domains
     adata.obs[keys.confidence] = confidence
+    if keys.second in adata.obs:  # of other domains
+        del adata.obs[keys.second]
     adata.obsm.pop(keys.embedding, None)
     adata.uns.pop(_keys.colors(keys.domain), None)
     adata.uns[keys.record] = record

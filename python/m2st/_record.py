@@ -90,6 +90,9 @@ _FITTING: dict[str, Callable[[object], bool]] = {
     "cluster.scale_weights": _is_complete,
     "cluster.stability": _is_numbers,
     "cluster.agreement": _is_numbers,
+    "cluster.solutions": _is_mapping,
+    "cluster.solutions.camps": _is_complete,
+    "cluster.solutions.between": _is_number,
     "cluster.sections": _is_mapping,
     "cluster.sections.names": _is_texts,
     "cluster.sections.keeps_own": _is_complete,
@@ -149,6 +152,25 @@ def only_common(scale_weights: NDArray[np.float64]) -> bool:
     return bool((np.atleast_2d(scale_weights)[:, -1] > _ALL).all())
 
 
+def solutions_in_words(entry: Mapping[str, Any]) -> str:
+    """Say that members of the ensemble fall into camps.
+
+    Parameters
+    ----------
+    entry
+        ``uns["m2st"]["cluster"]["solutions"]``, as `m2st.tl.cluster` describes it.
+    """
+    camps = np.ravel(entry["camps"])
+    first, second = (int((camps == camp).sum()) for camp in (1, 2))
+    between = round(float(np.ravel(entry["between"])[0]), 2) + 0.0  # no "-0.00"
+    shares = " : ".join(f"{100 * number / len(camps):.0f}" for number in (first, second))
+    return (
+        f"Two solutions, {shares}. Of {len(camps)} members of the ensemble, {first} agree on "
+        f"about these domains and {second} on others (adjusted Rand index "
+        f"{between:.2f})."
+    )
+
+
 def _drop_what_does_not_match(record: dict[str, Any], unfit: list[str]) -> None:
     """Drop entries whose lengths contradict those of others."""
     n_members = int(np.asarray(record.get("n_members", 1)).item())
@@ -163,6 +185,10 @@ def _drop_what_does_not_match(record: dict[str, Any], unfit: list[str]) -> None:
         if lengths == {0} or len(lengths) > 1 or not {"chosen", "p_value"} <= choice.keys():
             unfit.append("n_domains")
             del record["n_domains"]
+    solutions = record.get("cluster", {}).get("solutions")
+    if solutions is not None and not {"camps", "between"} <= solutions.keys():
+        unfit.append("cluster.solutions")
+        del record["cluster"]["solutions"]
     sections = record.get("cluster", {}).get("sections")
     if sections is not None:
         n_sections = len(sections.get("names", []))

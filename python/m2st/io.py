@@ -677,7 +677,7 @@ def _check_table(adata: AnnData, target: Path) -> None:
 def _check_variants(adata: AnnData, keys: _keys.Keys) -> None:
     """Require results whose names differ by more than capitals from what is there."""
     results = {
-        "obs": [keys.domain, keys.confidence],
+        "obs": [keys.domain, keys.confidence, keys.second],
         "obsm": [keys.features, keys.no_neighbors, keys.embedding, keys.scale(1), keys.scale(2)],
         "uns": [keys.record, _keys.colors(keys.domain)],
     }

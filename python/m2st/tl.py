@@ -51,6 +51,7 @@ from m2st._ensemble import (
 from m2st._naming import register, rename_domains, score_markers
 from m2st._nested import domain_tree, merge_domains, nested_keys, write_nested
 from m2st._params import AutoencoderParams, ClusteringParams, DualParams, clustering_of
+from m2st._record import solutions_in_words
 from m2st._sections import Finding, joined_in_words
 
 if TYPE_CHECKING:
@@ -338,6 +339,10 @@ def cluster(
     less of it, or a little less with longer borders. They get the names of the joint domains that
     they share most with. No label enters.
 
+    Members may fall into two camps, each of which agrees on other domains. Then there are two
+    solutions. The domains are the consensus of all members as ever, which follows the majority, and
+    the second solution is written beside them.
+
     Parameters
     ----------
     adata
@@ -372,6 +377,10 @@ def cluster(
         domain, in [0, 1]. NaN for the paper's own clustering of a single member, which gives labels
         without probabilities. With several sections: the mean of the joint and the own probability,
         times the adjusted Rand index of joint and own domains in the section (0 if that is less).
+    ``obs["m2st_second_domain"]``
+        Only if members fall into camps, removed otherwise: domains of the second one, of all
+        sections jointly. Categorical: a domain has the name of the one that it shares most with, or
+        a name from ``"K + 1"`` if it shares almost nothing.
     ``obsm["X_m2st"]``
         float32 of shape (n_obs, d_c): the representation common to all scales and members. For the
         paper's own clustering, the common representations of the members side by side.
@@ -383,6 +392,8 @@ def cluster(
         a copy of its entries on them. With several sections, ``"sections"``: their names, whether
         each keeps domains of its own, and the adjusted Rand index of joint and own domains. Share
         of edges that both cut, and nats that both tell (joint, own). Share of each domain.
+        If members fall into camps, ``"solutions"``: camp of each member (1, 2, or 0 for neither),
+        their shares, and the mean adjusted Rand index of two members within each and between them.
 
     Observations without an embedding have a missing domain and NaN.
 
@@ -398,14 +409,19 @@ def cluster(
     Warns
     -----
     UserWarning
-        If sections keep domains of their own; if they share little; if one has several domains that
-        no other has.
+        If there are two solutions. If sections keep domains of their own; if they share little; if
+        one has several domains that no other has.
 
     Notes
     -----
     The confidence is the mean over members of the probability of the domain. It says how far
     another seed would agree on the same data (measured in ``benchmarks/reliability.md``). It does
     not say that the domain is right: a domain may be misplaced with a high confidence.
+
+    There are two camps if members group clearly by their adjusted Rand index (a mean silhouette of
+    0.5 or more), with an index of 0.9 or less between the two. Each has two members or more, and
+    both have three quarters of all. Members that all differ are no camps. Draw both solutions with
+    ``m2st.pl.domains(adata, truth="m2st_second_domain")``.
 
     A section of fewer than twenty observations for each domain is not clustered by itself, nor is
     any with the paper's own clustering.
@@ -448,7 +464,7 @@ def find_domains(
     key_added: str = _keys.DEFAULT,
 ) -> Found:
     """Do what `cluster` does, and return all that places other observations."""
-    from m2st._clustering import METHODS, join_sections
+    from m2st._clustering import METHODS, find_solutions, join_sections
 
     check_adata(adata)
     keys = check_key_added(adata, key_added)
@@ -473,11 +489,17 @@ def find_domains(
         joined = join_sections(found, own, sections, adjacency, representation[0])
         ranking = np.argsort(-np.bincount(joined.labels, minlength=n_domains), kind="stable")
         found, joined = found.reorder(ranking), joined.reorder(ranking)
+    solutions = find_solutions([fit.responsibilities_ for fit in fits], found)
     for fit, order in zip(fits, found.orders, strict=True):
         fit.reorder(order)
     sure = are_sure([fit.to_domains() for fit in fits])
     written = found if joined is None else joined
     write_domains(adata, written.labels, written.responsibilities, valid, keys, sure=sure)
+    if solutions is not None:
+        codes = np.full(adata.n_obs, -1)
+        codes[valid] = solutions.labels
+        numbers = range(1, max(n_domains, codes.max() + 1) + 1)
+        adata.obs[keys.second] = pd.Categorical.from_codes(codes, categories=[*map(str, numbers)])
     adata.obsm[keys.embedding] = side_by_side(representation, valid)
     record = adata.uns.setdefault(keys.record, {})
     if source != keys:
@@ -503,8 +525,12 @@ def find_domains(
         "start_objectives": np.stack([fit.start_objectives_ for fit in fits]),
         # The published rule does not ask.
         **({} if fits[0].converged_ is None else {"converged": all(f.converged_ for f in fits)}),
+        **({} if solutions is None else {"solutions": solutions.to_dict()}),
         **({} if joined is None else {"sections": {"names": names, **joined.to_dict()}}),
     }
+    if solutions is not None:
+        told = solutions_in_words(record["cluster"]["solutions"])
+        warn(f"{told} The others are in `adata.obs[{keys.second!r}]`: look at both.")
     if joined is not None:
         _tell(
             joined_in_words(
@@ -1071,6 +1097,8 @@ def write_domains(
         names = [str(number) for number in range(1, responsibilities.shape[1] + 1)]
     adata.obs[keys.domain] = pd.Categorical.from_codes(codes, categories=names)
     adata.obs[keys.confidence] = confidence
+    if keys.second in adata.obs:  # of other domains
+        del adata.obs[keys.second]
     for entry in ("register", "tree"):  # of other domains
         adata.uns.get(keys.record, {}).pop(entry, None)
 
@@ -1082,7 +1110,7 @@ def are_sure(domains: Sequence[Domains]) -> bool:
 
 def forget_clustering(adata: AnnData, keys: _keys.Keys) -> None:
     """Remove domains that no longer belong to the embeddings of their name."""
-    for column in {keys.domain, keys.confidence} & set(adata.obs):
+    for column in {keys.domain, keys.confidence, keys.second} & set(adata.obs):
         del adata.obs[column]
     adata.obsm.pop(keys.embedding, None)
     for entry in ("cluster", "n_domains", "register", "tree"):

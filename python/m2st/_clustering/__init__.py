@@ -19,7 +19,7 @@ V^m        centres of the domains                      (n_domains, d)      ``cen
 Representations are stored by observation, the transpose of the paper's.
 """
 
-from m2st._clustering._consensus import Consensus, consensus, number_of_domains
+from m2st._clustering._consensus import Consensus, consensus, find_solutions, number_of_domains
 from m2st._clustering._domains import KINDS, Domains
 from m2st._clustering._dual import DualClustering
 from m2st._clustering._estimator import MultiScaleClustering
@@ -41,6 +41,7 @@ __all__ = [
     "consensus",
     "cut_tree",
     "domain_tree",
+    "find_solutions",
     "join_sections",
     "number_of_domains",
 ]

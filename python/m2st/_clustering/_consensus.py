@@ -12,14 +12,21 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.optimize import linear_sum_assignment
-from sklearn.metrics import adjusted_rand_score
+from scipy.spatial.distance import squareform
+from sklearn.metrics import adjusted_rand_score, silhouette_score
 
 from m2st._clustering._mixture import filled_labels
 
 Array = NDArray[np.float64]
 
 _MAX_ROUNDS = 20
+# Members fall into camps from this mean silhouette, if two camps agree no more than this, and have
+# this share of the members.
+_LEAST_APART, _MOST_ALIKE, _LEAST_COVERED = 0.5, 0.9, 0.75
+# Jaccard index from which domains of two solutions have one name.
+_NAMESAKES = 0.1
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,8 @@ class Consensus:
         Mean over the members of the Jaccard index of each domain and its counterpart, shape (K,).
     agreement
         Adjusted Rand index of each member and the consensus, shape (n_members,).
+    likeness
+        Adjusted Rand index of each two members, shape (n_members, n_members).
     orders
         Which of its domains each member has for each of the consensus, shape (n_members, K).
     """
@@ -44,6 +53,7 @@ class Consensus:
     responsibilities: Array
     stability: Array
     agreement: Array
+    likeness: Array
     orders: NDArray[np.intp]
 
     def reorder(self, ranking: NDArray[np.intp]) -> Consensus:
@@ -55,6 +65,39 @@ class Consensus:
             stability=self.stability[ranking],
             orders=self.orders[:, ranking],
         )
+
+
+@dataclass(frozen=True)
+class Solutions:
+    """Two camps that members fall into: each agrees on domains, and not on those of the other.
+
+    Parameters
+    ----------
+    camps
+        Camp of each member, shape (n_members,): 1 for the one that is nearest to the consensus, 2
+        for the largest other one, 0 for members in neither.
+    within
+        Mean adjusted Rand index of two members of each camp, shape (2,).
+    between
+        The same of a member of the one and a member of the other.
+    labels
+        Consensus of the second camp, shape (n_obs,). Its domains have the numbers of the domains
+        that they share most with, and numbers from K if they share almost nothing.
+    """
+
+    camps: NDArray[np.intp]
+    within: Array
+    between: float
+    labels: NDArray[np.intp]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for the record, without the labels."""
+        return {
+            "camps": self.camps,
+            "shares": np.array([np.mean(self.camps == camp) for camp in (1, 2)]),
+            "within": self.within,
+            "between": self.between,
+        }
 
 
 @dataclass(frozen=True)
@@ -161,7 +204,8 @@ def consensus(responsibilities: Sequence[NDArray[Any]]) -> Consensus:
     if len(shapes) != 1:
         msg = f"Expected responsibilities of one shape, found {sorted(shapes) or 'none'}."
         raise ValueError(msg)
-    orders = _orders(members)
+    likeness = _likeness([member.argmax(axis=1) for member in members])
+    orders = _orders(members, likeness)
     mean = _mean(members, orders)
     labels = filled_labels(mean)
     # Domains are numbered by size.
@@ -175,15 +219,105 @@ def consensus(responsibilities: Sequence[NDArray[Any]]) -> Consensus:
         responsibilities=mean[:, ranking],
         stability=np.mean(jaccard, axis=0),
         agreement=np.array([adjusted_rand_score(labels, other) for other in found]),
+        likeness=likeness,
         orders=orders,
     )
 
 
-def _orders(members: list[Array]) -> NDArray[np.intp]:
+def find_solutions(responsibilities: Sequence[NDArray[Any]], found: Consensus) -> Solutions | None:
+    """Find two camps of members, if there are any.
+
+    Parameters
+    ----------
+    responsibilities
+        Those that the consensus was found of.
+    found
+        The consensus.
+
+    Returns
+    -------
+    Solutions, or None: if members agree, if each differs from every other, if they fall into more
+    than two groups, or if a camp would be a single member.
+
+    Notes
+    -----
+    Members are grouped by average linkage of 1 - adjusted Rand index, into as many groups as give
+    the largest mean silhouette [1]_. Below 0.5 they are no camps but shades. Camps that agree with
+    an index above 0.9 draw almost the same domains. A camp has two members or more, so that three
+    members have none. The two camps have three quarters of the members or more.
+
+    No criterion without labels chose the better camp more often than the majority did
+    (``benchmarks/NOTEBOOK.md``, *Camps*), so that the consensus stays what it is.
+
+    References
+    ----------
+    .. [1] Rousseeuw (1987). Silhouettes: a graphical aid to the interpretation and validation of
+       cluster analysis. J Comput Appl Math 20, 53-65.
+    """
+    groups = _camps(found.likeness)
+    if len(groups) < 2:
+        return None
+    first = max(groups, key=lambda group: found.agreement[group].mean())
+    second = max((group for group in groups if group is not first), key=len)
+    between = float(found.likeness[np.ix_(first, second)].mean())
+    covered = (len(first) + len(second)) / len(responsibilities)
+    if between > _MOST_ALIKE or covered < _LEAST_COVERED:
+        return None
+    camps = np.zeros(len(responsibilities), dtype=np.intp)
+    camps[first], camps[second] = 1, 2
+    other = consensus([responsibilities[member] for member in second])
+    n_domains = len(other.stability)
+    shared = np.bincount(found.labels * n_domains + other.labels, minlength=n_domains**2)
+    shared = shared.reshape(n_domains, n_domains)
+    rows, columns = linear_sum_assignment(shared, maximize=True)
+    union = shared.sum(axis=1) + shared.sum(axis=0)[columns] - shared[rows, columns]
+    is_new = shared[rows, columns] < _NAMESAKES * union
+    numbers = np.empty(n_domains, dtype=np.intp)
+    numbers[columns] = np.where(is_new, n_domains - 1 + np.cumsum(is_new), rows)
+    return Solutions(
+        camps=camps,
+        within=np.array(
+            [
+                found.likeness[np.ix_(group, group)][~np.eye(len(group), dtype=bool)].mean()
+                for group in (first, second)
+            ]
+        ),
+        between=between,
+        labels=numbers[other.labels],
+    )
+
+
+def _camps(likeness: Array) -> list[NDArray[np.intp]]:
+    """Members of each camp; none if members do not fall into camps."""
+    n_members = len(likeness)
+    if n_members < 4:
+        return []
+    distance = 1 - likeness
+    tree = linkage(squareform(distance, checks=False), "average")
+    best, groups = _LEAST_APART, np.zeros(n_members, dtype=np.intp)
+    for n_groups in range(2, n_members):
+        candidate = fcluster(tree, n_groups, "maxclust")
+        if candidate.max() == n_groups:  # ties leave fewer
+            score = silhouette_score(distance, candidate, metric="precomputed")
+            if score > best:
+                best, groups = score, candidate
+    members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+    return [group for group in members if len(group) > 1]
+
+
+def _likeness(labels: list[NDArray[np.intp]]) -> Array:
+    """Adjusted Rand index of each two members."""
+    likeness = np.eye(len(labels))
+    for one, other in combinations(range(len(labels)), 2):
+        index = adjusted_rand_score(labels[one], labels[other])
+        likeness[one, other] = likeness[other, one] = index
+    return likeness
+
+
+def _orders(members: list[Array], likeness: Array) -> NDArray[np.intp]:
     """Order of each member's domains that brings them into correspondence."""
-    labels = [member.argmax(axis=1) for member in members]
-    agreement = [sum(adjusted_rand_score(one, other) for other in labels) for one in labels]
-    mean = members[int(np.argmax(agreement))]
+    # Added in the order of the members, as sums in another order may break ties otherwise.
+    mean = members[int(np.argmax([sum(row) for row in likeness.tolist()]))]
     for _ in range(_MAX_ROUNDS):
         orders = np.stack(
             [linear_sum_assignment(mean.T @ member, maximize=True)[1] for member in members]

@@ -9,6 +9,7 @@ import pandas as pd
 from anndata import AnnData
 
 from m2st._plotting import find_libraries, find_library, mapping_in
+from m2st._record import solutions_in_words
 from m2st._report._tables import DomainRow
 from m2st._sections import joined_in_words
 
@@ -33,6 +34,7 @@ def list_findings(
     return [
         *_findings_of_data(domains, record, n_without_place),
         *_findings_of_run(record),
+        *_findings_of_solutions(record),
         *_findings_of_sections(domains, record),
         *_findings_of_domains(
             table, composition, labelled="n_unassigned" in record.get("apply", {})
@@ -149,6 +151,12 @@ def _findings_of_run(record: Mapping[str, Any]) -> list[str]:
             "were asked for."
         )
     return found
+
+
+def _findings_of_solutions(record: Mapping[str, Any]) -> list[str]:
+    """Whether members fall into camps."""
+    entry = record.get("cluster", {}).get("solutions")
+    return [] if entry is None else [solutions_in_words(entry)]
 
 
 def _findings_of_sections(domains: pd.Categorical, record: Mapping[str, Any]) -> list[str]:

@@ -91,6 +91,22 @@ def describe_members(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def describe_solutions(record: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """What is drawn of each of two solutions, in panels; None if there is one."""
+    entry = record.get("cluster", {}).get("solutions")
+    if entry is None:
+        return None
+    camps = np.ravel(entry["camps"])
+    return [
+        {
+            "title": title,
+            "members": f"{int((camps == camp).sum())} of {len(camps)} members",
+            "layer": 0,
+        }
+        for camp, title in ((1, "First solution"), (2, "Second solution"))
+    ]
+
+
 def describe_choice(record: Mapping[str, Any]) -> dict[str, Any] | None:
     """Evidence for each number of domains, if it was looked for."""
     entry = record.get("n_domains")

@@ -57,8 +57,8 @@ def make_layers(
     shown: AnnData, domain: str, columns: Sequence[str], confidence: NDArray[np.float64]
 ) -> list[dict[str, Any]]:
     """What the map can be coloured by: entries of the legend, and a colour for each observation."""
-    layers = [{**_labels(shown, domain), "label": "Domain"}]
-    layers += [_labels(shown, key) for key in columns]
+    layers = [{**make_labels(shown, domain), "label": "Domain"}]
+    layers += [make_labels(shown, key) for key in columns]
     if not np.isnan(confidence).all():
         thousandths = np.where(np.isnan(confidence), _STEPS, np.rint(1000 * confidence))
         layers.insert(
@@ -72,7 +72,7 @@ def make_layers(
     return layers
 
 
-def _labels(shown: AnnData, key: str) -> dict[str, Any]:
+def make_labels(shown: AnnData, key: str) -> dict[str, Any]:
     """A column of labels as a layer of the map; the last name and colour are for missing ones."""
     values = read_categories(shown, key)
     names = [*map(str, values.categories), "missing"]

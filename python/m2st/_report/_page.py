@@ -21,6 +21,8 @@ from m2st._plotting import (
     find_samples,
     find_section,
     kept_colors,
+    palette,
+    read_categories,
     share_colors,
 )
 from m2st._record import readable
@@ -28,12 +30,19 @@ from m2st._report._findings import findings_of_images, findings_of_record, list_
 from m2st._report._history import (
     describe_choice,
     describe_members,
+    describe_solutions,
     describe_training,
     describe_weights,
     list_steps,
     run_in_words,
 )
-from m2st._report._map import make_frame, make_layers, make_payload, select_shown
+from m2st._report._map import (
+    make_frame,
+    make_labels,
+    make_layers,
+    make_payload,
+    select_shown,
+)
 from m2st._report._markers import find_markers
 from m2st._report._tables import (
     confidence_facts,
@@ -66,6 +75,7 @@ def report(
 
     * domains and confidence in space, with a panel for each section, over the tissue image if
       ``uns["spatial"]`` has one
+    * both solutions beside each other, if members of the ensemble fall into camps
     * sizes, stability and markers of the domains, and the evidence for their number
     * the expression of the markers on the same map; a gene or a domain that is chosen in a table is
       shown on it
@@ -136,10 +146,12 @@ def report(
     keys = _keys.Keys(key_added)
     domains = read_domains(adata, keys)
     record, unfit = readable(adata.uns, keys.record)
-    columns = [key for key in dict.fromkeys(columns) if key != keys.domain]
+    solutions = describe_solutions(record) if keys.second in adata.obs else None
+    second = [] if solutions is None else [keys.second]
+    columns = [key for key in dict.fromkeys(columns) if key not in {keys.domain, *second}]
     sample_key = sample_key or recorded_key(adata, "sample_key")
     spatial_key = spatial_key or recorded_key(adata, "spatial_key") or _keys.COORDINATES
-    shown, valid = select_shown(adata, [keys.domain, *columns], sample_key, spatial_key)
+    shown, valid = select_shown(adata, [keys.domain, *second, *columns], sample_key, spatial_key)
     sections = [
         find_section(shown, name, rows, shown.obsm[_keys.COORDINATES][rows])
         for name, rows in find_samples(shown, sample_key, np.ones(shown.n_obs, dtype=bool))
@@ -150,6 +162,12 @@ def report(
     composition = count_composition(adata, domains, sample_key)
     shares = find_shares(shown, keys.domain, sample_key)
     layers = make_layers(shown, keys.domain, columns, confidence[valid])
+    if solutions is not None:
+        n_second = len(read_categories(shown, keys.second).categories)
+        more = palette(max(n_second - len(colors), 0), taken=colors)
+        shown.uns[_keys.colors(keys.second)] = [*colors, *more]
+        layers.append({**make_labels(shown, keys.second), "label": "Second solution"})
+        solutions[1]["layer"] = len(layers) - 1
     frames = [
         make_frame(section, find_library(shown, section.name), len(sections))
         for section in sections
@@ -162,6 +180,7 @@ def report(
         n_obs=adata.n_obs,
         table=table,
         sections=sections,
+        solutions=solutions,
         composition=composition,
         shares=shares,
         layers=layers,

@@ -49,6 +49,9 @@
   class Panel {
     constructor(element, section, start) {
       this.element = element;
+      this.room = element.closest(".panels");
+      // A panel of one solution keeps its layer.
+      this.own = element.dataset.layer === undefined ? null : Number(element.dataset.layer);
       this.section = section;
       this.start = start;
       this.end = start + section.n;
@@ -64,6 +67,10 @@
       this.listen();
     }
 
+    get layer() {
+      return this.own ?? state.layer;
+    }
+
     // Place of an observation on the canvas, in device pixels.
     place(index) {
       return [this.left + (x[index] / STEPS) * this.scale, this.top + (y[index] / STEPS) * this.scale];
@@ -73,7 +80,8 @@
       const width = this.element.clientWidth;
       if (!width) return false;
       const ratio = window.devicePixelRatio || 1;
-      const alone = panels.filter((panel) => !panel.element.closest("figure").hidden).length === 1;
+      const beside = panels.filter((panel) => panel.room === this.room);
+      const alone = beside.filter((panel) => !panel.element.closest("figure").hidden).length === 1;
       const tallest = alone ? Math.max(280, 0.78 * window.innerHeight) : width;
       const shapes = alone ? [this.section] : data.sections;
       const shape = Math.max(...shapes.map((section) => section.height / section.width));
@@ -96,17 +104,17 @@
 
     // Rows of the section, sorted by colour: drawing changes the colour once for each.
     order() {
-      const { codes, colors } = layers[state.layer];
-      if (!this.orders[state.layer]) {
+      const { codes, colors } = layers[this.layer];
+      if (!this.orders[this.layer]) {
         const starts = new Uint32Array(colors.length + 1);
         for (let i = this.start; i < this.end; i++) starts[codes[i] + 1]++;
         for (let c = 0; c < colors.length; c++) starts[c + 1] += starts[c];
         const rows = new Uint32Array(this.section.n);
         const next = starts.slice();
         for (let i = this.start; i < this.end; i++) rows[next[codes[i]]++] = i;
-        this.orders[state.layer] = { rows, starts };
+        this.orders[this.layer] = { rows, starts };
       }
-      return this.orders[state.layer];
+      return this.orders[this.layer];
     }
 
     redraw() {
@@ -128,9 +136,11 @@
           width * this.scale, height * this.scale);
       }
       const { rows, starts } = this.order();
-      const { colors } = layers[state.layer];
-      const { names, codes } = layers[keyOf(state.layer)];
-      const chosen = names && state.chosen.size ? state.chosen : null;
+      const { colors } = layers[this.layer];
+      const { names, codes } = layers[keyOf(this.layer)];
+      // Domains that are chosen are highlighted in both solutions, under one name.
+      const ours = this.own === null || keyOf(state.layer) === 0;
+      const chosen = names && ours && state.chosen.size ? state.chosen : null;
       const missing = colors.length - 1;
       const sequence = [missing, ...Array(missing).keys()];
       const passes = chosen ? [false, true] : [true];
@@ -252,7 +262,7 @@
     lines(index) {
       const read = layers.filter((_, number) => number < firstGene || number === state.layer);
       const lines = read.map((layer) => `${layer.label}: ${valueOf(layer, index)}`);
-      if (panels.length > 1) lines.push(`Section: ${this.section.name}`);
+      if (data.sections.length > 1) lines.push(`Section: ${this.section.name}`);
       return lines;
     }
 
@@ -372,12 +382,12 @@
     }
   }
 
-  let start = 0;
+  const starts = [0];
+  for (const section of data.sections) starts.push(starts.at(-1) + section.n);
   const panels = [];
   for (const element of document.querySelectorAll(".panel")) {
-    const section = data.sections[Number(element.dataset.section)];
-    panels.push(new Panel(element, section, start));
-    start += section.n;
+    const number = Number(element.dataset.section);
+    panels.push(new Panel(element, data.sections[number], starts[number]));
   }
   const redraw = () => panels.forEach((panel) => panel.redraw());
 
@@ -439,8 +449,8 @@
   onChange("opacity", "input", (input) => { state.opacity = input.value / 100; });
   onChange("section", "change", (input) => {
     const only = Number(input.value);
-    panels.forEach((panel, number) => {
-      panel.element.closest("figure").hidden = only >= 0 && only !== number;
+    panels.forEach(({ element }) => {
+      element.closest("figure").hidden = only >= 0 && only !== Number(element.dataset.section);
     });
     document.querySelector(".panels").classList.toggle("single", only >= 0);
     tip.hidden = true;
