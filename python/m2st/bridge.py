@@ -66,6 +66,7 @@ _IN_R = (
     (r"in `adata\.obsm\['spatial'\]`", "in the coordinates"),
     (r"`?adata\.obsm\[['\"]spatial['\"]\]`?", "coordinates"),
     (r"`?adata\.obs\[['\"]sample['\"]\]`?", "the sections"),
+    (r"`adata\.obs\['m2st_second_domain'\]`", "column `<name>_second_domain`"),
     (r"`?adata\.obs\[['\"]condition['\"]\]`?", "the conditions"),
     (r"`?adata\.obs\[['\"]batch['\"]\]`?", "`batch_id`"),
     (r"\bobservation(s?)\b", r"spot\1"),
@@ -160,7 +161,8 @@ def run(request: Request, callback: Callback | None = None) -> Answer:
     -------
     ``labels``: int32, 0 where missing; ``confidence``, float64, if there is one; ``embedding`` and
     each of ``scales``: ``data`` (float32, Fortran order) and ``shape``; ``domains``: names;
-    ``record``: plain values; ``warnings``: texts. Or ``error``, or ``interrupted``.
+    ``second``: ``labels`` and ``domains`` of a second solution, if there is one; ``record``: plain
+    values; ``warnings``: texts. Or ``error``, or ``interrupted``.
     """
 
     def compute() -> Answer:
@@ -458,10 +460,11 @@ def report(request: Request, callback: Callback | None = None) -> Answer:
     Parameters
     ----------
     request
-        ``path``, ``title``, ``n_markers``. ``names`` of the observations. ``columns``: the domains
-        and further ones, each with ``name``, int32 ``codes`` from 0 (-1 where missing) and
-        ``levels``. ``confidence``: float64, optional. ``coordinates``, ``n_axes``, ``sample``,
-        ``sample_names`` as in `run`; codes of -1 where missing. ``record``: what `run` returned.
+        ``path``, ``title``, ``n_markers``. ``names`` of the observations. ``columns``: the domains,
+        those of a second solution under the name ``m2st_second_domain``, and further ones, each
+        with ``name``, int32 ``codes`` from 0 (-1 where missing) and ``levels``. ``confidence``:
+        float64, optional. ``coordinates``, ``n_axes``, ``sample``, ``sample_names`` as in `run`;
+        codes of -1 where missing. ``record``: what `run` returned.
         ``images``, by section: ``pixels`` (uint8, Fortran order), ``shape`` and ``scale``, pixels
         per unit of the coordinates. ``expression``: what `run` takes as counts, and ``genes``;
         optional.
@@ -1002,6 +1005,12 @@ def _results(adata: AnnData, *, scales: bool) -> Answer:
             answer["averages"] = _buffer(adata.obsm[keys.averages])
     if keys.domain in adata.obs:
         answer |= _domains(adata, keys)
+        if keys.second in adata.obs:
+            codes = adata.obs[keys.second].cat.codes.to_numpy()
+            answer["second"] = {
+                "domains": list(adata.obs[keys.second].cat.categories),
+                "labels": bytearray((codes.astype(np.int32) + 1).tobytes()),
+            }
         # Labels are found from components, without a network: R has these in the network's place.
         of_network = keys.embedding in adata.obsm
         answer["embedding"] = _buffer(adata.obsm[keys.embedding if of_network else keys.features])

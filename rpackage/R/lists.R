@@ -301,7 +301,7 @@ partOfResult <- function(result, at) {
     for (part in intersect(c("embedding", "coords"), names(result))) {
         result[[part]] <- rows(result[[part]])
     }
-    for (part in intersect(c("domain", "confidence"), names(result))) {
+    for (part in intersect(c("domain", "confidence", "second_domain"), names(result))) {
         result[[part]] <- result[[part]][at]
     }
     if (!is.null(result$sample)) {

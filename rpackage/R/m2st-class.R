@@ -14,9 +14,14 @@ newM2ST <- function(result, spots) {
         names(result$domain) <- spots
         names(result$confidence) <- spots
     }
+    if (!is.null(result$second_domain)) {
+        names(result$second_domain) <- spots
+    }
     rownames(result$coords) <- spots
     result$sample_id <- result$sample
-    order <- c("domain", "confidence", "embedding", "scales", "coords", "sample_id", "record")
+    order <- c(
+        "domain", "confidence", "second_domain", "embedding", "scales", "coords", "sample_id", "record"
+    )
     structure(result[intersect(order, names(result))], class = "m2st")
 }
 
@@ -26,7 +31,8 @@ columnsM2ST <- function(x) {
         stopM2ST("Found no domains in the result. Call clusterM2ST(x, k = ...) first.")
     }
     columns <- list(
-        m2st_domain = x$domain, m2st_confidence = x$confidence, sample_id = x$sample_id
+        m2st_domain = x$domain, m2st_confidence = x$confidence,
+        m2st_second_domain = x$second_domain, sample_id = x$sample_id
     )
     c(Filter(length, columns), as.list(x$domains))
 }

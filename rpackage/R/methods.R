@@ -108,6 +108,9 @@
 #'   * the domain of each spot, a factor with levels `"1"` to `k` in this order: the column
 #'     `m2st_domain` of `colData` or `meta.data`, and `Idents`;
 #'   * its confidence, from 0 to 1: the column `m2st_confidence`;
+#'   * only if models fall into two camps, each of which agrees on other domains: those of the second
+#'     one, in the column `m2st_second_domain`, with a warning. A domain has the name of the one that
+#'     it shares most with. `plotDomains(x, "m2st_second")` draws them, and [reportM2ST()] both;
 #'   * the representation common to all scales and models: `reducedDim(x, "M2ST")` or the reduction
 #'     `m2st`;
 #'   * with `keep = "scales"`, and from `embedM2ST()`, the embedding of each scale:
@@ -116,7 +119,8 @@
 #'     `m2st.averages`;
 #'   * the record of the run, a plain list: `metadata(x)$m2st` or `Misc(x, "m2st")`.
 #'
-#'   With `name = "zone"` the columns are `zone_domain` and `zone_confidence`. The embeddings are
+#'   With `name = "zone"` the columns are `zone_domain`, `zone_confidence` and, if there is one,
+#'   `zone_second_domain`. The embeddings are
 #'   `"ZONE"` and `"ZONE_scale1"`, or `zone` and `zone.scale1`. The record is `metadata(x)$zone` or
 #'   `Misc(x, "zone")`. The key of a reduction is `name` in capitals, letters and digits only.
 #'
@@ -334,11 +338,14 @@ clusterM2ST.m2st <- function(
     spots <- rownames(x$coords)
     results <- hushed(verbose, computeClusters(embeddedM2ST(x), k, params, seed, n.cores, verbose))
     if (length(results) > 1L) {
-        domains <- lapply(results, function(result) result[c("domain", "confidence")])
-        names <- resultNames("m2st", k)
-        names <- rbind(domainName(names), confidenceName(names))
-        x$domains <- data.frame(stats::setNames(unlist(domains, recursive = FALSE), names),
-            row.names = spots)
+        columns <- Map(function(result, name) {
+            columns <- list(result$domain, result$confidence, result$second_domain)
+            names(columns) <- c(domainName(name), confidenceName(name), secondName(name))[
+                seq_along(columns)
+            ]
+            Filter(length, columns)
+        }, results, resultNames("m2st", k))
+        x$domains <- data.frame(unlist(unname(columns), recursive = FALSE), row.names = spots)
         return(x)
     }
     result <- results[[1L]]

@@ -5,6 +5,9 @@ domainName <- function(name) paste0(name, "_domain")
 
 confidenceName <- function(name) paste0(name, "_confidence")
 
+# Domains of the second solution, where there are two.
+secondName <- function(name) domainName(paste0(name, "_second"))
+
 # The result for each k: of several, each has a name of its own.
 resultNames <- function(name, k) {
     if (length(k) < 2L) name else paste0(name, "_k", k)
@@ -28,7 +31,7 @@ ownerOf <- function(column) {
 namePattern <- "[^\\W_][\\w.-]*"
 reservedNames <- paste0(
     "spatial|spatial_neighbors|spatialdata_attrs|m2st_(r|python)",
-    "|.*_(pca|pca_no_neighbors|averages|scale\\d*|domain|confidence|colors)"
+    "|.*_(pca|pca_no_neighbors|averages|scale\\d*|domain|confidence|second|colors)"
 )
 
 checkName <- function(value, argument = "name") {
@@ -82,7 +85,9 @@ checkNotTaken <- function(
         stopM2ST("Expected `name` to be free for embeddings, found ", quoted(embeddings), ", not ",
             "made by m2ST. Choose another name.")
     }
-    column <- intersect(c(domainName(name), confidenceName(name)), columns)
+    column <- intersect(
+        c(domainName(name), confidenceName(name), secondName(name)), columns
+    )
     if (length(column) && !length(embeddings) && !known && "n_members" %in% entry && name != "m2st") {
         stopM2ST("Expected `name` to be free for columns, found '", column[1L], "', not made by ",
             "m2ST. Choose another name.")

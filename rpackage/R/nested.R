@@ -203,6 +203,7 @@ openDomains.m2st <- function(x, from, name = NULL) {
         columns <- as.list(x$domains)
         columns[[domainName(name)]] <- result$domain
         columns[[confidenceName(name)]] <- result$confidence
+        columns[[secondName(name)]] <- NULL  # of other domains
         x$domains <- data.frame(columns, row.names = rownames(x$coords), check.names = FALSE)
         x
     }

@@ -249,7 +249,9 @@ renameDomains.m2st <- function(x, names, ...) {
     if (is.null(x$domain)) {
         stopM2ST("Found no domains in `x`. Call clusterM2ST(x, k = ...) first.")
     }
-    x$domain <- renameLevels(x$domain, names)
+    renamed <- renameLevels(x$domain, names)
+    x$second_domain <- renameSecond(x$second_domain, x$domain, renamed)
+    x$domain <- renamed
     x
 }
 
@@ -261,6 +263,8 @@ renameDomains.SummarizedExperiment <- function(x, names, name = "m2st", ...) {
     column <- resolveColumn(name, names(columns))
     labels <- storedLabels(as.list(columns), column, "colData(x)")
     columns[[column]] <- renameLevels(labels, names)
+    second <- secondOf(column)
+    columns[[second]] <- renameSecond(as.list(columns)[[second]], labels, columns[[column]])
     SummarizedExperiment::colData(x) <- columns
     x
 }
@@ -275,6 +279,8 @@ renameDomains.Seurat <- function(x, names, name = "m2st", ...) {
     labels <- storedLabels(columns, column, "meta.data")
     renamed <- data.frame(renameLevels(labels, names), row.names = colnames(x))
     names(renamed) <- column
+    second <- secondOf(column)
+    renamed[[second]] <- renameSecond(columns[[second]], labels, renamed[[column]])
     active <- identical(unname(as.character(SeuratObject::Idents(x))), as.character(labels))
     x <- SeuratObject::AddMetaData(x, renamed)
     if (active) {
@@ -287,6 +293,24 @@ renameDomains.Seurat <- function(x, names, name = "m2st", ...) {
 storedLabels <- function(columns, column, where) {
     labels <- drawnColumn(columns, column, where)
     if (is.factor(columns[[column]])) columns[[column]] else labels
+}
+
+# The column of the second solution beside that of the domains.
+secondOf <- function(column) {
+    secondName(sub(domainPattern, "\\1", column))
+}
+
+# The second solution with the new names of the domains, unless two of its own would have one name.
+renameSecond <- function(second, old, renamed) {
+    if (is.factor(second)) {
+        new <- levels(second)
+        known <- new %in% levels(old)
+        new[known] <- levels(renamed)[match(new[known], levels(old))]
+        if (!anyDuplicated(new)) {
+            levels(second) <- new
+        }
+    }
+    second
 }
 
 # The factor with new names of its levels; names of its elements stay.

@@ -8,6 +8,7 @@
 #'
 #' * domains and confidence in space, with a panel for each section, over the tissue image if there
 #'   is one
+#' * both solutions beside each other, if models fall into two camps
 #' * sizes, stability and markers of the domains
 #' * the expression of the markers on the same map
 #' * training and scale weights
@@ -68,7 +69,10 @@ reportM2ST.m2st <- function(
     }
     shown <- list(
         names = rownames(x$coords), coords = orientColumns(x$coords), sample = x$sample_id,
-        columns = list(m2st_domain = x$domain), confidence = unname(x$confidence),
+        columns = Filter(length, list(
+            m2st_domain = x$domain, m2st_second_domain = x$second_domain
+        )),
+        confidence = unname(x$confidence),
         record = x$record
     )
     shown$counts <- if (!is.null(counts) && markers > 0) countsOfResult(x, counts)
@@ -151,11 +155,15 @@ shownSE <- function(x, name, columns, coords, sample_id, assay.type) {
 
 shownColumns <- function(held, name, columns, where) {
     domain <- resolveColumn(name, names(held))
-    others <- setdiff(columns, domain)
+    owner <- ownerOf(domain)
+    second <- if (!is.null(owner)) intersect(secondName(owner), names(held))
+    others <- setdiff(columns, c(domain, second))
     shown <- lapply(others, function(name) drawnColumn(held, name, where))
     names(shown) <- others
+    if (length(second)) {
+        shown <- c(list(m2st_second_domain = drawnColumn(held, second, where)), shown)
+    }
     shown <- c(list(m2st_domain = drawnColumn(held, domain, where)), shown)
-    owner <- ownerOf(domain)
     confidence <- if (!is.null(owner)) held[[confidenceName(owner)]]
     slots <- list(m2st_domain = columnWord(domain))
     slots$m2st_confidence <- if (!is.null(owner)) columnWord(confidenceName(owner))

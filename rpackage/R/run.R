@@ -252,10 +252,14 @@ readAnswer <- function(answer, valid) {
     steps <- names(result$record)
     result$record <- result$record[c(setdiff(steps, "cluster"), intersect(steps, "cluster"))]
     if (!is.null(answer$labels)) {
-        labels <- rep(NA_integer_, length(valid))
-        labels[valid] <- labelsFromBuffer(answer$labels, sum(valid))
-        names <- unlist(answer$domains)
-        result$domain <- factor(labels, levels = seq_along(names), labels = names)
+        label <- function(found) {
+            labels <- rep(NA_integer_, length(valid))
+            labels[valid] <- labelsFromBuffer(found$labels, sum(valid))
+            names <- unlist(found$domains)
+            factor(labels, levels = seq_along(names), labels = names)
+        }
+        result$domain <- label(answer)
+        result$second_domain <- if (!is.null(answer$second)) label(answer$second)
         result$embedding <- if (!is.null(answer$embedding)) spread(fromBuffer(answer$embedding))
         confidence <- readBin(answer$confidence, "double", sum(valid))
         confidence[is.nan(confidence)] <- NA_real_

@@ -374,7 +374,8 @@ writeClusterSeurat <- function(
 ) {
     domain <- domainName(name)
     confidence <- confidenceName(name)
-    for (column in intersect(c(domain, confidence), names(object[[]]))) {
+    second <- secondName(name)
+    for (column in intersect(c(domain, confidence, second), names(object[[]]))) {
         if (column == domain) {
             say("Overwriting the column '", domain, "'.")
         }
@@ -384,6 +385,7 @@ writeClusterSeurat <- function(
         columns <- data.frame(result$domain, row.names = colnames(object))
         names(columns) <- domain
         columns[[confidence]] <- result$confidence
+        columns[[second]] <- result$second_domain
         object <- SeuratObject::AddMetaData(object, columns)
         if (!is.null(result$embedding)) {
             object <- setReduction(object, name, keyOf(name), result$embedding, assay)

@@ -325,6 +325,7 @@ writeClusterSE <- function(x, result, name) {
     }
     columns[[domain]] <- result$domain
     columns[[confidenceName(name)]] <- result$confidence
+    columns[[secondName(name)]] <- result$second_domain
     SummarizedExperiment::colData(x) <- columns
     if (!is.null(result$embedding)) {
         x <- setReduced(x, reducedName(name), result$embedding)

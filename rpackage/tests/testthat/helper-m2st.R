@@ -53,6 +53,15 @@ fakeWorker <- function(what, request, callback) {
         answer$embedding <- fakeBuffer(matrix(first, n, k))
         answer$confidence <- writeBin(stats::plogis(first), raw())
         answer$record$cluster <- list(n_domains = k)
+        if (isTRUE(fake$second)) {
+            other <- as.integer(rev(cuts))
+            answer$second <- list(
+                domains = answer$domains, labels = writeBin(other, raw())
+            )
+            answer$record$cluster$solutions <- list(
+                camps = list(1L, 1L, 1L, 2L, 2L), shares = list(0.6, 0.4), between = 0.2
+            )
+        }
     }
     answer
 }
@@ -130,4 +139,18 @@ inNewR <- function(code, python = "") {
         system2(rscript, c("-e", shQuote(code)), stdout = TRUE, stderr = TRUE, env = env)
     )
     paste(out, collapse = "\n")
+}
+
+# What Python was asked to write, without Python.
+asked <- function(...) {
+    worker <- function(what, request, callback) {
+        fake$what <- what
+        fake$request <- request
+        list(warnings = list())
+    }
+    path <- tempfile(fileext = ".html")
+    returned <- withFake(reportM2ST(..., path = path), worker)
+    expect_identical(fake$what, "report")
+    expect_identical(returned, fake$request$path)
+    fake$request
 }

@@ -1,17 +1,3 @@
-# What Python was asked to write, without Python.
-asked <- function(...) {
-    worker <- function(what, request, callback) {
-        fake$what <- what
-        fake$request <- request
-        list(warnings = list())
-    }
-    path <- tempfile(fileext = ".html")
-    returned <- withFake(reportM2ST(..., path = path), worker)
-    expect_identical(fake$what, "report")
-    expect_identical(returned, fake$request$path)
-    fake$request
-}
-
 integers <- function(buffer) {
     readBin(buffer, "integer", length(buffer) / 4L, size = 4L)
 }
