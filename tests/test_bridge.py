@@ -321,7 +321,7 @@ OTHER_DOORS = (
 )  # fmt: skip
 """Modules and rooms that R does not call."""
 
-NOT_CALLED = {"check_adata", "check_in_memory", "prepare", "__repr__"}
+NOT_CALLED = {"check_adata", "check_in_memory", "prepare", "__repr__", "refit"}
 """Functions that R does not call, in modules of others that it does."""
 
 NOT_GIVEN = {"callback", "domain_key", "n_neighbors", "radius"}

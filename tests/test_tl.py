@@ -92,7 +92,7 @@ def test_run_writes_what_it_says_and_nothing_else(adata: anndata.AnnData, tmp_pa
     for key, values in adata.obsm.items():
         np.testing.assert_array_equal(back.obsm[key], values)
     record = back.uns["m2st"]
-    assert set(record) == {"graph", "prepare", "embed", "cluster", "n_members"}
+    assert set(record) == {"graph", "prepare", "embed", "cluster", "n_members", "spots"}
     assert record["n_members"] == 2
     restored = AutoencoderParams.from_dict(
         {**record["embed"]["params"], "scale_dims": tuple(record["embed"]["params"]["scale_dims"])}
