@@ -297,6 +297,22 @@ def test_streamed_and_whole_embeddings_give_the_same(monkeypatch: pytest.MonkeyP
         np.testing.assert_allclose(one @ one.T, other @ other.T, atol=1e-10)
 
 
+def test_some_observations_are_taken_without_a_copy_of_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scales, _ = blobs(1)
+    taken = np.flatnonzero(np.arange(len(scales[0])) % 5)
+    with_gaps = [scale.copy() for scale in scales]
+    for scale in with_gaps:
+        scale[::5] = np.nan
+    monkeypatch.setattr("m2st._clustering._representation._CHUNK", 7)
+    few = [scale[taken] for scale in scales]
+    params = ClusteringParams(common_dim=3)
+    expected, found = common_factors(few, params), common_factors(with_gaps, params, taken)
+    for one, other in zip(expected.project(few), found.project(with_gaps, taken), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_distances_in_pieces_are_those_of_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     block, centers = rng.normal(size=(50, 4)), rng.normal(size=(3, 4))

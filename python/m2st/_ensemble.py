@@ -203,8 +203,12 @@ def cluster_members(
     params: ClusteringParams | DualParams,
     random_state: int,
     n_jobs: int | None,
+    taken: NDArray[np.intp] | None = None,
 ) -> list[Estimator]:
     """Cluster each member by itself; the class of the settings decides how.
+
+    Only the observations that are `taken` have finite embeddings, and a node in the graph; None for
+    all. Each member is copied without the others by itself.
 
     Where members do not start again (`start_again`), their representations are not kept. With many
     observations these would take more memory than the embeddings of a scale.
@@ -220,6 +224,7 @@ def cluster_members(
             estimator.from_params(n_domains, params, random_state=seed),
             scales,
             adjacency,
+            taken,
             whole=not isinstance(params, ClusteringParams) or start_again(params),
         )
         for seed, scales in zip(seeds, members, strict=True)
@@ -228,9 +233,16 @@ def cluster_members(
 
 
 def _fit_member(
-    estimator: Any, scales: list[NDArray[np.float32]], adjacency: sparse.csr_matrix, *, whole: bool
+    estimator: Any,
+    scales: list[NDArray[np.float32]],
+    adjacency: sparse.csr_matrix,
+    taken: NDArray[np.intp] | None,
+    *,
+    whole: bool,
 ) -> Estimator:
     """Cluster one member, and keep its representations only if all of it is asked for."""
+    if taken is not None:
+        scales = [scale[taken] for scale in scales]
     fit: Estimator = estimator.fit(scales, connectivities=adjacency)
     return fit if whole else cast("MultiScaleClustering", fit).give_up_representations()
 

@@ -58,7 +58,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from m2st._clustering import Consensus, Domains, Estimator, Factors
-    from m2st._clustering._methods import Method
     from m2st._nn._autoencoder import MaskedGraphAutoencoder
     from m2st._nn._training import Callback
 
@@ -474,15 +473,23 @@ def find_domains(
     check_n_domains(n_domains, n_obs=int(valid.sum()))
     params = clustering_of(params, name="params").for_domains(n_domains)
     method = METHODS[params.method]
-    fits, found = _agree(members, adjacency, n_domains, params, method, random_state, n_jobs)
+    taken = None if valid.all() else np.flatnonzero(valid)
+    fits, found = _agree(members, taken, adjacency, n_domains, params, random_state, n_jobs)
     together = [scale for scales in members for scale in scales]
-    common, representation = method.in_common(fits, together)
+    common, representation = method.in_common(fits, together, taken)
     sections, names = _sections_of(adata, valid)
     joined = None
     if method.joins_sections and len(names) > 1:
         own = [
             _own_domains(
-                members, adjacency, sections == section, n_domains, params, random_state, n_jobs
+                members,
+                adjacency,
+                valid,
+                sections == section,
+                n_domains,
+                params,
+                random_state,
+                n_jobs,
             )
             for section in range(len(names))
         ]
@@ -542,17 +549,17 @@ def find_domains(
 
 def _agree(
     members: list[list[NDArray[np.float32]]],
+    taken: NDArray[np.intp] | None,
     adjacency: sparse.csr_matrix,
     n_domains: int,
     params: ClusteringParams | DualParams,
-    method: Method,
     random_state: int,
     n_jobs: int | None,
 ) -> tuple[list[Estimator], Consensus]:
-    """Cluster each member, and what all agree on."""
+    """Cluster each member, of the observations that are taken, and what all agree on."""
     from m2st._clustering import consensus
 
-    fits = cluster_members(members, adjacency, n_domains, params, random_state, n_jobs)
+    fits = cluster_members(members, adjacency, n_domains, params, random_state, n_jobs, taken)
     if start_again(params):
         fits = refit_members(fits, adjacency, n_jobs)
     return fits, consensus([fit.responsibilities_ for fit in fits])
@@ -561,6 +568,7 @@ def _agree(
 def _own_domains(
     members: list[list[NDArray[np.float32]]],
     adjacency: sparse.csr_matrix,
+    valid: NDArray[np.bool_],
     inside: NDArray[np.bool_],
     n_domains: int,
     params: ClusteringParams | DualParams,
@@ -568,17 +576,16 @@ def _own_domains(
     n_jobs: int | None,
 ) -> Consensus | None:
     """Domains of one section, from the embeddings that all have trained; None if it is small."""
-    from m2st._clustering import METHODS
-
     if inside.sum() < _LEAST_FOR_OWN * n_domains:
         return None
     rows = np.flatnonzero(inside)
+    placed = np.flatnonzero(valid)[rows]
     return _agree(
-        [[scale[rows] for scale in scales] for scales in members],
+        [[scale[placed] for scale in scales] for scales in members],
+        None,
         adjacency[rows][:, rows],
         n_domains,
         params,
-        METHODS[params.method],
         random_state,
         n_jobs,
     )[1]
@@ -673,8 +680,6 @@ def split_domains(
     >>> adata.obs["m2st_parts_domain"].cat.categories.tolist()
     ['1.1', '1.2', '2', '3']
     """
-    from m2st._clustering import METHODS
-
     check_adata(adata)
     random_state = check_seed(random_state)
     params = ClusteringParams.of(params or _PARTS, name="params")
@@ -705,16 +710,16 @@ def split_domains(
             stability.append(np.nan)
             continue
         rows = inside[name]
+        placed = np.flatnonzero(valid)[rows]
         found = _agree(
-            [[scale[rows] for scale in scales] for scales in members],
+            [[scale[placed] for scale in scales] for scales in members],
+            None,
             adjacency[rows][:, rows],
             parts[name],
             params.for_domains(parts[name]),
-            METHODS[params.method],
             random_state,
             n_jobs,
         )[1]
-        placed = np.flatnonzero(valid)[rows]
         codes[placed] = len(written) + found.labels
         confidence[placed] *= np.minimum(found.responsibilities.max(axis=1), 1)
         written += [f"{name}.{part + 1}" for part in range(parts[name])]
@@ -887,11 +892,12 @@ def choose(
         p_value = _structure(adata, keys, valid, adjacency, random_state)
     # Objectives are compared: one width for all, and no smoothness, which falls as domains shrink.
     params = replace(params.for_domains(1), smoothness=0.0)
+    taken = None if valid.all() else np.flatnonzero(valid)
     record = adata.uns.setdefault(keys.record, {})
     labels, objectives = {}, {}
     for number in sorted({k + step for k in numbers for step in (-1, 0, 1)}):
         fits = cluster_members(
-            members[:_N_COMPARED], adjacency, number, params, random_state, n_jobs
+            members[:_N_COMPARED], adjacency, number, params, random_state, n_jobs, taken
         )
         labels[number] = [fit.labels_ for fit in fits]
         objectives[number] = float(np.mean([fit.objective_[-1] for fit in fits]))
@@ -989,7 +995,10 @@ def _embeddings_for(adata: AnnData, keys: _keys.Keys, embedding_key: str | None)
 def _members(
     adata: AnnData, keys: _keys.Keys
 ) -> tuple[list[list[NDArray[np.float32]]], NDArray[np.bool_], sparse.csr_matrix]:
-    """Views of each member, the scales first, where there are any, and the graph between them."""
+    """Views of each member, the scales first; which observations have any; the graph between these.
+
+    The views are those of all observations: without some, they would be as large once more.
+    """
     check_key(
         keys.scale(1),
         adata.obsm,
@@ -1011,12 +1020,12 @@ def _members(
     valid = _valid_rows(scales[0])
     for number, scale in enumerate(scales, start=1):
         check_features(_rows(scale, valid), name=f"adata.obsm[{keys.scale(number)!r}]")
-    parts = [np.split(_rows(scale, valid), n_members, axis=1) for scale in scales]
+    parts = [np.split(scale, n_members, axis=1) for scale in scales]
     if keys.averages in adata.obsm:
         name = f"adata.obsm[{keys.averages!r}]"
         view = check_numbers(adata.obsm[keys.averages], name=name)
         check_features(_rows(view, valid), name=name)
-        parts.append([_rows(view, valid)] * n_members)
+        parts.append([view] * n_members)
     return (
         [list(member) for member in zip(*parts, strict=True)],
         valid,

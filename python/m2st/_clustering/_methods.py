@@ -29,26 +29,34 @@ class Method:
     joins_sections
         Whether domains of several sections are held against those of each by itself.
     in_common
-        From the fits and the embeddings, all members and scales side by side, to what all have in
-        common: the loadings for other observations, and the representation of these ones.
+        From the fits, the embeddings, all members and scales side by side, and the observations to
+        take (None for all), to what all have in common: the loadings for other observations, and
+        the representation of these ones.
     """
 
     estimator: type[Any]
     joins_sections: bool
-    in_common: Callable[[Sequence[Any], list[NDArray[Any]]], tuple[Factors, list[NDArray[Any]]]]
+    in_common: Callable[
+        [Sequence[Any], list[NDArray[Any]], NDArray[np.intp] | None],
+        tuple[Factors, list[NDArray[Any]]],
+    ]
 
 
 def _principal(
-    fits: Sequence[MultiScaleClustering], embeddings: list[NDArray[Any]]
+    fits: Sequence[MultiScaleClustering],
+    embeddings: list[NDArray[Any]],
+    taken: NDArray[np.intp] | None,
 ) -> tuple[Factors, list[NDArray[Any]]]:
     """Principal components of all members."""
     width = fits[0].common_dim
-    factors = common_factors(embeddings, ClusteringParams(common_dim=width))
-    return factors, list(factors.project(embeddings))
+    factors = common_factors(embeddings, ClusteringParams(common_dim=width), taken)
+    return factors, factors.project(embeddings, taken)
 
 
 def _side_by_side(
-    fits: Sequence[DualClustering], embeddings: list[NDArray[Any]]
+    fits: Sequence[DualClustering],
+    embeddings: list[NDArray[Any]],
+    taken: NDArray[np.intp] | None,
 ) -> tuple[Factors, list[NDArray[Any]]]:
     """H_c of each member."""
     own = [fit.to_domains().factors for fit in fits]

@@ -34,32 +34,45 @@ class Factors:
             msg = f"Expected embeddings of widths {expected}, found {widths}."
             raise ValueError(msg)
 
-    def project(self, scales: list[NDArray[Any]]) -> list[Array]:
-        """Representations of observations."""
+    def project(
+        self, scales: list[NDArray[Any]], taken: NDArray[np.intp] | None = None
+    ) -> list[Array]:
+        """Representations of observations, of all or of some."""
         # In one order, whether they come from a decomposition or a file: products keep their bits.
         together = np.ascontiguousarray(np.concatenate(self.loadings, axis=1))
-        n_obs = len(scales[0])
+        n_obs = len(scales[0]) if taken is None else len(taken)
         found = [np.empty((n_obs, loading.shape[1])) for loading in self.loadings]
         ends = np.cumsum([loading.shape[1] for loading in self.loadings])[:-1]
         with threadpool_limits(1):
             for rows in _chunks(n_obs):
-                product = _side_by_side(scales, self.means, rows) @ together
+                chosen = rows if taken is None else taken[rows]
+                product = _side_by_side(scales, self.means, chosen) @ together
                 for block, part in zip(found, np.split(product, ends, axis=1), strict=True):
                     block[rows] = part
         return found
 
 
-def factorise(scales: list[NDArray[Any]], params: ClusteringParams) -> Factors:
+def factorise(
+    scales: list[NDArray[Any]],
+    params: ClusteringParams,
+    taken: NDArray[np.intp] | None = None,
+) -> Factors:
     """Common representation by PCA of all scales, specific ones by PCA of what it leaves.
 
     Embeddings are centred and divided by one number each, so that an observation has a mean squared
     norm of 1 in every scale and no setting depends on units. All of it follows from the scatter of
-    all scales side by side, a small matrix.
+    all scales side by side, a small matrix. A few observations at a time are copied, of all or of
+    those that are taken.
     """
-    means = [scale.mean(axis=0, dtype=np.float64) for scale in scales]
+    n_obs = len(scales[0]) if taken is None else len(taken)
+    chosen = [rows if taken is None else taken[rows] for rows in _chunks(n_obs)]
+    means = [
+        sum(scale[rows].sum(axis=0, dtype=np.float64) for rows in chosen) / n_obs
+        for scale in scales
+    ]
     width = sum(len(mean) for mean in means)
     scatter = np.zeros((width, width))
-    for rows in _chunks(len(scales[0])):
+    for rows in chosen:
         part = _side_by_side(scales, means, rows)
         scatter += part.T @ part
         del part  # before the next one is made
@@ -67,7 +80,7 @@ def factorise(scales: list[NDArray[Any]], params: ClusteringParams) -> Factors:
     columns = np.split(np.arange(width), ends)
     units = np.empty(width)
     for own in columns:
-        units[own] = np.sqrt(np.trace(scatter[np.ix_(own, own)]) / len(scales[0])) or 1.0
+        units[own] = np.sqrt(np.trace(scatter[np.ix_(own, own)]) / n_obs) or 1.0
     scatter /= np.outer(units, units)
     common = _principal_axes(scatter, cast("int", params.common_dim))
     loadings = []
@@ -79,13 +92,16 @@ def factorise(scales: list[NDArray[Any]], params: ClusteringParams) -> Factors:
 
 def _chunks(n_obs: int) -> list[slice]:
     """Rows to convert and multiply at a time."""
-    return [slice(start, start + _CHUNK) for start in range(0, n_obs, _CHUNK)]
+    return [slice(start, min(start + _CHUNK, n_obs)) for start in range(0, n_obs, _CHUNK)]
 
 
-def _side_by_side(scales: list[NDArray[Any]], means: list[Array], rows: slice) -> Array:
+def _side_by_side(
+    scales: list[NDArray[Any]], means: list[Array], rows: slice | NDArray[np.intp]
+) -> Array:
     """Some rows of all scales, centred."""
     ends = np.cumsum([len(mean) for mean in means])
-    found = np.empty((len(scales[0][rows]), ends[-1]))
+    n_rows = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
+    found = np.empty((n_rows, ends[-1]))
     for end, scale, mean in zip(ends, scales, means, strict=True):
         np.subtract(scale[rows], mean, out=found[:, end - len(mean) : end])
     return found
@@ -98,7 +114,11 @@ def _principal_axes(scatter: Array, n_axes: int) -> Array:
     return axes
 
 
-def common_factors(embeddings: Sequence[NDArray[Any]], params: ClusteringParams) -> Factors:
+def common_factors(
+    embeddings: Sequence[NDArray[Any]],
+    params: ClusteringParams,
+    taken: NDArray[np.intp] | None = None,
+) -> Factors:
     """Loadings of the representation common to all embeddings, as `MultiScaleClustering` has it.
 
     Parameters
@@ -107,14 +127,16 @@ def common_factors(embeddings: Sequence[NDArray[Any]], params: ClusteringParams)
         One array of shape (n_obs, d_m) per scale, finite.
     params
         For `common_dim`, which has to be set.
+    taken
+        Observations to take, which have been clustered. None takes all; only then are they checked.
 
     Returns
     -------
     Factors of that one representation, of shape (n_obs, d_c).
     """
-    scales = check_embeddings(embeddings)
+    scales = check_embeddings(embeddings) if taken is None else list(embeddings)
     with threadpool_limits(1):
-        factors = factorise(scales, params)
+        factors = factorise(scales, params, taken)
     return Factors(factors.means, factors.loadings[-1:])
 
 
