@@ -496,6 +496,12 @@ def test_the_page_for_r_has_no_words_of_python() -> None:
             "Expected the batch of every observation in `adata.obs['batch']`, found 2 missing.",
             "Expected the batch of every spot in `batch_id`, found 2 missing.",
         ),
+        (
+            "The data do not show so many domains. Ask for fewer; "
+            "`m2st.tl.choose_n_domains(adata)` tells how many there are.",
+            "The data do not show so many domains. Ask for fewer; "
+            "chooseDomains() tells how many there are.",
+        ),
     ],
 )
 def test_a_message_in_words_of_r(python: str, r: str) -> None:

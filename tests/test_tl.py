@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -540,6 +541,29 @@ def test_embedding_again_forgets_the_clustering(embedded: anndata.AnnData) -> No
     assert embedded.uns["m2st"]["n_members"] == 1
     assert not {"X_m2st", "X_m2st_scale2"} & set(embedded.obsm)
     assert "cluster" not in embedded.uns["m2st"]
+
+
+@pytest.mark.parametrize("n_far", [0, 2])
+def test_domains_of_hardly_any_observations_are_told(n_far: int) -> None:
+    adata = m2st.datasets.simulate_cortex(n_obs=300, n_genes=60, n_domains=3)
+    once = AutoencoderParams(n_members=1, n_epochs=2, average_hops=0, scale_dims=(4,))
+    m2st.run(adata, None, autoencoder=once, progress=False)
+    scale = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
+    scale[:n_far] += 200 * np.array([[1], [-1]])[:n_far]
+    adata.obsm["X_m2st_scale1"] = scale
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        m2st.tl.cluster(adata, 3, ClusteringParams(n_init=1, smoothness=0.0))
+    assert (adata.obs["m2st_domain"].value_counts() == 1).sum() == n_far
+    said = [str(one.message) for one in caught if one.category is UserWarning]
+    assert len(said) == (n_far == 2)
+    assert all("2 of 3 domains have hardly any observations, at most 1 of 300" in s for s in said)
+
+
+def test_one_small_domain_may_be_a_niche() -> None:
+    m2st.tl._warn_of_tiny(np.array([597, 2, 0]))
+    with pytest.warns(UserWarning, match="2 of 3 domains have hardly any observations, at most 9"):
+        m2st.tl._warn_of_tiny(np.array([588, 9, 3]))
 
 
 def test_clustering_again_needs_no_training(embedded: anndata.AnnData) -> None:

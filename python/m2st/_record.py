@@ -13,6 +13,13 @@ from m2st._keys import DEFAULT
 
 # A weight above this one is shown as 1.00.
 _ALL = 0.995
+# Domains of less than this share of what equal ones would have are tiny.
+_TINY = 0.05
+
+
+def are_tiny(sizes: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+    """Which domains have observations, but less than a twentieth of an equal share of them."""
+    return (sizes > 0) & (sizes < _TINY * sizes.sum() / max(len(sizes), 1))
 
 
 def _numbers(value: object) -> NDArray[np.float64] | None:

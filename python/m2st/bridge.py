@@ -83,6 +83,7 @@ _IN_R = (
     (r"Call its method `apply`", "Call applyM2ST(x, model)"),
     (r"`m2st\.Model\.save` wrote", "`save` of runM2ST() wrote"),
     (r"`m2st\.annotate` returned", "annotateM2ST() saved"),
+    (r"`m2st\.tl\.choose_n_domains\(adata\)`", "chooseDomains()"),
     (r"\(n_obs, (\w+)\)", r"spots × \1"),
     (r"\bscipy sparse", "sparse"),
     (r", for example with `\.astype\(float\)`|: `[^`]*\.astype\(\"string\"\)`", ""),

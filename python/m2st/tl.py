@@ -51,7 +51,7 @@ from m2st._ensemble import (
 from m2st._naming import register, rename_domains, score_markers
 from m2st._nested import domain_tree, merge_domains, nested_keys, write_nested
 from m2st._params import AutoencoderParams, ClusteringParams, DualParams, clustering_of
-from m2st._record import solutions_in_words
+from m2st._record import are_tiny, solutions_in_words
 from m2st._sections import Finding, joined_in_words
 
 if TYPE_CHECKING:
@@ -408,8 +408,9 @@ def cluster(
     Warns
     -----
     UserWarning
-        If there are two solutions. If sections keep domains of their own; if they share little; if
-        one has several domains that no other has.
+        If there are two solutions. If several domains have hardly any observations. If sections
+        keep domains of their own; if they share little; if one has several domains that no other
+        has.
 
     Notes
     -----
@@ -538,6 +539,7 @@ def find_domains(
     if solutions is not None:
         told = solutions_in_words(record["cluster"]["solutions"])
         warn(f"{told} The others are in `adata.obs[{keys.second!r}]`: look at both.")
+    _warn_of_tiny(np.bincount(written.labels, minlength=n_domains))
     if joined is not None:
         _tell(
             joined_in_words(
@@ -598,6 +600,18 @@ def _sections_of(adata: AnnData, valid: NDArray[np.bool_]) -> tuple[NDArray[np.i
         return np.zeros(int(valid.sum()), dtype=np.intp), []
     codes, names = pd.factorize(adata.obs[key].to_numpy()[valid])
     return codes, [str(name) for name in names]
+
+
+def _warn_of_tiny(sizes: NDArray[np.intp]) -> None:
+    """Warn of several domains of hardly any observations; one may be a niche."""
+    tiny = are_tiny(sizes)
+    if tiny.sum() > 1:
+        most = sizes[tiny].max()
+        warn(
+            f"{tiny.sum()} of {len(sizes)} domains have hardly any observations, at most {most} of "
+            f"{sizes.sum():,}: the data do not show so many domains. Ask for fewer; "
+            "`m2st.tl.choose_n_domains(adata)` tells how many there are."
+        )
 
 
 def _tell(findings: list[Finding]) -> None:

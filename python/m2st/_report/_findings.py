@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from anndata import AnnData
 
 from m2st._plotting import find_libraries, find_library, mapping_in
-from m2st._record import solutions_in_words
+from m2st._record import are_tiny, solutions_in_words
 from m2st._report._tables import DomainRow
 from m2st._sections import joined_in_words
 
 _LOW_CONFIDENCE = 0.8
 _LOW_STABILITY = 0.5
 _ONE_SECTION = 0.95
-_TINY = 0.05
 _WHY_LOW = {
     False: "Another seed may well draw the borders elsewhere.",
     True: "An annotator may well give another label.",
@@ -176,8 +176,8 @@ def _findings_of_domains(
     empty = [row.name for row in table if row.n_obs == 0]
     if empty:
         found.append(f"{_named(empty)} {_have(len(empty))} no observation.")
-    equal = sum(row.n_obs for row in table) / max(len(table), 1)
-    tiny = [row.name for row in table if 0 < row.n_obs < _TINY * equal]
+    sizes = np.array([row.n_obs for row in table])
+    tiny = [row.name for row, small in zip(table, are_tiny(sizes), strict=True) if small]
     if tiny:
         found.append(
             f"{_named(tiny)} {_have(len(tiny))} less than a twentieth of an equal share of the "
