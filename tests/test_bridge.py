@@ -139,8 +139,9 @@ def test_the_published_method(adata: AnnData) -> None:
                 for one in answer["scales"]
             ],
             "n_members": 1,
+            "n_domains": [request["n_domains"]],
         }
-    )
+    )["results"][0]
     assert again["labels"] == answer["labels"]
     assert again["record"]["cluster"]["method"] == "dual"
 
@@ -179,7 +180,16 @@ def test_embed_then_cluster_is_run(adata: AnnData, n_sections: int) -> None:
     request = {part: value for part, value in request_of(adata, **changes).items() if part in kept}
     n_members = embedded["record"]["n_members"]
     views = {"scales": scales, "averages": averages, "n_members": n_members}
-    clustered = bridge.cluster(request | views | {"n_domains": 3})
+    said: list[str] = []
+    answer = bridge.cluster(request | views | {"n_domains": [2, 3.0]}, said.append)
+    assert said == ["Clustering into 2 domains", "Clustering into 3 domains"]
+    assert_plain(answer)
+    fewer, clustered = answer["results"]
+    alone = bridge.cluster(request | views | {"n_domains": [2]})["results"][0]
+    for part in ("labels", "confidence", "embedding", "domains"):
+        assert fewer[part] == alone[part]
+    for part in ("n_domains", "agreement", "stability"):
+        assert fewer["record"]["cluster"][part] == alone["record"]["cluster"][part]
     for part in ("labels", "confidence", "embedding"):
         assert clustered[part] == whole[part]
     assert clustered["record"]["cluster"].keys() == whole["record"]["cluster"].keys()

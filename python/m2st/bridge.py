@@ -340,14 +340,18 @@ def cluster(request: Request, callback: Callback | None = None) -> Answer:
 
         adata = _read_embedded(request)
         _, clustering = _read_params(request)
-        tl.cluster(
-            adata,
-            int(request["n_domains"]),
-            clustering,
-            random_state=int(request["random_state"]),
-            n_jobs=_jobs(request),
-        )
-        return _results(adata, scales=False)
+        results = []
+        for number in request["n_domains"]:
+            _tell(callback, f"Clustering into {int(number)} domains")
+            tl.cluster(
+                adata,
+                int(number),
+                clustering,
+                random_state=int(request["random_state"]),
+                n_jobs=_jobs(request),
+            )
+            results.append(_results(adata, scales=False))
+        return {"results": results}
 
     return answer_safely(compute, request)
 
@@ -429,7 +433,7 @@ def choose(request: Request, callback: Callback | None = None) -> Answer:
         As in `cluster`, with ``candidates``, whole numbers in ascending order, in place of
         ``n_domains``, and ``p_value``, what `run` wrote as ``structure_p_value``.
     callback
-        Not called.
+        As in `run`: called before each number.
 
     Returns
     -------
@@ -441,15 +445,16 @@ def choose(request: Request, callback: Callback | None = None) -> Answer:
         from m2st import tl
 
         adata = _read_embedded(request)
-        tl.choose(
-            adata,
-            [int(number) for number in request["candidates"]],
-            ClusteringParams(**(request.get("clustering") or {})),
-            int(request["random_state"]),
-            _jobs(request),
-            _keys.Keys(),
-            float(request["p_value"]),
-        )
+        with _told(callback):
+            tl.choose(
+                adata,
+                [int(number) for number in request["candidates"]],
+                ClusteringParams(**(request.get("clustering") or {})),
+                int(request["random_state"]),
+                _jobs(request),
+                _keys.Keys(),
+                float(request["p_value"]),
+            )
         return {"evidence": _plain(adata.uns[_keys.DEFAULT]["n_domains"])}
 
     return answer_safely(compute, request)
@@ -829,22 +834,25 @@ def _following(
 
 @contextlib.contextmanager
 def _told(callback: Callback | None) -> Iterator[None]:
-    """Tell what a run logs of its steps."""
-    log = logging.getLogger("m2st._run")
-    before = log.level
+    """Tell what a run logs of its steps, and which numbers of domains are tried."""
+    from m2st.tl import TRYING
 
     class Teller(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            _tell(callback, record.getMessage())
+            if record.name == "m2st._run" or record.msg == TRYING:
+                _tell(callback, record.getMessage())
 
-    teller = Teller()
-    log.addHandler(teller)
-    log.setLevel(logging.INFO)
+    teller, logs = Teller(), [logging.getLogger(name) for name in ("m2st._run", "m2st.tl")]
+    before = [log.level for log in logs]
+    for log in logs:
+        log.addHandler(teller)
+        log.setLevel(logging.INFO)
     try:
         yield
     finally:
-        log.removeHandler(teller)
-        log.setLevel(before)
+        for log, level in zip(logs, before, strict=True):
+            log.removeHandler(teller)
+            log.setLevel(level)
 
 
 def _names(n_obs: int) -> pd.DataFrame:

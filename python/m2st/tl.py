@@ -81,6 +81,8 @@ logger = logging.getLogger(__name__)
 
 # The least p-value of the 199 permutations is half of this.
 _STRUCTURE_LEVEL = 0.01
+TRYING = "Number of domains: trying %d, up to %d"
+"""What is logged before each number of a choice."""
 # Ten pairs of members tell how far they agree.
 _N_COMPARED = 5
 # Share of edges between sections from which a graph evidently does not tell them apart.
@@ -909,7 +911,9 @@ def choose(
     taken = None if valid.all() else np.flatnonzero(valid)
     record = adata.uns.setdefault(keys.record, {})
     labels, objectives = {}, {}
-    for number in sorted({k + step for k in numbers for step in (-1, 0, 1)}):
+    tried = sorted({k + step for k in numbers for step in (-1, 0, 1)})
+    for number in tried:
+        logger.info(TRYING, number, tried[-1])
         fits = cluster_members(
             members[:_N_COMPARED], adjacency, number, params, random_state, n_jobs, taken
         )

@@ -61,7 +61,7 @@ chooseDomains.m2st <- function(
     x, k = 2:12, params = m2stParams(), seed = 0L, n.cores = 1L, verbose = NULL, ...
 ) {
     checkNoMore(...)
-    hushed(verbose, computeChoice(embeddedM2ST(x), k, params, seed, n.cores))
+    hushed(verbose, computeChoice(embeddedM2ST(x), k, params, seed, n.cores, verbose))
 }
 
 #' @rdname chooseDomains
@@ -73,7 +73,7 @@ chooseDomains.SingleCellExperiment <- function(
     checkNoMore(...)
     checkName(name)
     hushed(verbose, {
-        computeChoice(embeddedSE(x, name, coords, sample_id), k, params, seed, n.cores)
+        computeChoice(embeddedSE(x, name, coords, sample_id), k, params, seed, n.cores, verbose)
     })
 }
 
@@ -96,11 +96,12 @@ chooseDomains.Seurat <- function(
     loadClasses(x)
     checkName(name)
     hushed(verbose, {
-        computeChoice(embeddedSeurat(x, name, image, coords, sample_id), k, params, seed, n.cores)
+        input <- embeddedSeurat(x, name, image, coords, sample_id)
+        computeChoice(input, k, params, seed, n.cores, verbose)
     })
 }
 
-computeChoice <- function(input, k, params, seed, n.cores) {
+computeChoice <- function(input, k, params, seed, n.cores, verbose) {
     checkRecord(input$scales, input$record)
     p_value <- input$record$embed$structure_p_value
     if (is.null(p_value)) {
@@ -121,7 +122,8 @@ computeChoice <- function(input, k, params, seed, n.cores) {
             n_jobs = n.cores
         )
     )
-    found <- askPython("choose", request, FALSE)$evidence
+    verbose <- if (is.null(verbose)) interactive() else isTRUE(verbose)
+    found <- askPython("choose", request, verbose)$evidence
     evidence <- data.frame(lapply(found[c("candidates", "stability", "gain", "score")], unlist))
     names(evidence)[1L] <- "k"
     structure(

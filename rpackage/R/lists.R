@@ -48,7 +48,7 @@ chooseDomains.list <- function(
 ) {
     hushed(verbose, {
         opened <- openEmbedded(x, 2L, coords, sample_id, ...)
-        computeChoice(opened$input, k, params, seed, n.cores)
+        computeChoice(opened$input, k, params, seed, n.cores, verbose)
     })
 }
 

@@ -288,14 +288,12 @@ computeClusters <- function(input, k, params, seed, n.cores, verbose) {
     n.cores <- checkCores(n.cores)
     verbose <- if (is.null(verbose)) interactive() else isTRUE(verbose)
     kept <- keepValid(input)
-    known <- c(
+    request <- c(
         scalesRequest(kept$scales, input$record$n_members), placeRequest(kept),
+        settingsRequest(k, params, seed, "cpu"),
         list(words = wordsRequest(input), n_jobs = n.cores)
     )
-    answers <- lapply(k, function(one) {
-        say("Clustering into ", one, " domains", verbose = verbose)
-        askPython("cluster", c(known, settingsRequest(one, params, seed, "cpu")), FALSE)
-    })
+    answers <- askPython("cluster", request, verbose)$results
     warnOtherGraph(answers[[1L]]$record$graph, input$record$graph)
     lapply(answers, function(answer) {
         result <- readAnswer(answer, input$valid)

@@ -160,3 +160,18 @@ test_that("a list of sections is chosen for as one object", {
     found <- suppressMessages(clusterM2ST(x, k = choice))
     expect_identical(S4Vectors::metadata(found$b)$m2st$n_domains$chosen, choice$k)
 })
+
+test_that("each number is told, and several at once are as each by itself", {
+    skip_if_no_m2st()
+    x <- embedded()
+    said <- function(code) vapply(capture_messages(code), trimws, "", USE.NAMES = FALSE)
+    told <- said(several <- clusterM2ST(x, 2:3, params = quickParams(), verbose = TRUE))
+    expect_identical(told, paste("Clustering into", 2:3, "domains"))
+    one <- clusterM2ST(x, 3, params = quickParams(), verbose = FALSE)
+    expect_identical(several$domains$m2st_k3_domain, unname(one$domain))
+    expect_identical(several$domains$m2st_k3_confidence, unname(one$confidence))
+    told <- said(chooseDomains(x, 2:3, params = quickParams(), verbose = TRUE))
+    expect_identical(told, paste0("Number of domains: trying ", 1:4, ", up to 4"))
+    expect_identical(said(chooseDomains(x, 2:3, params = quickParams(), verbose = FALSE)), character())
+    expect_identical(said(clusterM2ST(x, 2:3, params = quickParams())), character())
+})
