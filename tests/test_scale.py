@@ -6,7 +6,12 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from scipy import sparse
+
+from m2st import AutoencoderParams
+from m2st._ensemble import needed_memory
 
 # A square matrix of bytes would take 37 GiB; the run takes about two, and libraries map some more.
 CAPPED = """
@@ -45,3 +50,59 @@ def test_nothing_is_quadratic_at_200_000_observations() -> None:
     )
     assert found.returncode == 0, found.stderr
     assert float(found.stdout) > 0.9
+
+
+# Peak memory of a run, and the estimate of it, both in GiB.
+ESTIMATED = """
+import resource
+import anndata
+import numpy as np
+import m2st
+from m2st._ensemble import needed_memory
+
+n_obs = 60_000
+rng = np.random.default_rng(0)
+places = rng.uniform(0, 245, (n_obs, 2))
+bands = (places[:, 1] // 82).astype(int)
+features = rng.normal(size=(3, 15))[bands] + rng.normal(size=(n_obs, 15))
+adata = anndata.AnnData(obsm={"spatial": places, "X_mine": features.astype(np.float32)})
+m2st.pp.spatial_graph(adata)
+settings = m2st.AutoencoderParams(n_members=5, n_epochs=2)
+few = m2st.ClusteringParams(n_init=2)
+m2st.tl.embed(adata, settings, use_rep="X_mine", n_jobs=1, progress=False)
+m2st.tl.cluster(adata, 10, few, n_jobs=1)
+graph = adata.obsp["spatial_connectivities"]
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+print(needed_memory(adata.obsm["X_mine"], graph, settings, 5, 1))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is in KiB on Linux")
+def test_estimate_of_memory_is_near_the_peak() -> None:
+    found = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", ESTIMATED],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"},
+    )
+    assert found.returncode == 0, found.stderr
+    peak, estimate = map(float, found.stdout.split())
+    assert estimate == pytest.approx(peak, rel=0.3)
+
+
+def test_estimate_of_memory_counts_the_averages_once() -> None:
+    n_obs, n_features = 10_000, 15
+    features = np.zeros((n_obs, n_features), dtype=np.float32)
+    graph = sparse.csr_matrix((n_obs, n_obs), dtype=np.float32)
+
+    def averages(n_members: int) -> float:
+        with_them, without = (
+            needed_memory(features, graph, AutoencoderParams(average_hops=hops), n_members, 1)
+            for hops in (4, 0)
+        )
+        return 2**30 * (with_them - without)
+
+    assert averages(1) > 4 * n_obs * n_features
+    assert averages(5) == pytest.approx(averages(1))

@@ -27,6 +27,10 @@ _TURN = Lock()
 _MAX_STARTS, _MAX_ROUNDS = 5, 3
 # Rows, over all members, from which starting processes takes less time than it saves.
 _WORTH_PROCESSES = 1_000_000
+# Domains, of which the number is not known when members are trained.
+_USUAL_DOMAINS = 10
+# Bytes of the libraries in the main process, and in one of a job beside it, which shares some.
+_LIBRARIES, _LIBRARIES_OF_JOB = 0.7 * 2**30, 0.35 * 2**30
 # Adjusted Rand index from which two labellings lead to the same optimum.
 _SAME = 0.95
 
@@ -84,21 +88,28 @@ def needed_memory(
     n_members: int,
     n_jobs: int | None,
 ) -> float:
-    """Estimate of the memory that embedding and clustering take, in GiB.
+    """Estimate of the memory that embedding and clustering take, in GiB, beside the object given.
 
-    Embeddings of all members, and about as much for their clusterings; in each job those of a
-    member and its clustering, features and graph; and the libraries in every process, as
-    ``benchmarks/scale.py`` measures it.
+    Embeddings of all members, their averages, which all share, and probabilities of each. In each
+    job the views of a member, their representations, the costs of each domain in these and about
+    five arrays of that size at work, and the graph. The libraries, as they were measured.
     """
     from joblib import effective_n_jobs
 
     n_obs, n_features = features.shape
     jobs = min(effective_n_jobs(processes(n_jobs)), n_members)
-    width = sum(params.scale_dims)
-    results = 8 * n_obs * n_members * width
-    job = 8 * n_obs * (n_features + width) + 80 * adjacency.nnz
-    libraries = 0.6 * 2**30
-    return float((results + jobs * job + (1 + (jobs if jobs > 1 else 0)) * libraries) / 2**30)
+    clustering = ClusteringParams().for_domains(_USUAL_DOMAINS)
+    widths = list(params.scale_dims)
+    averages = n_features if params.average_hops else 0
+    n_views = len(widths) + bool(averages)
+    columns = n_views * clustering.specific_dim + cast("int", clustering.common_dim)
+    single = n_members * sum(widths) + averages
+    double = n_members * (_USUAL_DOMAINS + 1)
+    results = n_obs * (4 * single + 8 * double)
+    at_work = columns + (n_views + 1 + 5) * _USUAL_DOMAINS
+    job = n_obs * (4 * (sum(widths) + averages) + 8 * at_work) + 60 * adjacency.nnz
+    libraries = _LIBRARIES + (jobs * _LIBRARIES_OF_JOB if jobs > 1 else 0)
+    return float((results + jobs * job + libraries) / 2**30)
 
 
 def train_members(

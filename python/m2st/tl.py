@@ -190,7 +190,8 @@ def embed(
     check_features(_rows(features, valid), name=use_rep)
     if adata.n_obs > params.batch_size:
         logger.info(
-            "%d observations: working on pieces of at most about %d at a time, %.1f GiB in all.",
+            "%d observations: working on pieces of at most about %d at a time, about %.1f GiB "
+            "beside the data.",
             adata.n_obs,
             params.batch_size,
             needed_memory(features, adjacency, params, n_members, n_jobs),
