@@ -283,15 +283,24 @@ def test_anndata_comes_back_equal_from_seurat(adata: ad.AnnData) -> None:
 @pytest.mark.parametrize(
     ("as_", "names"),
     [
-        ("SingleCellExperiment", ["M2ST", "M2ST_scale1", "M2ST_K5", "FINE.2", "FINE.2_scale1"]),
-        ("Seurat", ["m2st", "m2st.scale1", "m2st_k5", "fine.2", "fine.2.scale1"]),
+        ("SingleCellExperiment", [
+            "M2ST", "M2ST_scale1", "M2ST_averages", "M2ST_K5", "FINE.2",
+            "FINE.2_scale1", "FINE.2_averages",
+        ]),
+        ("Seurat", [
+            "m2st", "m2st.scale1", "m2st.averages", "m2st_k5", "fine.2",
+            "fine.2.scale1", "fine.2.averages",
+        ]),
     ],
-)
+)  # fmt: skip
 def test_results_are_called_as_r_calls_them(r: R, as_: str, names: list[str]) -> None:
     counts = sparse.csr_matrix(np.arange(12.0).reshape(4, 3))
     adata = ad.AnnData(counts, obs=pd.DataFrame(index=list("abcd")))
     adata.var_names = list("xyz")
-    for key in ("m2st", "m2st_scale1", "m2st_k5", "fine.2", "fine.2_scale1"):
+    for key in (
+        "m2st", "m2st_scale1", "m2st_averages", "m2st_k5", "fine.2",
+        "fine.2_scale1", "fine.2_averages",
+    ):  # fmt: skip
         adata.obsm[f"X_{key}"] = np.random.default_rng(0).random((4, 2))
     for name in ("m2st", "m2st_k5", "fine.2"):
         adata.obs[f"{name}_domain"] = pd.Categorical(["1", "2", "1", "2"])

@@ -61,7 +61,7 @@ def reduced_key(name: str, results: Iterable[str] = ()) -> str:
     Embeddings of results have the name of the result in capitals, as the R package writes them.
     """
     for result in results:
-        if found := re.fullmatch(rf"{re.escape(result.upper())}(_scale\d+|_averages)?", name):
+        if found := re.fullmatch(rf"{re.escape(result.upper())}(_(?:{_record.PARTS}))?", name):
             return f"X_{result}{found[1] or ''}"
     first, dash, rest = name.partition("_")
     return f"X_{first.lower() if first.isupper() else first}{dash}{rest}"
@@ -70,7 +70,7 @@ def reduced_key(name: str, results: Iterable[str] = ()) -> str:
 def reduced_name(key: str, results: Iterable[str] = ()) -> str:
     """Return the name of the reducedDim for a key of ``obsm``: PCA for ``X_pca``."""
     for result in results:
-        if found := re.fullmatch(rf"X_{re.escape(result)}(_scale\d+|_averages)?", key):
+        if found := re.fullmatch(rf"X_{re.escape(result)}(_(?:{_record.PARTS}))?", key):
             return f"{result.upper()}{found[1] or ''}"
     if not key.startswith("X_") or key == "X_":
         return key
