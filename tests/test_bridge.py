@@ -174,12 +174,12 @@ def test_embed_then_cluster_is_run(adata: AnnData, n_sections: int) -> None:
             "data": bytearray(matrix(scale).astype(np.float64).tobytes(order="F")),
             "shape": scale["shape"],
         }
-        for scale in [*embedded["scales"], embedded["averages"]]
+        for scale in [*embedded["scales"], embedded["views"]["averages"]]
     ]
     kept = ("coordinates", "n_axes", "sample", "sample_names", "clustering", "random_state")
     request = {part: value for part, value in request_of(adata, **changes).items() if part in kept}
     n_members = embedded["record"]["n_members"]
-    views = {"scales": scales, "averages": averages, "n_members": n_members}
+    views = {"scales": scales, "views": {"averages": averages}, "n_members": n_members}
     said: list[str] = []
     answer = bridge.cluster(request | views | {"n_domains": [2, 3.0]}, said.append)
     assert said == ["Clustering into 2 domains", "Clustering into 3 domains"]
@@ -714,7 +714,7 @@ def test_domains_within_domains(adata: AnnData) -> None:
     request = request_of(
         adata,
         scales=[buffer(expected.obsm[f"X_m2st_scale{number}"]) for number in (1, 2)],
-        averages=buffer(expected.obsm["X_m2st_averages"]),
+        views={"averages": buffer(expected.obsm["X_m2st_averages"])},
         n_members=2,
         labels=factor,
         confidence=buffer(expected.obs["m2st_confidence"])["data"],

@@ -284,11 +284,11 @@ def test_anndata_comes_back_equal_from_seurat(adata: ad.AnnData) -> None:
     ("as_", "names"),
     [
         ("SingleCellExperiment", [
-            "M2ST", "M2ST_scale1", "M2ST_averages", "M2ST_K5", "FINE.2",
+            "M2ST", "M2ST_scale1", "M2ST_averages", "M2ST_cell_types", "M2ST_K5", "FINE.2",
             "FINE.2_scale1", "FINE.2_averages",
         ]),
         ("Seurat", [
-            "m2st", "m2st.scale1", "m2st.averages", "m2st_k5", "fine.2",
+            "m2st", "m2st.scale1", "m2st.averages", "m2st.cell_types", "m2st_k5", "fine.2",
             "fine.2.scale1", "fine.2.averages",
         ]),
     ],
@@ -298,7 +298,7 @@ def test_results_are_called_as_r_calls_them(r: R, as_: str, names: list[str]) ->
     adata = ad.AnnData(counts, obs=pd.DataFrame(index=list("abcd")))
     adata.var_names = list("xyz")
     for key in (
-        "m2st", "m2st_scale1", "m2st_averages", "m2st_k5", "fine.2",
+        "m2st", "m2st_scale1", "m2st_averages", "m2st_cell_types", "m2st_k5", "fine.2",
         "fine.2_scale1", "fine.2_averages",
     ):  # fmt: skip
         adata.obsm[f"X_{key}"] = np.random.default_rng(0).random((4, 2))

@@ -25,6 +25,7 @@ PACKAGE = ROOT / "python" / "m2st"
 # A module may import those of its own layer's list only, at the top or inside a function.
 BASE = {"_keys", "_checks", "_files", "_params", "_record", "_tensors", "_gene_names"}
 CORE = {
+    "_cell_types",
     "_nn",
     "_clustering",
     "_ensemble",
@@ -50,7 +51,8 @@ MAY_IMPORT = {
     "_plotting": BASE | {"_graph"},
     "_nn": BASE,
     "_clustering": BASE,
-    "_ensemble": BASE | {"_clustering", "_graph", "_nn"},
+    "_cell_types": BASE | {"_graph"},
+    "_ensemble": BASE | {"_clustering", "_nn"},
     "_features": BASE,
     "_graph": BASE,
     "_guided": BASE | {"_graph"},

@@ -17,9 +17,11 @@ from m2st._checks import (
     check_int,
     check_key,
     check_key_added,
+    check_missing_as_such,
     check_names_as_labels,
     check_several,
     check_unique_names,
+    first_of,
     warn,
 )
 from m2st._gene_names import genes_in_common
@@ -39,8 +41,6 @@ logger = logging.getLogger(__name__)
 _N_PCS = 30
 # Labels of a name from which it can be learned.
 _LEAST_LABELS = 2
-# What is written in tables where a label is missing.
-_MISSING = {"", "NA", "NaN", "nan", "None", "<NA>"}
 # Share of the genes of the smaller set that both have to have; under the second, and under so many
 # genes, a warning says so.
 _LEAST_SHARED, _MOSTLY_SHARED, _FEW_GENES = 0.5, 0.9, 50
@@ -305,21 +305,14 @@ def read_labels(annotated: AnnData, label_key: str, *, where: str) -> pd.Series:
     if column.isna().all():
         msg = f"Expected labels in `{name}`, found that all are missing. Name another column."
         raise ValueError(msg)
-    written = [value for value in column.unique() if str(value).strip() in _MISSING]
-    if any(isinstance(value, str) for value in written):
-        text = next(value for value in written if isinstance(value, str))
-        msg = (
-            f"Expected missing labels in `{name}` to be missing values, found the text {text!r}. "
-            f"Call `{name} = {name}.astype(object).replace({{{text!r}: None}})` first."
-        )
-        raise ValueError(msg)
+    check_missing_as_such(column, what="labels", name=name)
     labels = column.astype("category")
     labels = labels.cat.rename_categories([str(value) for value in labels.cat.categories])
     counts = labels.value_counts(sort=False)
     unused = [str(value) for value in counts.index[counts == 0]]
     if unused:
         msg = (
-            f"Expected labels of each category in `{name}`, found none of {_first(unused)}. "
+            f"Expected labels of each category in `{name}`, found none of {first_of(unused)}. "
             f"Call `{where}[{label_key!r}] = {where}[{label_key!r}].cat.remove_unused_categories()`"
             " first."
         )
@@ -334,16 +327,10 @@ def read_labels(annotated: AnnData, label_key: str, *, where: str) -> pd.Series:
     if rare:
         msg = (
             f"Expected at least {_LEAST_LABELS} observations with each label in `{name}`, found "
-            f"one of {_first(rare)}. Label more of them, or remove these labels."
+            f"one of {first_of(rare)}. Label more of them, or remove these labels."
         )
         raise ValueError(msg)
     return labels
-
-
-def _first(names: Sequence[str]) -> str:
-    """A few names, and how many there are."""
-    shown = ", ".join(names[:3])
-    return shown if len(names) <= 3 else f"{shown}, … ({len(names):,} in all)"
 
 
 def _check_other(

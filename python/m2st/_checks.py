@@ -38,8 +38,10 @@ _NAME = re.compile(r"[^\W_][\w.-]*")
 # Of others' keys in ``uns``, and of what m2ST writes beside the record of another result.
 _NO_NAME = re.compile(
     r"spatial|spatial_neighbors|spatialdata_attrs|m2st_(r|python)"
-    r"|.*_(pca|pca_no_neighbors|averages|scale\d*|domain|confidence|second|colors)"
+    r"|.*_(pca|pca_no_neighbors|averages|cell_types|scale\d*|domain|confidence|second|colors)"
 )
+# Missing values as texts, once a column was converted.
+_WRITTEN_MISSING = {"", "NA", "NaN", "nan", "None", "<NA>"}
 # scikit-learn and NumPy's older generators take no larger seed.
 _LAST_SEED = 2**32 - 1
 # Largest and, inverted, smallest size of values: their squares and sums stay within single
@@ -161,7 +163,7 @@ def check_key_added(adata: Any, name: object) -> Keys:
     if not known & {"n_members", "apply"}:
         columns = (keys.domain, keys.confidence, keys.second)
         found += [f"adata.obs[{key!r}]" for key in columns if key in adata.obs]
-        own = [keys.embedding, keys.averages, *scales_of(adata, keys)]
+        own = [keys.embedding, *keys.views, *scales_of(adata, keys)]
         found += [f"adata.obsm[{key!r}]" for key in own if key in adata.obsm]
     if "prepare" not in known:
         own = [keys.features, keys.no_neighbors]
@@ -239,6 +241,24 @@ def check_names_as_labels(column: pd.Series, *, where: str, key: str) -> None:
             f'stands for a domain, write them as text: `{at} = {at}.astype("string")`.'
         )
         raise TypeError(msg)
+
+
+def check_missing_as_such(column: pd.Series, *, what: str, name: str) -> None:
+    """Require missing `what` to be missing values, where the texts of one column are names."""
+    texts = [v for v in column.unique() if isinstance(v, str) and v.strip() in _WRITTEN_MISSING]
+    if texts:
+        msg = (
+            f"Expected missing {what} in `{name}` to be missing values, found the text "
+            f"{texts[0]!r}. Call `{name} = {name}.astype(object).replace({{{texts[0]!r}: None}})` "
+            "first."
+        )
+        raise ValueError(msg)
+
+
+def first_of(names: Sequence[str]) -> str:
+    """A few names, and how many there are."""
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown}, … ({len(names):,} in all)"
 
 
 def check_dtype(dtype: Any, *, name: str) -> None:

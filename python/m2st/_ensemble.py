@@ -196,17 +196,6 @@ def _kept(
     return replace(result, embeddings=[])
 
 
-def averages_of(
-    features: NDArray[np.float32], adjacency: sparse.csr_matrix, params: AutoencoderParams
-) -> list[NDArray[np.float32]]:
-    """The view that all members share, in a list; an empty one if there is none."""
-    from m2st._graph import smooth
-
-    if params.average_hops == 0:
-        return []
-    return [smooth(features, adjacency, n_hops=params.average_hops).astype(np.float32)]
-
-
 def cluster_members(
     members: list[list[NDArray[np.float32]]],
     adjacency: sparse.csr_matrix,
@@ -307,22 +296,22 @@ def apply_members(
     domains: Sequence[Domains],
     features: NDArray[np.float32],
     adjacency: sparse.csr_matrix,
+    views: list[NDArray[np.float32]],
     n_jobs: int | None,
 ) -> tuple[list[list[NDArray[np.float32]]], list[NDArray[np.float64]]]:
     """Embeddings of other observations by each network, and their probabilities by its domains.
 
-    Without `domains` there are no probabilities. Few observations are not worth processes.
+    `views` are those that all members share beside their scales. Without `domains` there are no
+    probabilities. Few observations are not worth processes.
     """
     from joblib import Parallel
-
-    view = averages_of(features, adjacency, networks[0].params)
 
     n_jobs = processes(n_jobs)
     if n_jobs is not None and len(networks) * len(features) < _WORTH_PROCESSES:
         n_jobs = 1
     of_each: list[Domains | None] = [*domains] or [None] * len(networks)
     found = Parallel(n_jobs=n_jobs, prefer="processes")(
-        _delayed(_apply_member)(network, some, features, adjacency, view)
+        _delayed(_apply_member)(network, some, features, adjacency, views)
         for network, some in zip(networks, of_each, strict=True)
     )
     members = [scales for scales, _ in found]
@@ -334,12 +323,12 @@ def _apply_member(
     domains: Domains | None,
     features: NDArray[np.float32],
     adjacency: sparse.csr_matrix,
-    view: list[NDArray[np.float32]],
+    views: list[NDArray[np.float32]],
 ) -> tuple[list[NDArray[np.float32]], NDArray[np.float64] | None]:
-    scales = [*network.transform(features, adjacency), *view]
+    scales = network.transform(features, adjacency)
     if domains is None:
         return scales, None
-    return scales, domains.predict_proba(scales, connectivities=adjacency)
+    return scales, domains.predict_proba([*scales, *views], connectivities=adjacency)
 
 
 def _distinct(fits: list[MultiScaleClustering]) -> list[NDArray[np.intp]]:

@@ -71,6 +71,16 @@ class Keys:
         return f"{self.embedding}_averages"
 
     @property
+    def cell_types(self) -> str:
+        """``obsm``: cell types around each observation, a view that all members share."""
+        return f"{self.embedding}_cell_types"
+
+    @property
+    def views(self) -> tuple[str, str]:
+        """``obsm``: what stands beside the scales, if it is there, in the clustering's order."""
+        return self.averages, self.cell_types
+
+    @property
     def record(self) -> str:
         """``uns``: parameters, seed, versions, histories and the graph report of a run."""
         return self.name

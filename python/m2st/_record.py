@@ -81,6 +81,7 @@ _FITTING: dict[str, Callable[[object], bool]] = {
     "graph.sample_key": _is_missing_or(_is_text),
     "graph.n_isolated": _is_number,
     "embed": _is_mapping,
+    "embed.cell_types": _is_texts,
     "embed.loss": _is_numbers,
     "embed.stopped": _is_text,
     "embed.versions": _is_mapping,

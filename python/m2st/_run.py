@@ -53,6 +53,7 @@ def run(
     spatial_key: str | None = None,
     sample_key: str | None = None,
     batch_key: str | None = None,
+    cell_type_key: str | None = None,
     autoencoder: AutoencoderParams | None = None,
     clustering: ClusteringParams | DualParams | None = None,
     random_state: int = 0,
@@ -98,6 +99,10 @@ def run(
     batch_key
         Column of ``obs`` that names what is shifted, such as the donor, the slide or the chemistry.
         Components have the same mean and variance in each of these in place of each section.
+    cell_type_key
+        Column of ``obs`` that names the cell type of each observation, if types are known. The
+        shares of the types around each observation are then one more view of the tissue, as
+        `m2st.tl.embed` says.
     autoencoder
         Settings of `m2st.tl.embed`; None takes the defaults.
     clustering
@@ -131,8 +136,9 @@ def run(
     The slots that `m2st.pp.prepare` or `m2st.pp.prepare_embedding`, `m2st.tl.embed` and
     `m2st.tl.cluster` list, and the graph of `m2st.pp.spatial_graph` if there is none:
     ``obs["m2st_domain"]``, ``obs["m2st_confidence"]``, ``obsm["X_m2st"]``,
-    ``obsm["X_m2st_scale<m>"]``, with `average_hops` ``obsm["X_m2st_averages"]``,
-    ``obsm["X_m2st_pca"]``, the graph in ``obsp``, and the record in ``uns["m2st"]``.
+    ``obsm["X_m2st_scale<m>"]``, with `average_hops` ``obsm["X_m2st_averages"]``, with
+    `cell_type_key` ``obsm["X_m2st_cell_types"]``, ``obsm["X_m2st_pca"]``, the graph in ``obsp``,
+    and the record in ``uns["m2st"]``.
 
     Raises
     ------
@@ -210,6 +216,14 @@ def run(
     check_int("n_pcs", n_pcs, minimum=1)
     place = pp.find_place(adata, spatial_key, sample_key)
     sample_key = place.sample_key
+    if cell_type_key is not None:
+        types = tl.cell_types_of(adata, cell_type_key, place.valid)
+        if isinstance(clustering, DualParams) and clustering.specific_dim > len(types.names):
+            msg = (
+                f"Expected `specific_dim` of at most {len(types.names)}, the number of cell types, "
+                f"found {clustering.specific_dim}. Give a smaller one."
+            )
+            raise ValueError(msg)
     pp.ensure_graph(adata, place.spatial_key, sample_key)
     projection: ExpressionProjection | ReadyProjection | None = None
     if use_rep is None:
@@ -234,6 +248,7 @@ def run(
         adata,
         autoencoder,
         use_rep=ready,
+        cell_type_key=cell_type_key,
         random_state=random_state,
         device=device,
         n_jobs=n_jobs,
@@ -326,6 +341,8 @@ def _model_of(
         genes=tuple(map(str, adata.var_names)) if use_rep in (None, "X") else (),
         projection=projection,
         common=None if found is None else found.common,
+        cell_type_key=record["embed"].get("cell_type_key"),
+        cell_types=tuple(record["embed"].get("cell_types", ())),
         record=deepcopy({name: record[name] for name in _OF_RUN if name in record}),
     )
 

@@ -52,6 +52,8 @@ logging.getLogger("m2st").addHandler(logging.NullHandler())
 _FEATURES = "features"
 _SAMPLE = "sample"
 _BATCH = "batch"
+_CELL_TYPES = "cell_types"
+_VIEWS = {"averages": _keys.Keys().averages, _CELL_TYPES: _keys.Keys().cell_types}
 _R_INTEGER = 2**31 - 1
 
 _IN_R = (
@@ -69,6 +71,7 @@ _IN_R = (
     (r"`adata\.obs\['m2st_second_domain'\]`", "column `<name>_second_domain`"),
     (r"`?adata\.obs\[['\"]condition['\"]\]`?", "the conditions"),
     (r"`?adata\.obs\[['\"]batch['\"]\]`?", "`batch_id`"),
+    (r"`?adata\.obs\[['\"]cell_types['\"]\]`?", "`cell_types`"),
     (r"\bobservation(s?)\b", r"spot\1"),
     (r"`(adata\.)?obs\[('[^']*')\]`", r"column \2"),
     (r"`adata\.obs\[\[('[^']*'(, '[^']*')*)\]\]`", r"columns \1"),
@@ -94,6 +97,7 @@ _IN_R = (
 _ARGUMENTS = {
     "batch_key": "`batch_id`",
     "candidates": "`k`",
+    "cell_type_key": "`cell_types`",
     "embedding_key": "`embedding_name`",
     "key_added": "`name`",
     "label_key": "`labels`",
@@ -142,6 +146,7 @@ def run(request: Request, callback: Callback | None = None) -> Answer:
         (float64, Fortran order, n_obs × n_vars): ready features. ``coordinates``: float64, Fortran
         order, n_obs × ``n_axes``. ``sample``: int32 codes from 0, and ``sample_names``; both
         optional. ``batch``: what is shifted, int32 ``codes`` from 0 and ``levels``; optional.
+        ``cell_types``: the same, -1 where missing; optional.
         ``candidates``: further columns that may name sections, each with ``name``, int32
         ``codes`` from 0 and ``levels``, and ``names``: of all observations, one a line; both
         optional, for warnings. ``n_domains``: None embeds only, "auto" chooses. ``n_pcs``: of the
@@ -193,6 +198,7 @@ def run(request: Request, callback: Callback | None = None) -> Answer:
             pp.spatial_graph(adata, sample_key=sample_key)
         if request.get(_BATCH) is not None:  # now: a column that may name sections is looked at
             adata.obs[_BATCH] = _labels(request[_BATCH])
+        cell_type_key = _add_cell_types(adata, request)
         _tell_graph(callback, adata)
         with _told(callback):
             if isinstance(clustering, paper.DualParams):
@@ -207,6 +213,7 @@ def run(request: Request, callback: Callback | None = None) -> Answer:
                     n_pcs=n_pcs,
                     normalized=bool(request.get("normalized", False)),
                     batch_key=_BATCH if _BATCH in adata.obs else None,
+                    cell_type_key=cell_type_key,
                     clustering=clustering,
                     **shared,
                 )
@@ -233,10 +240,10 @@ def apply(request: Request, callback: Callback | None = None) -> Answer:
     Parameters
     ----------
     request
-        ``model``: its folder. Expression or ready features, ``genes``, coordinates, sections and
-        ``normalized`` as in `run`. ``gene_columns``: further names that genes may have, each with
-        ``name`` and ``values``, one a line; optional, for messages. ``n_new``: number of further
-        domains, as in `m2st.annotate`; optional.
+        ``model``: its folder. Expression or ready features, ``genes``, coordinates, sections,
+        ``cell_types`` and ``normalized`` as in `run`. ``gene_columns``: further names that genes
+        may have, each with ``name`` and ``values``, one a line; optional, for messages. ``n_new``:
+        number of further domains, as in `m2st.annotate`; optional.
     callback
         Not called.
 
@@ -269,7 +276,12 @@ def apply(request: Request, callback: Callback | None = None) -> Answer:
                 adata, reference=model, n_new=n_new, normalized=normalized, sample_key=sample_key
             )
         else:
-            model.apply(adata, normalized=normalized, sample_key=sample_key)
+            model.apply(
+                adata,
+                normalized=normalized,
+                sample_key=sample_key,
+                cell_type_key=_add_cell_types(adata, request),
+            )
         return _results(adata, scales=False)  # its domains are those of the model, to stay
 
     return answer_safely(compute, request)
@@ -324,9 +336,10 @@ def cluster(request: Request, callback: Callback | None = None) -> Answer:
     ----------
     request
         ``scales``: embeddings, each with ``data`` (float64, Fortran order) and ``shape``, NaN
-        where missing, and ``averages``, such a one or None. ``n_members``: of the ensemble, side by
-        side in each scale. ``coordinates``, ``n_axes``, ``sample``, ``n_domains``, ``clustering``,
-        ``random_state``, ``n_jobs`` as in `run`.
+        where missing, and ``views``: such ones by name, ``averages`` and ``cell_types``, as far as
+        there are some. ``n_members``: of the ensemble, side by side in each scale. ``coordinates``,
+        ``n_axes``, ``sample``, ``n_domains``, ``clustering``, ``random_state``, ``n_jobs`` as in
+        `run`.
     callback
         Not called; `run` and `cluster` are called alike.
 
@@ -673,7 +686,9 @@ def _table(table: pd.DataFrame) -> Answer:
 def _of_r(record: Mapping[str, Any]) -> dict[str, Any]:
     """Record for a page; of a run in R without names of slots, and what only pictures of R use."""
     slots = (
-        {"batch_key", "sample_key", "spatial_key", "use_rep", "spots"} if "r" in record else set()
+        {"batch_key", "cell_type_key", "sample_key", "spatial_key", "use_rep", "spots"}
+        if "r" in record
+        else set()
     )
     return {
         name: {key: value for key, value in entry.items() if key not in slots}
@@ -923,6 +938,14 @@ def _add_confidence(adata: AnnData, request: Request, keys: _keys.Keys) -> None:
         adata.obs[keys.confidence] = np.frombuffer(request["confidence"], dtype=np.float64)
 
 
+def _add_cell_types(adata: AnnData, request: Request) -> str | None:
+    """Add the cell types; return their column if there are any."""
+    if request.get(_CELL_TYPES) is None:
+        return None
+    adata.obs[_CELL_TYPES] = _labels(request[_CELL_TYPES])
+    return _CELL_TYPES
+
+
 def _labels(column: Mapping[str, Any]) -> pd.Categorical:
     """Factor of R."""
     codes = np.frombuffer(column["codes"], dtype=np.int32)
@@ -950,9 +973,9 @@ def _read_embedded(request: Request) -> AnnData:
     adata = AnnData(obs=_names(len(scales[0])))
     for number, scale in enumerate(scales, start=1):
         adata.obsm[_keys.Keys().scale(number)] = scale.astype(np.float32)
-    if (averages := request.get("averages")) is not None:
-        view = read_matrix(averages["data"], averages["shape"])
-        adata.obsm[_keys.Keys().averages] = view.astype(np.float32)
+    for name, view in (request.get("views") or {}).items():
+        values = read_matrix(view["data"], view["shape"]).astype(np.float32)
+        adata.obsm[_VIEWS[name]] = values
     pp.spatial_graph(adata, sample_key=read_place(adata, request))
     adata.uns[_keys.DEFAULT]["n_members"] = int(request["n_members"])
     return adata
@@ -1010,8 +1033,9 @@ def _results(adata: AnnData, *, scales: bool) -> Answer:
     if scales or keys.domain not in adata.obs:
         while (key := keys.scale(len(answer["scales"]) + 1)) in adata.obsm:
             answer["scales"].append(_buffer(adata.obsm[key]))
-        if keys.averages in adata.obsm:
-            answer["averages"] = _buffer(adata.obsm[keys.averages])
+        answer["views"] = {
+            name: _buffer(adata.obsm[key]) for name, key in _VIEWS.items() if key in adata.obsm
+        }
     if keys.domain in adata.obs:
         answer |= _domains(adata, keys)
         if keys.second in adata.obs:

@@ -42,7 +42,7 @@ _OF_PAPER = ", ".join(DualParams.ranges)
 _NO_WINDOW = "`m2st report` writes a page that needs no more than a browser."
 _PICTURES = ("domains.png", "training.png")
 _ARGUMENT = re.compile(
-    r"`(batch_key|key_added|label_key|layer|n_new|normalized|overwrite|pixel_size|reference|sample"
+    r"`(batch_key|cell_type_key|key_added|label_key|layer|n_new|normalized|overwrite|pixel_size|reference|sample"
     r"|sample_key|spatial_key|table|to|use_rep)(?:=([^`]*))?`"
 )
 _CONVERTED = (".h5ad", ".zarr", ".rds", ".rda", ".rdata")
@@ -67,6 +67,10 @@ Result = Annotated[
 ]
 Layer = Annotated[str | None, typer.Option(help="Layer that holds the counts.")]
 SampleKey = Annotated[str | None, typer.Option(help="Column of obs that names the tissue section.")]
+CellTypeKey = Annotated[
+    str | None,
+    typer.Option(metavar="COLUMN", help="Column of obs that names the cell types, a further view."),
+]
 Normalized = Annotated[
     bool, typer.Option("--normalized", help="Expression is normalised and on a log scale.")
 ]
@@ -136,6 +140,7 @@ def run_command(
         str | None,
         typer.Option(help="Column of obs that names what is shifted: donor, slide or chemistry."),
     ] = None,
+    cell_types: CellTypeKey = None,
     paper: Annotated[
         bool, typer.Option("--paper", help="The published method, whole: m2st.paper.run.")
     ] = False,
@@ -209,6 +214,12 @@ def run_command(
                 "nothing. Leave it out."
             )
             raise ValueError(msg)
+        if paper and cell_types is not None:
+            msg = (
+                "Expected no `--cell-types` with `--paper`, found both: the published method has "
+                "no view of them. Leave it out."
+            )
+            raise ValueError(msg)
         if paper and save_model is not None:
             msg = (
                 "Expected no `--save-model` with `--paper`, found both: a model of the published "
@@ -251,6 +262,7 @@ def run_command(
                     n_pcs=n_pcs,
                     normalized=normalized,
                     batch_key=batch_key,
+                    cell_type_key=cell_types,
                     autoencoder=autoencoder,
                     clustering=clustering,
                     **shared,
@@ -291,6 +303,7 @@ def apply_command(
     normalized: Normalized = False,
     spatial_key: SpatialKey = None,
     sample_key: SampleKey = None,
+    cell_types: CellTypeKey = None,
     jobs: Jobs = 1,
     key_added: KeyAdded = _keys.DEFAULT,
     output_table: OutputTable = None,
@@ -317,6 +330,7 @@ def apply_command(
             normalized=normalized,
             spatial_key=spatial_key,
             sample_key=sample_key,
+            cell_type_key=cell_types,
             n_jobs=jobs,
             key_added=key_added,
         )
@@ -747,8 +761,7 @@ def _as_options(text: str) -> str:
         name, value = match[1].replace("_", "-"), (match[2] or "").strip("'\"")
         if name == "table" and "table to write" in text:
             name = "output-table"
-        if name == "label-key":
-            name = "labels"
+        name = {"label-key": "labels", "cell-type-key": "cell-types"}.get(name, name)
         return f"`--{name}`" if value in {"", "True"} else f"`--{name} {value}`"
 
     return _ARGUMENT.sub(option, text)

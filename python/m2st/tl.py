@@ -17,6 +17,7 @@ from scipy import sparse
 
 from m2st import _keys
 from m2st._by_section import compare_composition, composition, pseudobulk
+from m2st._cell_types import CellTypes, match_cell_types, read_cell_types, types_around
 from m2st._checks import (
     check_adata,
     check_features,
@@ -39,7 +40,6 @@ from m2st._checks import (
 from m2st._ensemble import (
     SideBySide,
     apply_members,
-    averages_of,
     cluster_members,
     member_seeds,
     needed_memory,
@@ -96,6 +96,7 @@ def embed(
     params: AutoencoderParams | None = None,
     *,
     use_rep: str | None = None,
+    cell_type_key: str | None = None,
     random_state: int = 0,
     device: str = "auto",
     n_jobs: int | None = None,
@@ -115,6 +116,11 @@ def embed(
     use_rep
         Features to train on: a key of ``obsm``, or ``"X"`` for the expression matrix as it is. None
         takes the features that `m2st.pp` wrote under the name `key_added`, else under ``m2st``.
+    cell_type_key
+        Column of ``obs`` that names the cell type of each observation: text, categories or whole
+        numbers. The shares of the types around each observation are one more view of the tissue.
+        An observation without a type takes part, and adds nothing to these shares. None uses no
+        types.
     random_state
         Seed.
     device
@@ -144,20 +150,25 @@ def embed(
     ``obsm["X_m2st_averages"]``
         If `average_hops` is above 0. float32 of shape (n_obs, n_features): averages of the features
         over so many steps, a view beside the scales that all members share.
+    ``obsm["X_m2st_cell_types"]``
+        With `cell_type_key`. float32 of shape (n_obs, n_types): square roots of the shares of the
+        types around each observation, one more such view.
     ``uns["m2st"]["n_members"]``
         E.
     ``uns["m2st"]["embed"]``
         Parameters, seed, features, device, kind of attention, versions. The loss of each member and
-        epoch (NaN after its end), and how the training ended.
+        epoch (NaN after its end), and how the training ended. With `cell_type_key`: the column, the
+        names of the types, and the number of observations without one.
 
     Domains of this name from earlier embeddings are removed.
 
     Raises
     ------
     KeyError
-        If features or graph are missing.
-    ValueError
-        If features or graph are unfit; if `m2st.pp` built the graph from other coordinates.
+        If features, graph or cell types are missing.
+    TypeError, ValueError
+        If features, graph or cell types are unfit; if `m2st.pp` built the graph from other
+        coordinates.
 
     Warns
     -----
@@ -188,6 +199,7 @@ def embed(
     _warn_of_given_graph(adata, adjacency)
     valid = _valid_rows(features)
     check_features(_rows(features, valid), name=use_rep)
+    types = None if cell_type_key is None else cell_types_of(adata, cell_type_key, valid)
     if adata.n_obs > params.batch_size:
         logger.info(
             "%d observations: working on pieces of at most about %d at a time, about %.1f GiB "
@@ -211,7 +223,7 @@ def embed(
         keep=together.add,
     )
     forget_clustering(adata, keys)
-    write_scales(adata, together, averages_of(kept, graph, params), keys)
+    write_scales(adata, together, views_of(kept, graph, params, types, keys), keys)
     record = adata.uns[keys.record]
     shared = adata.uns.setdefault(_keys.GRAPH_RECORD, {})
     report = graph_report(adjacency)
@@ -222,6 +234,13 @@ def embed(
     recipe = adata.uns.get(owner_of_features(adata, use_rep) or keys.record, {}).get("prepare")
     if recipe is not None:
         record["prepare"] = dict(recipe)
+    entries = {}
+    if types is not None:
+        entries = {
+            "cell_type_key": cell_type_key,
+            "cell_types": list(types.names),
+            "n_untyped": types.n_untyped,
+        }
     endings = [result.stopped for result in results]
     record["embed"] = {
         "params": params.to_dict(),
@@ -230,6 +249,7 @@ def embed(
         "device": results[0].device,
         "attention": results[0].attention,
         "n_invalid": int((~valid).sum()),
+        **entries,
         "loss": padded([result.loss for result in results]),
         "stopped": next(e for e in ("interrupted", "finished", "converged") if e in endings),
         "versions": {name: version(name) for name in ("m2st", "torch", "numpy", "scanpy")},
@@ -312,9 +332,13 @@ def transform(
     valid = _valid_rows(features)
     adjacency = induced_subgraph(check_graph(adata), valid)
     domains = [clustering.to_domains() for clustering in clusterings or ()]
-    members, responsibilities = apply_members(models, domains, _rows(features, valid), adjacency, 1)
+    kept = _rows(features, valid)
+    views = views_of(kept, adjacency, models[0].params, None, keys)
+    members, responsibilities = apply_members(
+        models, domains, kept, adjacency, list(views.values()), 1
+    )
     forget_clustering(adata, keys)
-    write_members(adata, members, len(models[0].params.scale_dims), valid, keys)
+    write_scales(adata, SideBySide.of(members, valid), views, keys)
     if clusterings is not None:
         mean = np.mean(responsibilities, axis=0)
         write_domains(adata, mean.argmax(axis=1), mean, valid, keys, sure=are_sure(domains))
@@ -1040,11 +1064,12 @@ def _members(
     for number, scale in enumerate(scales, start=1):
         check_features(_rows(scale, valid), name=f"adata.obsm[{keys.scale(number)!r}]")
     parts = [np.split(scale, n_members, axis=1) for scale in scales]
-    if keys.averages in adata.obsm:
-        name = f"adata.obsm[{keys.averages!r}]"
-        view = check_numbers(adata.obsm[keys.averages], name=name)
-        check_features(_rows(view, valid), name=name)
-        parts.append([view] * n_members)
+    for key in keys.views:
+        if key in adata.obsm:
+            name = f"adata.obsm[{key!r}]"
+            view = check_numbers(adata.obsm[key], name=name)
+            check_features(_rows(view, valid), name=name)
+            parts.append([view] * n_members)
     return (
         [list(member) for member in zip(*parts, strict=True)],
         valid,
@@ -1076,29 +1101,54 @@ def side_by_side(parts: Sequence[NDArray[Any]], valid: NDArray[np.bool_]) -> NDA
     return full
 
 
+def cell_types_of(
+    adata: AnnData, key: str, valid: NDArray[np.bool_], names: Sequence[str] | None = None
+) -> CellTypes:
+    """Cell types of the valid observations; with `names`, those of a model, among these."""
+    check_key(key, adata.obs, where="adata.obs")
+    at = f"adata.obs[{key!r}]"
+    column = adata.obs[key]
+    if column.ndim > 1:
+        msg = f"Expected one column {key!r} in `adata.obs`, found several. Rename the others."
+        raise ValueError(msg)
+    if names is None:
+        return read_cell_types(column[valid], at=at)
+    return match_cell_types(column[valid], names, at=at)
+
+
+def views_of(
+    features: NDArray[np.float32],
+    adjacency: sparse.csr_matrix,
+    params: AutoencoderParams,
+    types: CellTypes | None,
+    keys: _keys.Keys,
+) -> dict[str, NDArray[np.float32]]:
+    """Views that all members share beside their scales, by their keys, in the order of `keys`."""
+    from m2st._graph import smooth
+
+    views = {}
+    if params.average_hops:
+        averages = smooth(features, adjacency, n_hops=params.average_hops)
+        views[keys.averages] = averages.astype(np.float32)
+    if types is not None:
+        views[keys.cell_types] = types_around(types, adjacency)
+    return views
+
+
 def write_scales(
-    adata: AnnData, together: SideBySide, view: list[NDArray[np.float32]], keys: _keys.Keys
+    adata: AnnData,
+    together: SideBySide,
+    views: Mapping[str, NDArray[np.float32]],
+    keys: _keys.Keys,
 ) -> None:
-    """Write each scale, and the view that all members share; earlier ones are removed."""
-    for key in [*scales_of(adata, keys), keys.averages]:
+    """Write each scale, and the views that all members share; earlier ones are removed."""
+    for key in [*scales_of(adata, keys), *keys.views]:
         adata.obsm.pop(key, None)
     for number, scale in enumerate(together.scales(), start=1):
         adata.obsm[keys.scale(number)] = scale
-    if view:
-        adata.obsm[keys.averages] = side_by_side(view, together.valid)
+    for key, view in views.items():
+        adata.obsm[key] = side_by_side([view], together.valid)
     adata.uns.setdefault(keys.record, {})["n_members"] = together.n_members
-
-
-def write_members(
-    adata: AnnData,
-    members: list[list[NDArray[np.float32]]],
-    n_scales: int,
-    valid: NDArray[np.bool_],
-    keys: _keys.Keys,
-) -> None:
-    """Write the same from the views of each member, its scales first."""
-    together = SideBySide.of([views[:n_scales] for views in members], valid)
-    write_scales(adata, together, members[0][n_scales:], keys)
 
 
 def write_domains(

@@ -24,6 +24,8 @@
 #' @param model Folder of the model, which `runM2ST(save = )` or `annotateM2ST(save = )` wrote.
 #' @param normalized The values are already normalised and on a log scale. If the model was fitted on
 #'   counts, natural logarithms are taken back first.
+#' @param cell_types For a model that was fitted with cell types: types of the same names, as for
+#'   [runM2ST()]. A spot of a type that the model does not know counts as one without a type.
 #' @param dimred,reduction Name of ready features, for a model that was fitted on such.
 #' @return As for [runM2ST()]. The domains have the levels of the model, and some may have no spots.
 #'   The record tells which model was applied.
@@ -59,10 +61,10 @@ applyM2ST.default <- function(x, model, ...) {
 #' @rdname applyM2ST
 #' @export
 applyM2ST.matrix <- function(
-    x, model, coords, sample_id = NULL, normalized = FALSE, verbose = NULL, ...
+    x, model, coords, sample_id = NULL, cell_types = NULL, normalized = FALSE, verbose = NULL, ...
 ) {
     checkNoMore(...)
-    opened <- openObject(x, coords, sample_id)
+    opened <- openObject(x, coords, sample_id, cell_types = cell_types)
     hushed(verbose, applyModel(opened$input, model, normalized, verbose, opened$write))
 }
 
@@ -85,13 +87,15 @@ applyM2ST.IterableMatrix <- applyM2ST.matrix
 #' @rdname applyM2ST
 #' @export
 applyM2ST.SummarizedExperiment <- function(
-    x, model, coords = NULL, sample_id = NULL, assay.type = "counts", dimred = NULL,
-    subset.row = NULL, normalized = FALSE, name = "m2st", verbose = NULL, ...
+    x, model, coords = NULL, sample_id = NULL, cell_types = NULL, assay.type = "counts",
+    dimred = NULL, subset.row = NULL, normalized = FALSE, name = "m2st", verbose = NULL, ...
 ) {
     checkNoMore(...)
     checkSpots(ncol(x))
     hushed(verbose, {
-        opened <- openObject(x, coords, sample_id, assay.type, dimred, subset.row, name)
+        opened <- openObject(
+            x, coords, sample_id, assay.type, dimred, subset.row, name, cell_types = cell_types
+        )
         applyModel(opened$input, model, normalized, verbose, opened$write)
     })
 }
@@ -108,16 +112,17 @@ applyM2ST.SpatialExperiment <- function(x, model, coords = NULL, ...) {
 #' @rdname applyM2ST
 #' @export
 applyM2ST.Seurat <- function(
-    x, model, coords = NULL, sample_id = NULL, image = NULL, assay = NULL, layer = "counts",
-    reduction = NULL, features = NULL, normalized = FALSE, name = "m2st", set.ident = TRUE,
-    verbose = NULL, ...
+    x, model, coords = NULL, sample_id = NULL, cell_types = NULL, image = NULL, assay = NULL,
+    layer = "counts", reduction = NULL, features = NULL, normalized = FALSE, name = "m2st",
+    set.ident = TRUE, verbose = NULL, ...
 ) {
     checkNoMore(...)
     loadClasses(x)
     checkSpots(ncol(x))
     hushed(verbose, {
         opened <- openObject(
-            x, coords, sample_id, image, assay, layer, reduction, features, name, set.ident
+            x, coords, sample_id, image, assay, layer, reduction, features, name, set.ident,
+            cell_types = cell_types
         )
         applyModel(opened$input, model, normalized, verbose, opened$write)
     })

@@ -108,10 +108,15 @@ batchRequest <- function(input) {
     if (!is.null(input$batch)) list(batch = labelsRequest(input$batch))
 }
 
+# Types of the cells, for a view of their own.
+typesRequest <- function(input) {
+    if (!is.null(input$types)) list(cell_types = labelsRequest(input$types))
+}
+
 # Everything of a section but the names of its genes.
 sectionRequest <- function(input, normalized) {
     c(
-        expressionRequest(input), placeRequest(input), overlayRequest(input),
+        expressionRequest(input), placeRequest(input), overlayRequest(input), typesRequest(input),
         list(normalized = normalized)
     )
 }
@@ -153,7 +158,7 @@ scalesRequest <- function(scales, n_members) {
         list(data = toBuffer(as.double(scale), 8L), shape = dim(scale))
     })
     list(
-        scales = unname(scales[names(scales) != "averages"]), averages = scales$averages,
+        scales = unname(scalesOf(scales)), views = viewsOf(scales),
         n_members = as.integer(n_members)
     )
 }

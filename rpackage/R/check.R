@@ -307,12 +307,9 @@ matchRows <- function(coords, names) {
 
 # Sections as a factor in order of appearance; those of spots that take no part do not matter.
 checkSample <- function(sample, valid, what = "section", argument = "sample_id") {
+    sample <- checkEach(sample, length(valid), what, argument)
     if (is.null(sample)) {
         return(NULL)
-    }
-    if (length(sample) != length(valid)) {
-        stopM2ST("Expected `", argument, "` to give the ", what, " of each of ", length(valid),
-            " spots, found ", length(sample), ".")
     }
     missing <- sum(is.na(sample[valid]))
     if (missing) {
@@ -320,4 +317,16 @@ checkSample <- function(sample, valid, what = "section", argument = "sample_id")
             " missing. Fill them in or remove these spots.")
     }
     factor(as.character(sample), levels = unique(as.character(sample[valid])))
+}
+
+# A value for each of n spots as a factor; NULL stays NULL.
+checkEach <- function(values, n, what, argument) {
+    if (is.null(values)) {
+        return(NULL)
+    }
+    if (length(values) != n) {
+        stopM2ST("Expected `", argument, "` to give the ", what, " of each of ", n,
+            " spots, found ", length(values), ".")
+    }
+    factor(as.character(values))
 }

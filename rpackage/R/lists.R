@@ -224,7 +224,7 @@ joinPlaces <- function(inputs) {
     sample <- together("section")
     list(
         coords = do.call(rbind, lapply(unname(inputs), `[[`, "coords")), sample = sample,
-        batch = together("batch"), inside = together("inside"), measured = unlist(measured),
+        batch = together("batch"), types = together("types"), inside = together("inside"), measured = unlist(measured),
         chosen = any(unlist(together("chosen"))), candidates = list(section = sample),
         names = NULL, words = inputs[[1L]]$words
     )

@@ -54,7 +54,7 @@ labelsM2ST <- function(x, labels, argument) {
 
 #' @export
 print.m2st <- function(x, ...) {
-    widths <- vapply(x$scales[names(x$scales) != "averages"], ncol, integer(1L))
+    widths <- vapply(scalesOf(x$scales), ncol, integer(1L))
     cat("m2ST: ", nrow(x$coords), " spots", if (length(widths)) {
         paste0(", embedded at ", length(widths), " scales (", toString(widths), " columns)")
     }, "\n", sep = "")

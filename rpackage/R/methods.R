@@ -92,6 +92,9 @@
 #' @param batch_id What is shifted, such as the donor, the slide or the chemistry: the name of a
 #'   column, or for a matrix a vector. Features get the same mean and variance in each batch. `NULL`
 #'   takes the sections.
+#' @param cell_types Cell type of each spot, if types are known: the name of a column, or for a matrix
+#'   a vector. The shares of the types around each spot are then one more view of the tissue. A spot
+#'   whose type is `NA` takes part, and adds nothing to these shares. `NULL` uses no types.
 #' @param subset.row,features Rows (genes) to use, by name or number.
 #' @param name Name of the result. The columns are called `<name>_domain` and `<name>_confidence`.
 #'   The embeddings have names with `name` too, see below.
@@ -115,8 +118,9 @@
 #'     `m2st`;
 #'   * with `keep = "scales"`, and from `embedM2ST()`, the embedding of each scale:
 #'     `reducedDim(x, "M2ST_scale1")` or the reduction `m2st.scale1`, and so on, with the models side
-#'     by side; and with `average_hops`, the averages of the features: `"M2ST_averages"` or
-#'     `m2st.averages`;
+#'     by side; with `average_hops`, the averages of the features: `"M2ST_averages"` or
+#'     `m2st.averages`; and with `cell_types`, square roots of the shares of the types around each
+#'     spot: `"M2ST_cell_types"` or `m2st.cell_types`;
 #'   * the record of the run, a plain list: `metadata(x)$m2st` or `Misc(x, "m2st")`.
 #'
 #'   With `name = "zone"` the columns are `zone_domain`, `zone_confidence` and, if there is one,
@@ -176,12 +180,12 @@ runM2ST.default <- function(x, ...) {
 #' @rdname runM2ST
 #' @export
 runM2ST.matrix <- function(
-    x, k, coords, sample_id = NULL, batch_id = NULL, normalized = FALSE, n_pcs = NULL,
-    params = m2stParams(), seed = 0L, device = "auto", n.cores = 1L, checkpoint = NULL, save = NULL,
-    keep = NULL, verbose = NULL, ...
+    x, k, coords, sample_id = NULL, batch_id = NULL, cell_types = NULL, normalized = FALSE,
+    n_pcs = NULL, params = m2stParams(), seed = 0L, device = "auto", n.cores = 1L,
+    checkpoint = NULL, save = NULL, keep = NULL, verbose = NULL, ...
 ) {
     checkNoMore(...)
-    opened <- openObject(x, coords, sample_id, batch_id = batch_id)
+    opened <- openObject(x, coords, sample_id, batch_id = batch_id, cell_types = cell_types)
     work <- mget(workArguments)
     hushed(verbose, computeDomains(opened$input, k, work, verbose, opened$write))
 }
@@ -191,9 +195,10 @@ openObject <- function(x, ...) {
     UseMethod("openObject")
 }
 
-openObject.matrix <- function(x, coords, sample_id = NULL, batch_id = NULL) {
+openObject.matrix <- function(x, coords, sample_id = NULL, batch_id = NULL, cell_types = NULL) {
+    further <- list(batch = batch_id, types = cell_types)
     list(
-        input = c(inputMatrix(x, coords, sample_id), list(batch = batch_id)),
+        input = c(inputMatrix(x, coords, sample_id), further),
         write = function(result) newM2ST(result, colnames(x))
     )
 }
@@ -233,17 +238,18 @@ runM2ST.IterableMatrix <- runM2ST.matrix
 #' @rdname runM2ST
 #' @export
 runM2ST.SummarizedExperiment <- function(
-    x, k, coords = NULL, sample_id = NULL, batch_id = NULL, assay.type = "counts", dimred = NULL,
-    subset.row = NULL, normalized = FALSE, n_pcs = NULL, name = "m2st", params = m2stParams(),
-    seed = 0L, device = "auto", n.cores = 1L, checkpoint = NULL, save = NULL, keep = NULL,
-    verbose = NULL, ...
+    x, k, coords = NULL, sample_id = NULL, batch_id = NULL, cell_types = NULL,
+    assay.type = "counts", dimred = NULL, subset.row = NULL, normalized = FALSE, n_pcs = NULL,
+    name = "m2st", params = m2stParams(), seed = 0L, device = "auto", n.cores = 1L,
+    checkpoint = NULL, save = NULL, keep = NULL, verbose = NULL, ...
 ) {
     checkNoMore(...)
     checkSpots(ncol(x))
     work <- mget(workArguments)
     hushed(verbose, {
         opened <- openObject(
-            x, coords, sample_id, assay.type, dimred, subset.row, name, batch_id = batch_id
+            x, coords, sample_id, assay.type, dimred, subset.row, name, batch_id = batch_id,
+            cell_types = cell_types
         )
         computeDomains(opened$input, k, work, verbose, opened$write)
     })
@@ -261,10 +267,10 @@ runM2ST.SpatialExperiment <- function(x, k, coords = NULL, ...) {
 #' @rdname runM2ST
 #' @export
 runM2ST.Seurat <- function(
-    x, k, coords = NULL, sample_id = NULL, batch_id = NULL, image = NULL, assay = NULL,
-    layer = "counts", reduction = NULL, features = NULL, normalized = FALSE, n_pcs = NULL,
-    name = "m2st", set.ident = TRUE, params = m2stParams(), seed = 0L, device = "auto",
-    n.cores = 1L, checkpoint = NULL, save = NULL, keep = NULL, verbose = NULL, ...
+    x, k, coords = NULL, sample_id = NULL, batch_id = NULL, cell_types = NULL, image = NULL,
+    assay = NULL, layer = "counts", reduction = NULL, features = NULL, normalized = FALSE,
+    n_pcs = NULL, name = "m2st", set.ident = TRUE, params = m2stParams(), seed = 0L,
+    device = "auto", n.cores = 1L, checkpoint = NULL, save = NULL, keep = NULL, verbose = NULL, ...
 ) {
     checkNoMore(...)
     loadClasses(x)
@@ -276,7 +282,7 @@ runM2ST.Seurat <- function(
     hushed(verbose, {
         opened <- openObject(
             x, coords, sample_id, image, assay, layer, reduction, features, name, set.ident,
-            batch_id = batch_id
+            batch_id = batch_id, cell_types = cell_types
         )
         checkHasK(k)
         assay <- opened$assay

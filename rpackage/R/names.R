@@ -31,7 +31,7 @@ ownerOf <- function(column) {
 namePattern <- "[^\\W_][\\w.-]*"
 reservedNames <- paste0(
     "spatial|spatial_neighbors|spatialdata_attrs|m2st_(r|python)",
-    "|.*_(pca|pca_no_neighbors|averages|scale\\d*|domain|confidence|second|colors)"
+    "|.*_(pca|pca_no_neighbors|averages|cell_types|scale\\d*|domain|confidence|second|colors)"
 )
 
 checkName <- function(value, argument = "name") {
@@ -94,11 +94,20 @@ checkNotTaken <- function(
     }
 }
 
+# Views of the tissue that all models share, kept beside the scales if there are any.
+viewNames <- c("averages", "cell_types")
+
+# The views among embeddings, and the scales.
+viewsOf <- function(embeddings) embeddings[names(embeddings) %in% viewNames]
+
+scalesOf <- function(embeddings) embeddings[!names(embeddings) %in% viewNames]
+
 # Embeddings of an earlier run under this prefix, and no others.
 staleNames <- function(present, prefix, separator) {
     own <- startsWith(present, prefix)
     rest <- substring(present, nchar(prefix) + 1L)
-    present[own & grepl(paste0("^([", separator, "](scale[0-9]+|averages))?$"), rest)]
+    parts <- paste0(c("scale[0-9]+", viewNames), collapse = "|")
+    present[own & grepl(paste0("^([", separator, "](", parts, "))?$"), rest)]
 }
 
 # The record of a clustering of the embeddings that `record` tells of: those of the result `from`.

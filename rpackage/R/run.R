@@ -1,4 +1,5 @@
-# Input of all methods: `coords`, `sample` and `batch` (or NULL), `inside` (logical) and `names` of the spots;
+# Input of all methods: `coords`, `sample`, `batch` and `types` (or NULL), `inside` (logical) and
+# `names` of the spots;
 # `measured` (logical), if an assay has not all of them; `candidates`, columns that may name
 # sections; `chosen`, if the user asked for some sections only; `words`, what arguments of Python
 # are called.
@@ -16,6 +17,7 @@ computeDomains <- function(input, k, work, verbose, write = identity) {
     params <- checkParams(work$params)
     checkPaper(params, input, work$normalized, work$save)
     checkBatch(params, input)
+    checkTypes(params, input)
     seed <- checkSeed(work$seed)
     n_pcs <- checkComponents(work$n_pcs)
     n.cores <- if (is.null(work$n.cores)) 1L else checkCores(work$n.cores)
@@ -125,6 +127,14 @@ checkBatch <- function(params, input) {
     }
 }
 
+# The published method has no views beside its scales.
+checkTypes <- function(params, input) {
+    if (!is.null(input$types) && inherits(params, "paperParams")) {
+        stopM2ST("Expected no `cell_types` with paperParams(): the published method has no view of ",
+            "them. Leave it out.")
+    }
+}
+
 # Writes a stand-in of the result, so that what cannot be written fails before hours of work, and
 # what writing has to say is said before them.
 tryWriting <- function(write, n, k, keepScales) {
@@ -208,6 +218,7 @@ checkPlace <- function(input) {
     }
     input$sample <- checkSample(input$sample, input$valid)
     input$batch <- checkSample(input$batch, input$valid, "batch", "batch_id")
+    input$types <- checkEach(input$types, length(input$valid), "cell type", "cell_types")
     input
 }
 
@@ -223,6 +234,7 @@ keepValid <- function(input) {
     input$coords <- input$coords[valid, , drop = FALSE]
     input$sample <- input$sample[valid]
     input$batch <- input$batch[valid]
+    input$types <- input$types[valid]
     input$names <- input$names[valid]
     input$candidates <- lapply(input$candidates, function(values) values[valid])
     input
@@ -237,7 +249,7 @@ readAnswer <- function(answer, valid) {
     }
     scales <- as.list(answer$scales)
     names(scales) <- sprintf("scale%d", seq_along(scales))
-    scales$averages <- answer$averages
+    scales[names(answer$views)] <- answer$views
     result <- list(
         scales = lapply(scales, function(scale) spread(fromBuffer(scale))),
         record = answer$record
@@ -328,7 +340,7 @@ checkScales <- function(scales, record, where) {
 # Without the record the members of the ensemble cannot be told apart.
 checkRecord <- function(scales, record) {
     expected <- record$n_members * unlist(record$embed$params$scale_dims)
-    widths <- vapply(unname(scales[names(scales) != "averages"]), ncol, integer(1L))
+    widths <- vapply(unname(scalesOf(scales)), ncol, integer(1L))
     if (!isTRUE(all.equal(expected, widths))) {
         stopM2ST("Expected the record of the run that made the embeddings, found ",
             if (length(expected)) "that of another run" else "none", ". Call embedM2ST() again.")

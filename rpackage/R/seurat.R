@@ -22,7 +22,7 @@ loadClasses <- function(object) {
 openObject.Seurat <- function(
     x, coords = NULL, sample_id = NULL, image = NULL, assay = NULL, layer = "counts",
     reduction = NULL, features = NULL, name = "m2st", set.ident = TRUE,
-    batch_id = NULL
+    batch_id = NULL, cell_types = NULL
 ) {
     loadClasses(x)
     checkNameSeurat(x, name)
@@ -32,6 +32,7 @@ openObject.Seurat <- function(
         placeSeurat(x, image, coords, sample_id)
     )
     input$batch <- namedColumn(x[[]], batch_id, "meta.data", "batch_id")
+    input$types <- namedColumn(x[[]], cell_types, "meta.data", "cell_types")
     write <- function(result) writeSeurat(x, result, name, set.ident, assay)
     list(input = input, write = write, assay = assay)
 }
@@ -408,7 +409,8 @@ setReduction <- function(object, name, key, matrix, assay) {
 
 # Keys are letters and digits with an underscore at the end, and each may occur once.
 keyOf <- function(name, suffix = "") {
-    paste0(toupper(gsub("[^[:alnum:]]", "", name)), suffix, "_")
+    letters <- function(text) gsub("[^[:alnum:]]", "", text)
+    paste0(toupper(letters(name)), letters(suffix), "_")
 }
 
 setMisc <- function(object, name, record) {

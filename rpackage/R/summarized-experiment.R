@@ -37,12 +37,13 @@ namesPlaces <- function(name) {
 
 openObject.SummarizedExperiment <- function(
     x, coords = NULL, sample_id = NULL, assay.type = "counts", dimred = NULL, subset.row = NULL,
-    name = "m2st", batch_id = NULL
+    name = "m2st", batch_id = NULL, cell_types = NULL
 ) {
     checkName(name)
     input <- c(expressionSE(x, assay.type, dimred, subset.row), placeSE(x, coords, sample_id))
     columns <- SummarizedExperiment::colData(x)
     input$batch <- namedColumn(columns, batch_id, "colData(x)", "batch_id")
+    input$types <- namedColumn(columns, cell_types, "colData(x)", "cell_types")
     checkNameSE(x, name)
     list(input = input, write = function(result) writeSE(x, result, name))
 }
@@ -346,12 +347,12 @@ scalesSE <- function(x, name) {
     })
 }
 
-# Embeddings that are stored under a prefix and scale1, scale2, ..., and averages if there are any.
+# Embeddings that are stored under a prefix and scale1, scale2, ..., and views if there are any.
 scalesIn <- function(present, prefix, get) {
     names <- sprintf("scale%d", seq_along(present))
     names <- names[cumprod(paste0(prefix, names) %in% present) == 1]
-    if (length(names) && paste0(prefix, "averages") %in% present) {
-        names <- c(names, "averages")
+    if (length(names)) {
+        names <- c(names, viewNames[paste0(prefix, viewNames) %in% present])
     }
     sapply(names, function(name) unname(get(paste0(prefix, name))), simplify = FALSE)
 }

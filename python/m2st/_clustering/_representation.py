@@ -31,7 +31,10 @@ class Factors:
         """Require embeddings of the same widths."""
         widths, expected = [scale.shape[1] for scale in scales], [len(mean) for mean in self.means]
         if widths != expected:
-            msg = f"Expected embeddings of widths {expected}, found {widths}."
+            msg = (
+                f"Expected embeddings of widths {expected}, found {widths}. If the domains were "
+                "found with cell types, apply the model that `m2st.run` returned."
+            )
             raise ValueError(msg)
 
     def project(

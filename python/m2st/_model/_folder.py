@@ -67,6 +67,7 @@ def pack(model: Model) -> dict[str, bytes]:
         "use_rep": model.use_rep,
         "normalized": model.normalized,
         "recipe": None if model.projection is None else model.projection.recipe,
+        **_cell_types(model),
         "record": record,
         "files": {
             name: {"n_bytes": len(packed), "checksum": _digest(packed)}
@@ -264,6 +265,7 @@ def _read(folder: Path, content: Mapping[str, Any], files: Mapping[str, Any]) ->
             domains = KINDS[header["kind"]].from_arrays(own, header["settings"])
         network = MaskedGraphAutoencoder.load(folder / _network(number))
         members.append(Member(network, domains))
+    typed = content.get("cell_types", {})
     return Model(
         members=tuple(members),
         domains=_texts(content["domains"]),
@@ -275,7 +277,16 @@ def _read(folder: Path, content: Mapping[str, Any], files: Mapping[str, Any]) ->
         common=common,
         record=_with_arrays(dict(content["record"]), arrays, "record"),
         guide=guide,
+        cell_type_key=typed.get("key"),
+        cell_types=_texts(typed.get("names", ())),
     )
+
+
+def _cell_types(model: Model) -> dict[str, Any]:
+    """Column and names of the types; nothing for a model without, which has no such entry."""
+    if model.cell_type_key is None:
+        return {}
+    return {"cell_types": {"key": model.cell_type_key, "names": list(model.cell_types)}}
 
 
 def _texts(values: Any) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from m2st._checks import (
     warn,
     warn_invalid,
 )
-from m2st._ensemble import apply_members, processes
+from m2st._ensemble import SideBySide, apply_members, processes
 from m2st._features import ExpressionProjection, ReadyProjection
 from m2st._gene_names import explain_missing, positions
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from scipy import sparse
 
+    from m2st._cell_types import CellTypes
     from m2st._clustering import Domains, Factors
     from m2st._guided import GuidedDomains
     from m2st._nn._autoencoder import MaskedGraphAutoencoder
@@ -92,6 +93,9 @@ class Model:
     common
         Loadings of the representation that all members have in common; None where there are no
         domains.
+    cell_type_key, cell_types
+        Column of ``obs`` that named the cell types, and their names; None and empty for a model
+        without types.
     record
         ``uns["m2st"]`` of the run: settings, seed, versions.
     guide
@@ -114,6 +118,8 @@ class Model:
     common: Factors | None
     record: Mapping[str, Any]
     guide: GuidedDomains | None = None
+    cell_type_key: str | None = None
+    cell_types: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         numbers = {m.domains.n_domains if m.domains else 0 for m in self.members}
@@ -135,6 +141,8 @@ class Model:
             and len(self.projection.shares) != len(self.genes),
             "a common representation of other embeddings": self.common is not None
             and len(self.common.loadings[0]) != sum(map(len, self.common.means)),
+            "cell types without a column, or a column without": bool(self.cell_types)
+            != (self.cell_type_key is not None),
         }
         found = [what for what, is_so in unfit.items() if is_so]
         if found:
@@ -171,6 +179,7 @@ class Model:
         normalized: bool = False,
         spatial_key: str | None = None,
         sample_key: str | None = None,
+        cell_type_key: str | None = None,
         n_jobs: int | None = None,
         key_added: str = _keys.DEFAULT,
     ) -> None:
@@ -193,6 +202,10 @@ class Model:
         sample_key
             Column of ``obs`` that names the tissue section. None takes that of the graph that is
             there, if any.
+        cell_type_key
+            For a model that was fitted with cell types: column of ``obs`` with types of the same
+            names. None takes the name of the column there. An observation of a type that the model
+            does not know counts as one without a type.
         n_jobs
             Members to work on at a time, as in `m2st.tl.embed`; the result is the same. Below a
             million observations times members, one process is faster and does it all.
@@ -206,8 +219,8 @@ class Model:
             labels (`m2st.annotate`) leaves tissue unlike all of them missing, and its confidence is
             the probability that an annotator would give the label; it writes no embedding.
         ``obs["m2st_confidence"]``, ``obsm["X_m2st"]``, ``obsm["X_m2st_scale<m>"]``
-            As `m2st.tl.cluster` and `m2st.tl.embed` write them; ``obsm["X_m2st_averages"]``, too,
-            if the model has that view.
+            As `m2st.tl.cluster` and `m2st.tl.embed` write them; ``obsm["X_m2st_averages"]`` and
+            ``obsm["X_m2st_cell_types"]``, too, if the model has these views.
         ``obsm["X_m2st_pca"]``
             float32, (n_obs, n_pcs): scores on the components of the model.
         ``uns["m2st_domain_colors"]``
@@ -221,14 +234,16 @@ class Model:
         Raises
         ------
         ValueError, TypeError, KeyError
-            If fewer than half of the genes are there, with the likely cause; if the section is
-            unfit, as in `m2st.run`. Nothing is written then.
+            If fewer than half of the genes are there, with the likely cause; if the model was
+            fitted with cell types and there are none that it knows; if the section is unfit, as in
+            `m2st.run`. Nothing is written then.
 
         Warns
         -----
         UserWarning
-            If more than a tenth of the genes are missing; what `m2st.pp.spatial_graph` and
-            `m2st.pp.prepare` warn of. After labels: if a section is unlike the labelled ones.
+            If more than a tenth of the genes are missing; if there are cell types that the model
+            does not know; what `m2st.pp.spatial_graph` and `m2st.pp.prepare` warn of. After labels:
+            if a section is unlike the labelled ones.
 
         Notes
         -----
@@ -251,6 +266,7 @@ class Model:
             normalized=normalized,
             spatial_key=spatial_key,
             sample_key=sample_key,
+            cell_type_key=cell_type_key,
             n_jobs=n_jobs,
             key_added=key_added,
         )
@@ -264,6 +280,7 @@ class Model:
         normalized: bool,
         spatial_key: str | None,
         sample_key: str | None,
+        cell_type_key: str | None = None,
         n_jobs: int | None = None,
         n_new: int = 0,
         key_added: str,
@@ -289,23 +306,26 @@ class Model:
                 )
                 raise ValueError(msg)
             found = self._from_ready(adata, self.use_rep, place)
+        types = self._types_of(adata, cell_type_key, found.filled)
         pp.ensure_graph(adata, place.spatial_key, place.sample_key)
         graph = tl.induced_subgraph(check_graph(adata), found.filled)
         if self.guide is not None:
             self._write_guided(adata, place, found, graph, labels, n_new, keys)
             return
+        networks = [member.network for member in self.members]
+        views = tl.views_of(found.scores, graph, networks[0].params, types, keys)
         members, probabilities = apply_members(
-            [member.network for member in self.members],
+            networks,
             [member.domains for member in self.members if member.domains is not None],
             found.scores,
             graph,
+            list(views.values()),
             n_jobs,
         )
         tl.forget_clustering(adata, keys)
-        n_scales = len(self.members[0].network.params.scale_dims)
-        tl.write_members(adata, members, n_scales, found.filled, keys)
+        tl.write_scales(adata, SideBySide.of(members, found.filled), views, keys)
         if self.common is not None:
-            together = [scale for scales in members for scale in scales]
+            together = [view for scales in members for view in (*scales, *views.values())]
             common = self.common.project(together)
             adata.obsm[keys.embedding] = tl.side_by_side(common, found.filled)
         if probabilities:
@@ -319,7 +339,31 @@ class Model:
                 self.domains,
                 sure=tl.are_sure([cast("Domains", member.domains) for member in self.members]),
             )
-        self._write_origin(adata, found, keys, {})
+        entry = {} if types is None else {"n_untyped": types.n_untyped}
+        self._write_origin(adata, found, keys, entry)
+
+    def _types_of(
+        self, adata: AnnData, cell_type_key: str | None, filled: NDArray[np.bool_]
+    ) -> CellTypes | None:
+        """Types of the observations that have features, if the model was fitted with types."""
+        from m2st import tl
+
+        if self.cell_type_key is None:
+            if cell_type_key is not None:
+                msg = (
+                    f"Expected no `cell_type_key` for a model without cell types, found "
+                    f"{cell_type_key!r}. Leave it out, or fit a model with them."
+                )
+                raise ValueError(msg)
+            return None
+        key = self.cell_type_key if cell_type_key is None else cell_type_key
+        if cell_type_key is None and key not in adata.obs:
+            msg = (
+                f"Expected cell types in `adata.obs[{key!r}]`, as the model was fitted with, found "
+                "none. Name the column that has them with `cell_type_key`."
+            )
+            raise KeyError(msg)
+        return tl.cell_types_of(adata, key, filled, self.cell_types)
 
     def _check_new(self, n_new: int, labels: NDArray[np.intp] | None, place: Place) -> None:
         """Require that new domains can be sought, and told from the labels."""
@@ -369,7 +413,7 @@ class Model:
         sure = np.full(adata.n_obs, np.nan)
         sure[filled] = guidance.probabilities[np.arange(len(codes)), codes]
         tl.forget_clustering(adata, keys)
-        for key in [*scales_of(adata, keys), keys.averages]:
+        for key in [*scales_of(adata, keys), *keys.views]:
             adata.obsm.pop(key, None)
         names = [*self.domains, *new_names(n_new)]
         tl.write_domains(adata, shown, guidance.probabilities, filled, keys, names, sure=False)

@@ -29,9 +29,11 @@ def _losses(record: Mapping[str, Any]) -> list[NDArray[np.float64]]:
 
 def _scale_names(record: Mapping[str, Any], n_weights: int) -> list[str]:
     """Names of the scales, with their widths, and of what they share."""
-    params = record.get("embed", {}).get("params", {})
+    embed = record.get("embed", {})
+    params = embed.get("params", {})
     widths = np.ravel(params.get("scale_dims", [])).tolist()
-    beside = ["averages", "common"] if params.get("average_hops") else ["common"]
+    there = {"averages": params.get("average_hops"), "cell types": "cell_types" in embed}
+    beside = [*(name for name, so in there.items() if so), "common"]
     names = [f"scale {number}" for number in range(1, n_weights - len(beside) + 1)]
     if len(widths) == len(names):
         names = [f"{name} ({int(width)})" for name, width in zip(names, widths, strict=True)]

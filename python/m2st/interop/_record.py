@@ -29,7 +29,7 @@ FROM_R = "m2st_r"
 FROM_PYTHON = "m2st_python"
 """Metadata of the R object: Python's record."""
 
-PARTS = r"scale\d+|averages"
+PARTS = r"scale\d+|averages|cell_types"
 """Pattern of what follows the name of a result in the names of its other embeddings."""
 
 _ORIGINAL = "original_name"

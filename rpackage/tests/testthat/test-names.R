@@ -19,7 +19,7 @@ test_that("every function calls a concept by the same name", {
         "burn.in", "methods", "options", "embedding_name", "further", "folder", "a", "b", "model",
         "save", "keep", "reference", "reference.args", "reference.assay", "labels", "names", "n_top_genes",
         "n.cores", "checkpoint", "to", "pixel_size", "condition", "min_obs",
-        "feature", "tissue", "n_new", "parts", "domain_name"
+        "feature", "tissue", "n_new", "parts", "domain_name", "cell_types"
     )
     settings <- c("m2stParams", "paperParams", "m2stSetup")
     own <- list(RunM2ST = c("object", names(seuratSpellings)))
@@ -31,7 +31,9 @@ test_that("every function calls a concept by the same name", {
     # What two methods both have has the same default.
     runs <- functions[grep("^(run|cluster|apply)M2ST[.](matrix|S|m2st)", names(functions))]
     expect_gt(length(runs), 5L)
-    for (argument in c("seed", "params", "verbose", "name", "sample_id", "batch_id")) {
+    for (argument in c(
+        "seed", "params", "verbose", "name", "sample_id", "batch_id", "cell_types"
+    )) {
         defaults <- unique(Filter(Negate(is.null), lapply(runs, function(run) {
             if (argument %in% names(formals(run))) deparse(formals(run)[[argument]])
         })))
