@@ -87,7 +87,11 @@ def test_types_are_text_categories_or_whole_numbers(values: Any, names: tuple[st
         (["a", "b", "b"] + [None] * 97, ValueError, "found 3 of 100. Name another column"),
         ([f"cell{i}" for i in range(100)], ValueError, "found 100 different values of 100 observ"),
         (list(range(700)) * 2, ValueError, "which looks like something else. Name the column of"),
-        ([0.5, 1.0] * 9, TypeError, "text, categories or whole numbers in `adata.obs['type']`, fo"),
+        (
+            [0.5, 1.0] * 9,
+            TypeError,
+            "`adata.obs['type']`, found numbers such as 0.5. Name t",
+        ),
         (["a", "b", "nan"] * 9, ValueError, "missing cell types in `adata.obs['type']` to be miss"),
     ],
 )

@@ -181,7 +181,7 @@ def _name(value: object, at: str) -> str:
         if not float(value).is_integer():
             msg = (
                 f"Expected cell types as text, categories or whole numbers in `{at}`, found "
-                f"{value:g}. Name the column of the cell types."
+                f"numbers such as {float(value)}. Name the column of the cell types."
             )
             raise TypeError(msg)
         return str(int(value))
