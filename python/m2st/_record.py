@@ -19,7 +19,8 @@ _TINY = 0.05
 
 def are_tiny(sizes: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
     """Which domains have observations, but less than a twentieth of an equal share of them."""
-    return (sizes > 0) & (sizes < _TINY * sizes.sum() / max(len(sizes), 1))
+    tiny: NDArray[np.bool_] = (sizes > 0) & (sizes < _TINY * sizes.sum() / max(len(sizes), 1))
+    return tiny
 
 
 def _numbers(value: object) -> NDArray[np.float64] | None:
