@@ -91,8 +91,8 @@ def needed_memory(
     """Estimate of the memory that embedding and clustering take, in GiB, beside the object given.
 
     Embeddings of all members, their averages, which all share, and probabilities of each. In each
-    job the views of a member, their representations, the costs of each domain in these and about
-    five arrays of that size at work, and the graph. The libraries, as they were measured.
+    job the views of a member, their representations, the costs of each domain in these and three
+    more arrays of that shape, and the graph. The libraries, as they were measured.
     """
     from joblib import effective_n_jobs
 
@@ -106,7 +106,7 @@ def needed_memory(
     single = n_members * sum(widths) + averages
     double = n_members * (_USUAL_DOMAINS + 1)
     results = n_obs * (4 * single + 8 * double)
-    at_work = columns + (n_views + 1 + 5) * _USUAL_DOMAINS
+    at_work = columns + (n_views + 1 + 3) * _USUAL_DOMAINS
     job = n_obs * (4 * (sum(widths) + averages) + 8 * at_work) + 60 * adjacency.nnz
     libraries = _LIBRARIES + (jobs * _LIBRARIES_OF_JOB if jobs > 1 else 0)
     return float((results + jobs * job + libraries) / 2**30)

@@ -126,11 +126,10 @@ class State:
 
     def e_step(self, pull: Array | float = 0.0) -> Array:
         """Responsibilities that the costs ask for, and a pull towards domains."""
-        score = (
-            pull
-            + np.log(self.shares)
-            - sum(weight * cost for weight, cost in zip(self.weights, self.costs, strict=True))
-        )
+        score = self.weights[0] * self.costs[0]
+        for weight, cost in zip(self.weights[1:], self.costs[1:], strict=True):
+            score += weight * cost
+        np.subtract(pull + np.log(self.shares), score, out=score)
         return softmax(score)
 
     def update_shares(self, params: ClusteringParams) -> None:
