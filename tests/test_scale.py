@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
 from scipy import sparse
 
 from m2st import AutoencoderParams
+from m2st._checks import check_features
 from m2st._ensemble import needed_memory
 
 # A square matrix of bytes would take 37 GiB; the run takes about two, and libraries map some more.
@@ -106,3 +108,18 @@ def test_estimate_of_memory_counts_the_averages_once() -> None:
 
     assert averages(1) > 4 * n_obs * n_features
     assert averages(5) == pytest.approx(averages(1))
+
+
+def test_a_check_takes_little_memory_and_counts_the_rows_that_are_asked() -> None:
+    values = np.ones((200_000, 40), dtype=np.float32)
+    values[::2] = np.nan
+    valid = np.arange(len(values)) % 2 == 1
+    tracemalloc.start()
+    check_features(values, valid=valid)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < values.nbytes / 4
+    values[[1, 150_001]] = np.inf
+    message = "found NaN or infinity in 2 of 100000 observations"
+    with pytest.raises(ValueError, match=message):
+        check_features(values, valid=valid)

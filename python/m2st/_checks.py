@@ -47,6 +47,8 @@ _LAST_SEED = 2**32 - 1
 # Largest and, inverted, smallest size of values: their squares and sums stay within single
 # precision, and those of coordinates within double precision.
 _MAGNITUDE, _COORDINATE_MAGNITUDE = 1e15, 1e100
+# Rows that a check looks at at a time.
+_PIECE = 16_384
 # Observations farther from the middle than so many times as far as nine of ten others: beside them
 # the others fall into one place.
 _OUTLYING = 1e10
@@ -356,13 +358,20 @@ def check_numbers(values: Any, *, name: str) -> NDArray[Any]:
 
 def _check_magnitude(values: NDArray[Any], *, name: str, limit: float) -> None:
     """Require values whose squares and sums the arithmetic can hold; those not finite aside."""
-    largest = float(np.abs(values).max(where=np.isfinite(values), initial=0))
+    largest = max(
+        float(np.abs(part).max(where=np.isfinite(part), initial=0)) for part in _pieces(values)
+    )
     if largest > limit or 0 < largest < 1 / limit:
         msg = (
             f"Expected values in `{name}` between {1 / limit:g} and {limit:g} in size, found them "
             f"up to {largest:.3g}. Give them in another unit."
         )
         raise ValueError(msg)
+
+
+def _pieces(values: NDArray[Any]) -> list[NDArray[Any]]:
+    """Views of some rows each, so that what a check computes of them takes little memory."""
+    return [values[first : first + _PIECE] for first in range(0, len(values) or 1, _PIECE)]
 
 
 def check_several(adata: Any) -> None:
@@ -538,15 +547,22 @@ def _has_lengths_of(adata: Any, adjacency: sparse.csr_matrix, spatial_key: str) 
     return False
 
 
-def check_features(features: NDArray[Any], *, name: str = "features") -> None:
-    """Require a matrix of finite numbers with at least one row and one column."""
+def check_features(
+    features: NDArray[Any], *, name: str = "features", valid: NDArray[np.bool_] | None = None
+) -> None:
+    """Require a matrix of finite numbers with at least one row and one column.
+
+    With `valid`, shape (n_obs,), it is asked of these rows only. They are not copied.
+    """
     if features.ndim != 2 or 0 in features.shape:
         msg = f"Expected `{name}` of shape (n_obs, n_features), found {features.shape}."
         raise ValueError(msg)
-    bad = int((~np.isfinite(features)).any(axis=1).sum())
+    rows = np.ones(len(features), dtype=bool) if valid is None else valid
+    broken = np.concatenate([(~np.isfinite(part)).any(axis=1) for part in _pieces(features)])
+    bad = int((broken & rows).sum())
     if bad:
         msg = (
-            f"Expected `{name}` to be finite, found NaN or infinity in {bad} of {len(features)} "
+            f"Expected `{name}` to be finite, found NaN or infinity in {bad} of {rows.sum()} "
             "observations. Remove these observations or repair their values."
         )
         raise ValueError(msg)

@@ -1062,13 +1062,13 @@ def _members(
         raise ValueError(msg)
     valid = _valid_rows(scales[0])
     for number, scale in enumerate(scales, start=1):
-        check_features(_rows(scale, valid), name=f"adata.obsm[{keys.scale(number)!r}]")
+        check_features(scale, name=f"adata.obsm[{keys.scale(number)!r}]", valid=valid)
     parts = [np.split(scale, n_members, axis=1) for scale in scales]
     for key in keys.views:
         if key in adata.obsm:
             name = f"adata.obsm[{key!r}]"
             view = check_numbers(adata.obsm[key], name=name)
-            check_features(_rows(view, valid), name=name)
+            check_features(view, name=name, valid=valid)
             parts.append([view] * n_members)
     return (
         [list(member) for member in zip(*parts, strict=True)],
@@ -1079,7 +1079,8 @@ def _members(
 
 def _valid_rows(values: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Observations with values: the others are all NaN."""
-    return np.asarray(~np.isnan(values).all(axis=1))
+    # The largest number of a row, or NaN if there is none.
+    return np.asarray(~np.isnan(np.fmax.reduce(values, axis=1, initial=np.nan)))
 
 
 def _rows(values: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
