@@ -188,8 +188,9 @@ learnModel <- function(input, labels, others, save, normalized) {
     }
     unused <- setdiff(levels(labels), as.character(labels))
     if (length(unused)) {
-        stopM2ST("Expected labels of each level, found none of ", quoted(unused), ". Call ",
-            "droplevels(labels) first.")
+        # A part of an object keeps the levels of the whole.
+        say("No spot has a label of ", quoted(unused), ".")
+        labels <- droplevels(labels)
     }
     save <- checkSave(save, input)
     input <- checkInput(input)

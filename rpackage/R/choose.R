@@ -170,7 +170,8 @@ choiceRecord <- function(choice) {
 #' @rdname chooseDomains
 #' @export
 print.m2stChoice <- function(x, ...) {
-    cat(inWords(x), "\n", sep = "")
+    words <- inWords(x)
+    cat(words[["choice"]], " (", words[["test"]], ")\n", sep = "")
     others <- setdiff(x$peaks, x$k)
     if (length(others)) {
         cat("Other peaks of the score: ", toString(others), "\n", sep = "")
@@ -182,11 +183,12 @@ print.m2stChoice <- function(x, ...) {
 }
 
 inWords <- function(choice) {
-    p_value <- format(choice$p_value, digits = 2L)
-    if (choice$k == 1L) {
-        return(paste0("No structure in space (p = ", p_value, "): 1 domain"))
+    found <- if (choice$k == 1L) {
+        "No structure in space: 1 domain"
+    } else {
+        paste("The evidence speaks for", choice$k, "domains")
     }
-    paste0("The evidence speaks for ", choice$k, " domains (structure in space: p = ", p_value, ")")
+    c(choice = found, test = paste0("structure in space: p = ", format(choice$p_value, digits = 2L)))
 }
 
 #' @rdname chooseDomains
@@ -207,7 +209,8 @@ plot.m2stChoice <- function(x, ...) {
         ggplot2::scale_x_continuous(breaks = x$evidence$k) +
         ggplot2::scale_y_continuous(limits = c(0, 1.05)) +
         ggplot2::labs(
-            x = "number of domains", y = NULL, colour = NULL, shape = NULL, title = inWords(x)
+            x = "number of domains", y = NULL, colour = NULL, shape = NULL,
+            title = inWords(x)[["choice"]], subtitle = inWords(x)[["test"]]
         ) +
         ggplot2::theme_classic() +
         ggplot2::theme(legend.position = "top")

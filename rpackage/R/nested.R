@@ -178,8 +178,8 @@ splitDomains.list <- function(
     })
 }
 
-# The domains of the result `from` as a factor `domain`, their `confidence` and `embedding`, NULL
-# where there is none, and their `record`; the result that has the embeddings of the scales, `from`;
+# The domains of the result `from` as a factor `domain`, which stands `at` some place, their
+# `confidence` and `embedding`, NULL where there is none, and their `record`; the result that has the embeddings of the scales, `from`;
 # and a function that writes a result as `name`, unless this is NULL.
 openDomains <- function(x, ...) {
     UseMethod("openDomains")
@@ -197,6 +197,7 @@ openDomains.m2st <- function(x, from, name = NULL) {
     }
     opened <- domainsOf(columnsM2ST(x), from, "the result")
     opened$embedding <- if (from == "m2st") x$embedding
+    opened$at <- "x$domain"  # no other has an embedding
     opened$record <- x$record
     opened$from <- "m2st"
     opened$write <- function(result) {
@@ -267,7 +268,7 @@ openDomains.list <- function(x, from, name = NULL, ...) {
         domain = factor(unlist(lapply(together("domain"), as.character)), levels(first$domain)),
         confidence = unlist(together("confidence")),
         embedding = do.call(rbind, together("embedding")), record = first$record,
-        from = first$from, write = write
+        from = first$from, at = paste0("x[[1]]$", domainName(from)), write = write
     )
 }
 
@@ -280,7 +281,10 @@ domainsOf <- function(columns, from, where) {
     }
     domain <- storedLabels(columns, column, where)
     confidence <- columns[[confidenceName(from)]]
-    list(domain = unname(domain), confidence = if (is.numeric(confidence)) unname(confidence))
+    list(
+        domain = unname(domain), confidence = if (is.numeric(confidence)) unname(confidence),
+        at = paste0("x$", column)
+    )
 }
 
 # The result whose embeddings of the scales the domains were found on.
@@ -320,7 +324,7 @@ treeOf <- function(opened, from) {
     empty <- setdiff(levels(domain), domain)
     if (length(empty)) {
         stopM2ST("Expected spots in each domain of '", from, "', found none in ",
-            quoted(empty[1L]), ". Remove it: droplevels() of the column '", domainName(from), "'.")
+            quoted(empty[1L]), ". Call ", opened$at, " <- droplevels(", opened$at, ") first.")
     }
     values <- opened$embedding
     values[is.na(values)] <- NaN

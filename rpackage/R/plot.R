@@ -425,7 +425,9 @@ drawOutlines <- function(data, fill, shape, behind) {
         ggplot2::theme(
             strip.text = ggplot2::element_text(hjust = 0, margin = ggplot2::margin(3, 3, 3, 3)),
             legend.margin = ggplot2::margin(5, 5, 5, 5),
-            plot.margin = ggplot2::margin(5, 5, 5, 5)
+            plot.margin = ggplot2::margin(5, 5, 5, 5),
+            # A saved picture is else transparent, and its text black on the black of a viewer.
+            plot.background = ggplot2::element_rect(fill = "white", colour = NA)
         )
     if ("confidence" %in% names(data)) {
         plot <- plot + do.call(ggplot2::aes, list(alpha = as.name("confidence"))) +

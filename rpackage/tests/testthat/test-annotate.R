@@ -23,6 +23,15 @@ test_that("labels reach another section, whatever holds the two", {
     expect_identical(levels(found$domain), c("lower", "upper"))
     expect_gt(mean(found$domain == two$layer, na.rm = TRUE), 0.9)
     expect_true(all(found$confidence >= 0 & found$confidence <= 1))
+    # A part of an object keeps the levels of the whole.
+    expect_message(
+        again <- annotateM2ST(
+            two$new, two$old, factor(two$layer, c("lower", "deep", "upper")), coords = two$coords,
+            reference.args = where
+        ),
+        "Of the reference: No spot has a label of 'deep'"
+    )
+    expect_identical(again$domain, found$domain)
 
     if (requireNamespace("DelayedArray", quietly = TRUE)) {
         delayed <- annotateM2ST(
@@ -71,7 +80,6 @@ test_that("labels that cannot be learned from are an error", {
     expect_error(learn(seq_len(256)), "found numbers")
     expect_error(learn("layer"), "a label or NA for each of 256 spots, found 1")
     expect_error(learn(rep("lower", 256)), "at least two names")
-    expect_error(learn(factor(two$layer, c("lower", "upper", "none"))), "none of 'none'. Call drop")
     expect_error(learn(ifelse(two$layer == "upper", "", "lower")), "to be NA, found the text ''")
     expect_error(learn(rep(c("NA", "lower"), 128)), "to be NA, found the text 'NA'")
     expect_error(learn(two$layer, "folder"), "found a text. For the folder of a model, call applyM2ST")

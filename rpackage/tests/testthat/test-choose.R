@@ -24,6 +24,11 @@ test_that("the number that the data speak for is chosen, and its evidence kept",
     expect_lte(choice$p_value, 0.01)
     expect_output(print(choice), "The evidence speaks for 3 domains (structure in space: p = 0.005)",
         fixed = TRUE)
+    if (requireNamespace("ggplot2", quietly = TRUE)) {
+        drawn <- plot(choice)$labels
+        expect_identical(drawn$title, "The evidence speaks for 3 domains")
+        expect_identical(drawn$subtitle, "structure in space: p = 0.005")
+    }
     found <- clusterM2ST(x, k = choice)
     expect_identical(nlevels(found$domain), 3L)
     expect_identical(found$domain, clusterM2ST(x, k = 3)$domain)

@@ -239,7 +239,7 @@ test_that("what cannot be joined or split is said in words of R", {
     )
     none <- x
     levels(none$domain) <- c(levels(none$domain), "4")
-    expect_error(mergeDomains(none, 2), "spots in each domain of 'm2st', found none in '4'. Remove")
+    expect_error(mergeDomains(none, 2), "spots in each domain of 'm2st', found none in '4'. Call x.domain <- drop")
     one <- x
     one$domain <- factor(rep("1", 120))
     expect_error(domainTree(one), "at least two domains of 'm2st', found 1")

@@ -371,3 +371,10 @@ test_that("a part of an object is drawn with the spots of the whole", {
     object <- quiet(RunM2ST(toySeurat(), k = 2))
     expect_identical(size(object[, few]), size(object))
 })
+
+test_that("a saved picture has a white ground", {
+    skip_if_not_installed("ggplot2")
+    spots <- data.frame(x = c(1, 2, 1, 2), y = c(1, 1, 2, 2), m2st_domain = c("1", "1", "2", "2"))
+    ground <- plotDomains(spots, coords = c("x", "y"))$theme$plot.background
+    expect_identical(ground$fill, "white")
+})
