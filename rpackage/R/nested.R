@@ -179,8 +179,8 @@ splitDomains.list <- function(
 }
 
 # The domains of the result `from` as a factor `domain`, which stands `at` some place, their
-# `confidence` and `embedding`, NULL where there is none, and their `record`; the result that has the embeddings of the scales, `from`;
-# and a function that writes a result as `name`, unless this is NULL.
+# `confidence` and `embedding`, NULL where there is none, and their `record`; the result that has the
+# embeddings of the scales, `from`; and a function that writes a result as `name`, unless it is NULL.
 openDomains <- function(x, ...) {
     UseMethod("openDomains")
 }
