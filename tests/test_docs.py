@@ -119,7 +119,9 @@ def marked(page: str) -> object:
 @pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # scanpy, on newer matplotlib
 @pytest.mark.filterwarnings("ignore:R. Assays of Seurat before version 5")  # what Debian has
 @pytest.mark.filterwarnings("ignore:Section:UserWarning")  # small ones may keep their own domains
-@pytest.mark.filterwarnings("ignore:Two solutions:UserWarning")  # as may be, on few observations
+# As may be, on few observations.
+@pytest.mark.filterwarnings("ignore:Two solutions:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*hardly any observations:UserWarning")
 def test_blocks_run(page: str) -> None:
     evaluators = {"python": run_python, "bash": run_bash, "r": run_r}
     parsers = [CodeBlockParser(language, evaluator) for language, evaluator in evaluators.items()]
