@@ -558,3 +558,25 @@ def test_bad_input() -> None:
         MultiScaleClustering(0).fit(scales)
     with pytest.raises(ValueError, match=r"shape \(200, 200\)"):
         MultiScaleClustering(2).fit(scales, connectivities=ring(50))
+
+
+@pytest.mark.parametrize(("amplitude", "tied"), [(5.0, True), (5.3, False)])
+def test_of_tied_starts_the_smoothest_is_taken(amplitude: float, *, tied: bool) -> None:
+    """Groups scattered over the tissue explain as much as bands of it, or clearly more."""
+    rng = np.random.default_rng(0)
+    rows, columns = np.divmod(np.arange(900), 30)
+    bands, scattered = rows // 10, rng.permutation(np.repeat(range(3), 300))
+    embedding = rng.normal(size=(900, 6))
+    embedding[:, :3] += 5.0 * np.eye(3)[bands]
+    embedding[:, 3:] += amplitude * np.eye(3)[scattered]
+    near = np.abs(rows[:, None] - rows) + np.abs(columns[:, None] - columns) == 1
+    first, followed = (
+        MultiScaleClustering(3, common_dim=6, specific_dim=1, n_followed=number).fit(
+            [embedding], connectivities=sparse.csr_matrix(near.astype(float))
+        )
+        for number in (None, 8)
+    )
+    assert adjusted_rand_score(first.labels_, scattered) > 0.95
+    assert adjusted_rand_score(followed.labels_, bands if tied else scattered) > 0.95
+    assert (followed.objective_[-1] < first.objective_[-1]) == tied
+    np.testing.assert_array_equal(followed.start_objectives_, first.start_objectives_)

@@ -209,6 +209,15 @@ def test_sections_have_the_same_bits_from_two_jobs() -> None:
     np.testing.assert_array_equal(one["information"], other["information"])
 
 
+def test_sections_together_compare_starts_by_the_whole_objective() -> None:
+    adata = m2st.datasets.simulate_cortex(n_obs=300, n_genes=100, n_domains=3, n_samples=2)
+    m2st.run(adata, None, sample_key="sample", autoencoder=SMALL, progress=False)
+    quick = m2st.ClusteringParams(n_init=4)
+    assert [fit.n_followed for fit in m2st.tl.cluster(adata, 3, quick)] == [8, 8]
+    once = m2st.ClusteringParams(n_init=4, n_followed=1)
+    assert [fit.n_followed for fit in m2st.tl.cluster(adata, 3, once)] == [1, 1]
+
+
 def test_batches_are_brought_to_one_mean_and_sections_told_apart() -> None:
     adata = layered(3, 3)
     adata.obs["donor"] = adata.obs["sample"].map(

@@ -48,6 +48,7 @@ _FIRST = Defaults(
         equal_sizes=None,
         smoothness=10.0,
         n_init=12,
+        n_followed=1,
         short_iter=30,
         max_iter=500,
         tol=1e-5,
@@ -63,6 +64,7 @@ _RELEASES = {
             degrees_of_freedom=None,
             equal_sizes=0.1,
             n_init=48,
+            n_followed=None,
         ),
     ),
 }

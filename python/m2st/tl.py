@@ -89,6 +89,8 @@ _N_COMPARED = 5
 _CROSSING = 0.1
 # A section is clustered by itself, too, if it has so many observations for each domain.
 _LEAST_FOR_OWN = 20
+# Starts that are followed to their end where several sections are clustered together.
+_FOLLOWED_TOGETHER = 8
 
 
 def embed(
@@ -502,10 +504,11 @@ def find_domains(
     params = clustering_of(params, name="params").for_domains(n_domains)
     method = METHODS[params.method]
     taken = None if valid.all() else np.flatnonzero(valid)
-    fits, found = _agree(members, taken, adjacency, n_domains, params, random_state, n_jobs)
+    sections, names = _sections_of(adata, valid)
+    joint = _for_sections(params) if len(names) > 1 else params
+    fits, found = _agree(members, taken, adjacency, n_domains, joint, random_state, n_jobs)
     together = [scale for scales in members for scale in scales]
     common, representation = method.in_common(fits, together, taken)
-    sections, names = _sections_of(adata, valid)
     joined = None
     if method.joins_sections and len(names) > 1:
         own = [
@@ -574,6 +577,13 @@ def find_domains(
             )
         )
     return Found(fits, common)
+
+
+def _for_sections(params: ClusteringParams | DualParams) -> ClusteringParams | DualParams:
+    """Settings for several sections together: starts are compared by the whole objective."""
+    if isinstance(params, ClusteringParams) and params.n_followed is None:
+        return replace(params, n_followed=_FOLLOWED_TOGETHER)
+    return params
 
 
 def _agree(

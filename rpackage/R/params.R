@@ -44,6 +44,9 @@
 #' @param smoothness Weight of the agreement of a spot with spots within four steps on the spatial
 #'   graph; `r helpOf("smoothness")`. With 0, only the embeddings count.
 #' @param n_init Number of starts of the clustering; `r helpOf("n_init")`.
+#' @param n_followed Most starts that run to their end, if they differ and are within 0.03 nats per
+#'   spot of the best one. The best one with the smoothness is taken. By default one, or eight where
+#'   several sections are clustered together. Always one above 20,000 spots.
 #' @param short_iter Iterations by which the starts are compared; `r helpOf("short_iter")`.
 #' @param max_iter Most iterations of the clustering, without and again with the smoothness;
 #'   `r helpOf("max_iter")`.
@@ -61,7 +64,7 @@ m2stParams <- function(
     batch_size = NULL, learning_rate = NULL, weight_decay = NULL, patience = NULL,
     min_delta = NULL, common_dim = NULL, specific_dim = NULL, weight_entropy = NULL,
     degrees_of_freedom = NULL, equal_sizes = NULL, smoothness = NULL, n_init = NULL,
-    short_iter = NULL, max_iter = NULL, tol = NULL
+    n_followed = NULL, short_iter = NULL, max_iter = NULL, tol = NULL
 ) {
     structure(gather(as.list(environment()), settings()), class = "m2stParams")
 }

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.metrics import adjusted_rand_score
 from sklearn.utils.validation import check_is_fitted, validate_data
 from threadpoolctl import threadpool_limits
 
@@ -32,6 +33,9 @@ Embeddings = Sequence[NDArray[Any]] | NDArray[Any]
 
 # A start with a domain of fewer observations is taken only if all have one.
 _LEAST = 10
+# Starts whose domains are more alike (adjusted Rand index) lead to the same end, and those whose
+# objectives, in nats per observation, are as near as this are not told apart by the embeddings.
+_ALIKE, _TIED = 0.97, 0.03
 # Starts are compared, and the best is followed to its end, on no more observations than this. It is
 # then close to where all of them lead.
 _START_SAMPLE = 20_000
@@ -73,7 +77,7 @@ class MultiScaleClustering(MemberEstimator[ClusteringParams]):
         Number of domains C; exactly as many come out.
     common_dim, specific_dim, weight_entropy, degrees_of_freedom, equal_sizes, smoothness
         Widths of the representations and weights of the terms: see `ClusteringParams`.
-    n_init, short_iter, max_iter, tol
+    n_init, n_followed, short_iter, max_iter, tol
         Control of the optimisation: see `ClusteringParams`.
     random_state
         Seed of the starts.
@@ -160,6 +164,7 @@ class MultiScaleClustering(MemberEstimator[ClusteringParams]):
         equal_sizes: float | None = ClusteringParams.equal_sizes,
         smoothness: float = ClusteringParams.smoothness,
         n_init: int = ClusteringParams.n_init,
+        n_followed: int | None = ClusteringParams.n_followed,
         short_iter: int = ClusteringParams.short_iter,
         max_iter: int = ClusteringParams.max_iter,
         tol: float = ClusteringParams.tol,
@@ -173,6 +178,7 @@ class MultiScaleClustering(MemberEstimator[ClusteringParams]):
         self.equal_sizes = equal_sizes
         self.smoothness = smoothness
         self.n_init = n_init
+        self.n_followed = n_followed
         self.short_iter = short_iter
         self.max_iter = max_iter
         self.tol = tol
@@ -235,9 +241,12 @@ class MultiScaleClustering(MemberEstimator[ClusteringParams]):
             )
             # Nearly all weight is on the common representation in the end.
             tried = descents(sample[-1:], starts, params, n_iter=params.short_iter)
-            best, start_objectives = _lowest(tried)
-            [(state, objective)] = descents(sample, [best], params, n_iter=params.max_iter)
-            state, objective, converged = self._finish(blocks, sample, state, objective, adjacency)
+            # A sample of the observations has no neighbours, which the last term is about.
+            n_followed = params.n_followed or 1 if n_obs <= _START_SAMPLE else 1
+            best, start_objectives = _lowest(tried, n_followed)
+            followed = descents(sample, best, params, n_iter=params.max_iter)
+            ends = [self._finish(blocks, sample, *end, adjacency) for end in followed]
+            state, objective, converged = min(ends, key=lambda end: end[1][-1])
         self.start_objectives_ = np.array(start_objectives)
         self._keep(blocks, state, objective, converged=converged)
         if not self.converged_:
@@ -447,18 +456,28 @@ class MultiScaleClustering(MemberEstimator[ClusteringParams]):
         self._number_by_size()
 
 
-def _lowest(tried: Iterable[tuple[State, list[float]]]) -> tuple[Array, list[float]]:
-    """Responsibilities of the lowest objective, and the objectives of all starts.
+def _lowest(
+    tried: Iterable[tuple[State, list[float]]], n_followed: int
+) -> tuple[list[Array], list[float]]:
+    """Responsibilities of tied objectives, the lowest first, unlike each other; all objectives.
 
-    Starts without tiny domains come first, if there are any.
-
-    A few observations apart from the tissue, which no neighbours average out, gain most by a
-    domain of their own.
+    Starts without tiny domains come first, if there are any: a few observations apart from the
+    tissue, which no neighbours average out, gain most by a domain of their own.
     """
-    best, lowest, objectives = np.empty(0), (True, np.inf), []
+    ranked: list[tuple[bool, float, Array]] = []
+    objectives = []
     for state, history in tried:
         objectives.append(history[-1])
-        rank = (bool(state.responsibilities.sum(axis=0).min() < _LEAST), history[-1])
-        if not best.size or rank < lowest:
-            best, lowest = state.responsibilities, rank
+        tiny = bool(state.responsibilities.sum(axis=0).min() < _LEAST)
+        ranked.append((tiny, history[-1], state.responsibilities))
+        if n_followed == 1:  # of large data, nothing is held that is not needed
+            ranked = [min(ranked, key=lambda one: one[:2])]
+    ranked.sort(key=lambda one: one[:2])
+    best: list[Array] = []
+    for tiny, objective, responsibilities in ranked:
+        if len(best) == n_followed or (tiny, objective) > (ranked[0][0], ranked[0][1] + _TIED):
+            break
+        labels = responsibilities.argmax(axis=1)
+        if all(adjusted_rand_score(labels, other.argmax(axis=1)) <= _ALIKE for other in best):
+            best.append(responsibilities)
     return best, objectives
