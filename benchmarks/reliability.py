@@ -183,7 +183,8 @@ PARTS = {
         confidence,
         "Share of observations that a run with another seed puts into the same domain, by the "
         "confidence of the first run (share of all observations), over all pairs of four seeds. "
-        "What the confidence is was chosen on the sets marked *choice*:",
+        "What the confidence is was first chosen on the sets marked *choice*; for 0.2 all were "
+        "looked at:",
     ),
     "Number of domains": (
         number_of_domains,
