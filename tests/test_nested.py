@@ -186,6 +186,8 @@ def test_mistakes_are_named(result: ad.AnnData) -> None:
         tl.split_domains(result, {"9": 2}, key_added="parts")
     with pytest.raises(TypeError, match=r"numbers of parts by domain, such as .*'1': 2"):
         tl.split_domains(result, "1", key_added="parts")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="settings of their own class as `params`, found dict"):
+        tl.split_domains(result, {"1": 2}, {}, key_added="parts")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"`parts\['1'\]` to be at least 2"):
         tl.split_domains(result, {"1": 1}, key_added="parts")
     size = (result.obs["m2st_domain"] == "1").sum()

@@ -89,6 +89,8 @@ _N_COMPARED = 5
 _CROSSING = 0.1
 # A section is clustered by itself, too, if it has so many observations for each domain.
 _LEAST_FOR_OWN = 20
+# Settings for the parts of a domain.
+_PARTS = ClusteringParams(equal_sizes=None)
 # Starts that are followed to their end where several sections are clustered together.
 _FOLLOWED_TOGETHER = 8
 
@@ -661,9 +663,6 @@ def _tell(findings: list[Finding]) -> None:
             logger.info(finding.text)
 
 
-_PARTS = ClusteringParams(equal_sizes=None)
-
-
 def split_domains(
     adata: AnnData,
     parts: Mapping[str, int],
@@ -733,7 +732,7 @@ def split_domains(
     """
     check_adata(adata)
     random_state = check_seed(random_state)
-    params = ClusteringParams.of(params or _PARTS, name="params")
+    params = ClusteringParams.of(_PARTS if params is None else params, name="params")
     keys, source = nested_keys(adata, key_added, domain_key)
     domains = pd.Categorical(adata.obs[source.domain])
     names = [str(name) for name in domains.categories]
