@@ -1039,24 +1039,25 @@ def _results(adata: AnnData, *, scales: bool) -> Answer:
     if keys.domain in adata.obs:
         answer |= _domains(adata, keys)
         if keys.second in adata.obs:
-            codes = adata.obs[keys.second].cat.codes.to_numpy()
-            answer["second"] = {
-                "domains": list(adata.obs[keys.second].cat.categories),
-                "labels": bytearray((codes.astype(np.int32) + 1).tobytes()),
-            }
+            answer["second"] = _names_and_labels(adata.obs[keys.second])
         # Labels are found from components, without a network: R has these in the network's place.
         of_network = keys.embedding in adata.obsm
         answer["embedding"] = _buffer(adata.obsm[keys.embedding if of_network else keys.features])
     return answer
 
 
-def _domains(adata: AnnData, keys: _keys.Keys) -> Answer:
-    """Domains of a result, and the confidence in them if there is one."""
-    codes = adata.obs[keys.domain].cat.codes.to_numpy()
-    answer: Answer = {
-        "domains": list(adata.obs[keys.domain].cat.categories),
+def _names_and_labels(column: pd.Series) -> Answer:
+    """Domains as R's factor is made of them: names, and codes from 1, 0 where missing."""
+    codes = column.cat.codes.to_numpy()
+    return {
+        "domains": list(column.cat.categories),
         "labels": bytearray((codes.astype(np.int32) + 1).tobytes()),
     }
+
+
+def _domains(adata: AnnData, keys: _keys.Keys) -> Answer:
+    """Domains of a result, and the confidence in them if there is one."""
+    answer = _names_and_labels(adata.obs[keys.domain])
     if keys.confidence in adata.obs:
         confidence = adata.obs[keys.confidence].to_numpy(dtype=np.float64)
         answer["confidence"] = bytearray(confidence.tobytes())
