@@ -620,6 +620,20 @@ def _own_domains(
     if inside.sum() < _LEAST_FOR_OWN * n_domains:
         return None
     rows = np.flatnonzero(inside)
+    return _agree_within(members, adjacency, valid, rows, n_domains, params, random_state, n_jobs)
+
+
+def _agree_within(
+    members: list[list[NDArray[np.float32]]],
+    adjacency: sparse.csr_matrix,
+    valid: NDArray[np.bool_],
+    rows: NDArray[np.intp],
+    n_domains: int,
+    params: ClusteringParams | DualParams,
+    random_state: int,
+    n_jobs: int | None,
+) -> Consensus:
+    """What members agree on that are clustered on some rows of the graph alone."""
     placed = np.flatnonzero(valid)[rows]
     return _agree(
         [[scale[placed] for scale in scales] for scales in members],
@@ -760,16 +774,17 @@ def split_domains(
             stability.append(np.nan)
             continue
         rows = inside[name]
-        placed = np.flatnonzero(valid)[rows]
-        found = _agree(
-            [[scale[placed] for scale in scales] for scales in members],
-            None,
-            adjacency[rows][:, rows],
+        found = _agree_within(
+            members,
+            adjacency,
+            valid,
+            rows,
             parts[name],
             params.for_domains(parts[name]),
             random_state,
             n_jobs,
-        )[1]
+        )
+        placed = np.flatnonzero(valid)[rows]
         codes[placed] = len(written) + found.labels
         confidence[placed] *= np.minimum(found.responsibilities.max(axis=1), 1)
         written += [f"{name}.{part + 1}" for part in range(parts[name])]

@@ -242,7 +242,7 @@ class MultiScaleClustering(MemberEstimator[ClusteringParams]):
             # Nearly all weight is on the common representation in the end.
             tried = descents(sample[-1:], starts, params, n_iter=params.short_iter)
             # A sample of the observations has no neighbours, which the last term is about.
-            n_followed = params.n_followed or 1 if n_obs <= _START_SAMPLE else 1
+            n_followed = 1 if n_obs > _START_SAMPLE else params.n_followed or 1
             best, start_objectives = _lowest(tried, n_followed)
             followed = descents(sample, best, params, n_iter=params.max_iter)
             ends = [self._finish(blocks, sample, *end, adjacency) for end in followed]
