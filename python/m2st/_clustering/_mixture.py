@@ -13,6 +13,7 @@ from sklearn.cluster import AgglomerativeClustering, KMeans
 from sklearn.exceptions import ConvergenceWarning
 
 from m2st._checks import check_adjacency
+from m2st._clustering._representation import row_slices
 from m2st._params import ClusteringParams
 
 Array = NDArray[np.float64]
@@ -25,7 +26,7 @@ _PRIOR, _FLOOR = 10, 1e-3
 _HOPS = 4
 # Hierarchical clusterings start from a sample of this size, so that starts are linear in n_obs.
 _SAMPLE = 800
-# Rows to work on by columns at a time, and the most columns for that.
+# Rows of which all columns fit into a cache together, and the most columns to work on like that.
 _CACHED, _LONG_ROW = 8192, 16
 # Rows to bring to units of the covariance at a time.
 _CHUNK = 65_536
@@ -224,11 +225,11 @@ def squared_distances(block: Array, centers: Array, covariance: Array) -> Array:
     """Squared distance of each observation to each centre, in units of the covariance."""
     root = linalg.cholesky(covariance, lower=True)
     distances = np.empty((len(block), len(centers)))
-    for start in range(0, len(block), _CHUNK):
-        rows = block[start : start + _CHUNK]
-        whitened = linalg.solve_triangular(root, np.concatenate([rows, centers]).T, lower=True).T
-        points, means = whitened[: len(rows)], whitened[len(rows) :]
-        part = distances[start : start + _CHUNK]
+    for rows in row_slices(len(block), _CHUNK):
+        part = distances[rows]
+        both = np.concatenate([block[rows], centers])
+        whitened = linalg.solve_triangular(root, both.T, lower=True).T
+        points, means = whitened[: len(part)], whitened[len(part) :]
         np.matmul(points, (-2 * means).T, out=part)
         part += row_sums(points**2)[:, None]
         part += np.sum(means**2, axis=1)
@@ -239,7 +240,7 @@ def squared_distances(block: Array, centers: Array, covariance: Array) -> Array:
 def softmax(score: Array) -> Array:
     """Exponentials of the scores, in shares of each row; to the bit what SciPy's function gives."""
     shares = np.empty_like(score)
-    for rows in _cached(len(score)):
+    for rows in row_slices(len(score), _CACHED):
         part = score[rows]
         top = part[:, 0].copy()
         for column in part.T[1:]:
@@ -261,7 +262,7 @@ def row_sums(values: Array) -> Array:
         return total
     sums = np.zeros(len(values))
     n_eights = width // 8 * 8
-    for rows in _cached(len(values)):
+    for rows in row_slices(len(values), _CACHED):
         columns = list(values[rows].T)
         if n_eights:
             eight = columns[:8]
@@ -273,11 +274,6 @@ def row_sums(values: Array) -> Array:
         for column in columns[n_eights:]:
             sums[rows] += column
     return sums
-
-
-def _cached(n_obs: int) -> list[slice]:
-    """Rows of which all columns fit into a cache together."""
-    return [slice(start, start + _CACHED) for start in range(0, n_obs, _CACHED)]
 
 
 def robust_cost(distances: Array, covariance: Array, params: ClusteringParams) -> Array:

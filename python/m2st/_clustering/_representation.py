@@ -47,7 +47,7 @@ class Factors:
         found = [np.empty((n_obs, loading.shape[1])) for loading in self.loadings]
         ends = np.cumsum([loading.shape[1] for loading in self.loadings])[:-1]
         with threadpool_limits(1):
-            for rows in _chunks(n_obs):
+            for rows in row_slices(n_obs, _CHUNK):
                 chosen = rows if taken is None else taken[rows]
                 product = _side_by_side(scales, self.means, chosen) @ together
                 for block, part in zip(found, np.split(product, ends, axis=1), strict=True):
@@ -68,7 +68,7 @@ def factorise(
     those that are taken.
     """
     n_obs = len(scales[0]) if taken is None else len(taken)
-    chosen = [rows if taken is None else taken[rows] for rows in _chunks(n_obs)]
+    chosen = [rows if taken is None else taken[rows] for rows in row_slices(n_obs, _CHUNK)]
     means = [
         sum(scale[rows].sum(axis=0, dtype=np.float64) for rows in chosen) / n_obs
         for scale in scales
@@ -93,9 +93,9 @@ def factorise(
     return Factors(means, [loading / units[:, None] for loading in [*loadings, common]])
 
 
-def _chunks(n_obs: int) -> list[slice]:
-    """Rows to convert and multiply at a time."""
-    return [slice(start, min(start + _CHUNK, n_obs)) for start in range(0, n_obs, _CHUNK)]
+def row_slices(n_obs: int, size: int) -> list[slice]:
+    """Rows to work on at a time."""
+    return [slice(start, min(start + size, n_obs)) for start in range(0, n_obs, size)]
 
 
 def _side_by_side(
