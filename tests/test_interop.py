@@ -180,6 +180,15 @@ def test_metadata_survives_a_file_of_anndata(r: R, tmp_path: Path) -> None:
 # ---- Python -> R -> Python
 
 
+@pytest.mark.usefixtures("r")
+@pytest.mark.parametrize("texts", [["only"], ["one", "other"]])
+def test_texts_of_uns_come_back_whatever_their_number(texts: list[str]) -> None:
+    adata = ad.AnnData(np.ones((2, 1), dtype=np.float32), uns={"texts": np.array(texts, object)})
+    adata.obsm["spatial"] = np.arange(4.0).reshape(2, 2)
+    back = interop.to_anndata(interop.from_anndata(adata, "SingleCellExperiment"))
+    assert back.uns["texts"].tolist() == texts
+
+
 def arrays(draw: Any, n: int) -> Any:
     """Draw a column of any type that R has, or that is restored on the way back."""
     kind = draw(st.sampled_from(TYPES))

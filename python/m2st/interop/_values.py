@@ -238,6 +238,9 @@ def read_value(node: Node, *, where: str, skipped: list[str]) -> tuple[Any, Note
     skipped += _other_attributes(node, where)
     if node.shape and not classes and node.kind in {"logical", "integer", "double"}:
         return _read_array(node)
+    if len(node.shape) == 1 and not classes and node.kind == "character":
+        texts = node.strings()
+        return texts, {**_dimnames(node), **({} if len(texts) == 1 else {"array": True})}
     values, note = read_vector(node)
     if (names := node.names) is not None:
         note["names"] = names
